@@ -1,0 +1,169 @@
+"""The contract between the executor and a way to run calls.
+
+A backend knows how to run a call somewhere and nothing else. It never sees a future, a retry policy or a queue of its own:
+it *pulls* tasks from the `Scheduler` it was started with and reports what became of each. Everything that must be the same
+on every backend (results exactly once, cancellation, retry, deadlines, back-pressure, callbacks, seeds) is the scheduler's.
+
+The life of a task as a backend sees it::
+
+    scheduler.pull(n)   the task is the backend's; its future is still pending and may yet be cancelled (-> `revoke`)
+    scheduler.begin(t)  it starts to run now; False: it was cancelled meanwhile, forget it
+    scheduler.succeed(t, value, run)  or  scheduler.fail(t, error, cause, run)      exactly one of them for each task begun
+    scheduler.give_back(tasks)        instead of the two above: they did not run; back to the head of the queue, no blame
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from taskrun.options import WorkerSettings
+    from taskrun.scheduler import Scheduler
+    from taskrun.task import Task
+
+__all__ = ["Backend", "Capabilities"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a backend can do, as data: tests, documentation, `require=` and error messages read it; nobody asks for a name.
+
+    A field that is false (False, "no") means "cannot". The words are those of the table of backends in the documentation.
+    """
+
+    cancel_queued: bool = True
+    """A queued task can be cancelled (False where nothing queues)."""
+    closures: bool = True
+    """Lambdas, closures, local and `__main__` functions and classes can be submitted without a guard."""
+    retry: Literal["yes", "in the caller"] = "yes"
+    """Retries with back-off; "in the caller": the submitting thread sleeps."""
+    crash_isolation: bool = False
+    """A dying worker fails only the task it ran; the rest goes on at full strength."""
+    names_guilty: bool = True
+    """The task that ran when a worker died is known, not guessed."""
+    timeout: Literal["yes", "after the call"] = "yes"
+    """The future fails on time; "after the call": once the call has returned."""
+    kill: Literal["yes", "slot only", "coroutines", "no"] = "no"
+    """A timeout really stops the work; "slot only": the work goes on, its slot is replaced."""
+    initializer: Literal["yes", "in each child", "no"] = "yes"
+    """`initializer` runs in each worker before its first task."""
+    recycle_by_count: bool = False
+    """`max_tasks_per_child` replaces workers."""
+    recycle_by_state: bool = False
+    """`max_memory_per_child`, `max_age_per_child` and `idle_timeout` replace workers."""
+    original_exceptions: bool = True
+    """Errors arrive as the original exception: type, args, notes, cause and context."""
+    pickles: Literal["yes", "results", "with check_pickle", "no"] = "no"
+    """Arguments and results are pickled: they arrive as private copies and what cannot travel fails its own task."""
+    base_exceptions: bool = True
+    """SystemExit, KeyboardInterrupt and their like come back as themselves and kill nothing."""
+    primitives: Literal["yes", "Queue", "no"] = "yes"
+    """Locks, queues and shared values of its context can be task arguments."""
+    processes: bool = False
+    """Tasks run in processes other than the caller's: beyond the GIL, with memory of their own."""
+    concurrent: bool = True
+    """Tasks run beside the caller (False: `submit` returns when the task is over)."""
+
+    def lacks(self, names: tuple[str, ...]) -> list[str]:
+        """Return those of *names* that this backend cannot do; an unknown field name raises ValueError."""
+        known = {field.name for field in fields(self)}
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise ValueError(f"require= names unknown capabilities {unknown}; known: {sorted(known)}")
+        return [name for name in names if getattr(self, name) in (False, "no")]
+
+
+class Backend(ABC):
+    """A way to run calls; one instance serves one executor.
+
+    The executor calls the methods in this order: `start` once; then any of `wake`, `revoke`, `stop` and `notice_cancel` from
+    any thread at any time; then `shutdown` or `abort` (or both, or `abort` several times) and at last `join`.
+    None of the methods is called with a lock of the executor held, none may raise, and none but `start` (and, on a backend
+    whose capabilities say ``concurrent=False``, `wake`) may run the user's code or wait for it.
+    """
+
+    name: ClassVar[str]
+    """The registered name, for messages and `repr`."""
+    capabilities: Capabilities
+    """What it can do on this machine."""
+    option_names: ClassVar[Mapping[str, str]] = {}
+    """The options of its own that `Executor(**backend_options)` accepts: name -> one line that says what it takes."""
+    task_option_names: ClassVar[Mapping[str, str]] = {}
+    """The options of its own that `Executor.options(...)` accepts, likewise."""
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        """Return what is missing on this machine and how to get it, or None when the backend can be used."""
+        return None
+
+    @classmethod
+    def default_max_workers(cls, cpus: int) -> int:
+        """Return how many workers to use when the user does not say; *cpus* is what this process may really use."""
+        return cpus
+
+    @abstractmethod
+    def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
+        """Get ready to pull from *scheduler*; called once, before any other method.
+
+        Guarantees wanted: cheap (workers start when there is work); no worker thread or process is left when it raises.
+        Raises ConfigError for an option value it cannot use.
+        """
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Tasks were queued (or given back): see to it that a free or new worker pulls them.
+
+        Called after every `submit`, so it has to be quick and never blocks; called in the submitting thread, from callbacks,
+        from signal handlers and destructors. A wake-up may be spurious, none is lost.
+        """
+
+    def revoke(self, task: Task) -> bool:
+        """Take back a pulled task that has not begun. True: it will not run and its outcome will not be reported.
+
+        Only a backend that pulls ahead of its workers needs it. After True the task is the scheduler's again.
+        """
+        return False
+
+    @abstractmethod
+    def stop(self, task: Task, error: BaseException, cause: Literal["timeout", "killed"]) -> bool:
+        """Stop a task that has begun: its time is up or the user killed it.
+
+        True: the backend will report ``fail(task, error, cause)`` itself, within about a second, once the work is gone (it
+        may add evidence to *error* first); or whatever outcome came first. False: it cannot stop work; the scheduler fails
+        the future, and for "timeout" the backend has given the slot to a fresh worker. Never blocks.
+        """
+
+    def notice_cancel(self, task: Task) -> None:
+        """The user asked to cancel a task that runs: pass it on to `current_task().cancelled`.
+
+        The default does nothing: thread-like backends share `task.cancel_requested` with the running code.
+        """
+        return
+
+    @abstractmethod
+    def shutdown(self) -> None:
+        """No further task will come: end each worker in order once it is idle (finalizers run). Does not wait."""
+
+    @abstractmethod
+    def abort(self, *, force: bool) -> None:
+        """Stop every worker now; *force* False asks (SIGTERM where there are processes), True kills.
+
+        The outcome of each task that runs is reported as ``fail(task, TaskKilledError, "killed")``; where the backend cannot
+        stop work it abandons its workers and reports the same. Does not wait.
+        """
+
+    @abstractmethod
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait until every worker is gone, abandoned ones excepted; False when *timeout* (seconds) ran out first."""
+
+    def workers(self) -> list[str]:
+        """Return the names of the live workers, for `Executor.stats` (pids on process-like backends)."""
+        return []
+
+    def __repr__(self) -> str:
+        return f"<taskrun backend {self.name!r} in process {os.getpid()}>"

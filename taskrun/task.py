@@ -1,0 +1,203 @@
+"""A task on its way: what was asked for, which attempt this is, and what running code can ask about itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextvars import Context, ContextVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from taskrun.options import NO_OPTIONS, TaskOptions
+
+if TYPE_CHECKING:
+    import random
+
+    from taskrun.future import Future
+
+__all__ = ["Attempt", "Cause", "CurrentTask", "Run", "Task", "current_task", "derive_seed", "entered", "function_name"]
+
+Cause = Literal["raised", "crashed", "timeout", "killed", "serialization", "initializer", "cancelled"]
+"""Where an error came from. A retry policy's `on` is asked about "raised" only; "crashed" and "timeout" have switches of their
+own; the rest is never retried."""
+
+NO_KWARGS: Mapping[str, Any] = {}
+
+
+class Run(NamedTuple):
+    """What a worker tells about one attempt: who ran it and what it cost. Times in seconds, sizes in bytes."""
+
+    worker: str
+    started: float
+    """`time.monotonic()` when the call began."""
+    duration: float
+    cpu_seconds: float | None = None
+    worker_rss: int | None = None
+
+
+class Attempt(NamedTuple):
+    """The record of one attempt, as `Future.attempts` shows it."""
+
+    number: int
+    worker: str | None
+    """Thread name or "pid N"; None when no worker took it up."""
+    queued: float
+    """`time.monotonic()` when it entered the queue."""
+    started: float | None
+    duration: float | None
+    cpu_seconds: float | None
+    worker_rss: int | None
+    error: BaseException | None
+
+
+class Task:
+    """One attempt at one call. A retry makes a new Task for the same future, so that a late answer cannot be mistaken.
+
+    Backends read `fn`, `args`, `kwargs`, `options`, `index`, `number`, `seed_root`, `context` and `name`, and keep what they like in
+    `place`. The rest belongs to the scheduler, under its lock.
+    """
+
+    # Slots: with 200,000 tasks queued most of the cost of a submit is the garbage collector walking them.
+    __slots__ = (
+        "args",
+        "begun",
+        "cancel_requested",
+        "context",
+        "fn",
+        "future",
+        "index",
+        "kwargs",
+        "number",
+        "options",
+        "place",
+        "queued",
+        "seed_root",
+        "settled",
+    )
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        future: Future[Any],
+        index: int,
+        options: TaskOptions = NO_OPTIONS,
+        context: Context | None = None,
+        seed_root: int | None = None,
+        number: int = 1,
+    ) -> None:
+        self.fn = fn
+        self.args = args
+        self.kwargs = kwargs
+        self.future = future
+        self.index = index
+        self.options = options
+        self.context = context
+        self.seed_root = seed_root
+        self.number = number
+        self.begun: float | None = None  # time.monotonic() when a worker took it up
+        self.settled = False  # an outcome was reported, or it was cancelled: later reports are dropped
+        self.cancel_requested = False  # asked to cancel while running; read by current_task().cancelled
+        self.place: Any = None
+        self.queued = time.monotonic()
+
+    @property
+    def name(self) -> str:
+        """The name given with `options(name=...)`, or the function's."""
+        return self.options.name or function_name(self.fn)
+
+    def again(self) -> Task:
+        """Return the next attempt at the same call."""
+        return Task(
+            self.fn,
+            self.args,
+            self.kwargs,
+            self.future,
+            self.index,
+            self.options,
+            self.context,
+            self.seed_root,
+            self.number + 1,
+        )
+
+
+def function_name(fn: object) -> str:
+    """Return a readable name for any callable; never raises, whatever the callable's attributes do."""
+    try:
+        name = getattr(fn, "__qualname__", None) or getattr(fn, "__name__", None)
+        if name is None and hasattr(fn, "func"):  # functools.partial
+            return function_name(fn.func)
+        return name if isinstance(name, str) else type(fn).__qualname__
+    except Exception:  # a user's __getattr__ may raise anything; a name is not worth a lost task
+        return type(fn).__qualname__
+
+
+def derive_seed(root: int | None, index: int) -> int:
+    """Return the seed of the task at *index*: 64 bits of SHA-256 of root and index, so the same on every backend and Python.
+
+    An executor without `seed=` draws a random root once, so its tasks still differ from each other.
+    """
+    import hashlib  # not at the top: it loads OpenSSL, and most programs never ask for a seed
+
+    digest = hashlib.sha256(f"{root}:{index}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+class CancelFlag(Protocol):
+    """Anything that says whether the user asked to cancel: a Task, or a worker's view of its channel."""
+
+    @property
+    def cancel_requested(self) -> bool: ...
+
+
+class CurrentTask:
+    """What running code can ask about itself; `taskrun.current_task()` returns it."""
+
+    __slots__ = ("_flag", "_rng", "_seed", "_seed_root", "attempt", "deadline", "index", "name")
+
+    def __init__(
+        self, name: str, index: int, attempt: int, deadline: float | None, seed_root: int | None, flag: CancelFlag
+    ) -> None:
+        self.name = name
+        self.index = index
+        self.attempt = attempt
+        """1 for the first."""
+        self.deadline = deadline
+        """In `time.monotonic()` seconds, or None."""
+        self._seed_root = seed_root
+        self._flag = flag
+        self._seed: int | None = None
+        self._rng: random.Random | None = None
+
+    @property
+    def cancelled(self) -> bool:
+        """True once somebody asked to cancel this task; it is up to the task to return."""
+        return self._flag.cancel_requested
+
+    @property
+    def seed(self) -> int:
+        """The seed of this task: depends only on the executor's seed and the task's index."""
+        if self._seed is None:
+            self._seed = derive_seed(self._seed_root, self.index)
+        return self._seed
+
+    @property
+    def rng(self) -> random.Random:
+        """A random generator seeded with `seed`, this task's own."""
+        if self._rng is None:
+            import random
+
+            self._rng = random.Random(self.seed)
+        return self._rng
+
+    def __repr__(self) -> str:
+        return f"<taskrun task {self.name!r} index={self.index} attempt={self.attempt}>"
+
+
+entered: ContextVar[CurrentTask | None] = ContextVar("taskrun_current_task", default=None)
+"""Set by the worker around each attempt. A context variable: right for threads and for coroutines on one loop alike."""
+
+
+def current_task() -> CurrentTask | None:
+    """Return what this code can know about the task it runs in, or None outside of a task."""
+    return entered.get()
