@@ -1,0 +1,348 @@
+"""The handle on a task: a `concurrent.futures.Future` that costs little until somebody waits for it.
+
+Locks. The standard class makes a condition for every future; most futures are never waited for, so here it is made when
+somebody first asks for it. Until then the state is guarded by one lock for all futures (`_STATE`); from then on by the
+condition. `_STATE` is held while a condition is made, so a state change sees either no condition and no waiter, or the
+condition and every waiter. Order: executor lock, then condition, then `_STATE`. No user code runs under any of them.
+
+`_STATE` is re-entrant, as the standard condition is: a signal handler or a destructor may look at a future while the same
+thread is inside.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent import futures as standard
+from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
+from concurrent.futures import _base as _standard_base
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from taskrun.scheduler import Scheduler
+    from taskrun.task import Attempt, Task
+
+__all__ = [
+    "ALL_COMPLETED",
+    "CANCELLED",
+    "FINISHED",
+    "FIRST_COMPLETED",
+    "FIRST_EXCEPTION",
+    "PENDING",
+    "RUNNING",
+    "Future",
+    "as_completed",
+    "wait",
+]
+
+T = TypeVar("T")
+
+PENDING = "PENDING"
+RUNNING = "RUNNING"
+CANCELLED = "CANCELLED_AND_NOTIFIED"
+"""The standard library splits cancellation in two steps, for workers that notice it late; here one step does both."""
+FINISHED = "FINISHED"
+_DONE = frozenset({"CANCELLED", CANCELLED, FINISHED})
+
+_STATE = threading.RLock()
+# The standard library's logger and text: programs filter on them.
+_log = logging.getLogger("concurrent.futures")
+
+
+def _reset_after_fork() -> None:
+    """Give the child a free lock: another thread of the parent may have held it."""
+    global _STATE
+    _STATE = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)
+
+
+class Future(standard.Future[T]):
+    """A `concurrent.futures.Future` that can also be killed, awaited and asked for its attempts.
+
+    Executors make futures; one made by hand (``Future()``) behaves like the standard class.
+    """
+
+    # Slots, and lists made on demand: the garbage collector walks every queued future. The standard names `_condition`,
+    # `_waiters` and `_done_callbacks` are properties over them, since clients in the wild read and set them.
+    __slots__ = (
+        "_callbacks",
+        "_cond",
+        "_exception",
+        "_records",
+        "_result",
+        "_scheduler",
+        "_state",
+        "_task",
+        "_watchers",
+    )
+
+    _state: str
+    _result: T | None
+    _exception: BaseException | None
+
+    def __init__(self, scheduler: Scheduler | None = None) -> None:
+        # super().__init__ would make the condition and the lists.
+        self._state = PENDING
+        self._result = None
+        self._exception = None
+        self._cond: threading.Condition | None = None
+        self._watchers: list[Any] | None = None
+        self._callbacks: list[Callable[[standard.Future[T]], object]] | None = None
+        self._scheduler = scheduler
+        self._task: Task | None = None
+        self._records: tuple[Attempt, ...] = ()
+
+    # -- what clients of the standard class reach into ---------------------------------------------------------------------
+
+    @property
+    def _condition(self) -> threading.Condition:
+        cond = self._cond
+        if cond is None:
+            with _STATE:
+                cond = self._cond
+                if cond is None:
+                    cond = self._cond = threading.Condition()
+        return cond
+
+    @_condition.setter
+    def _condition(self, value: threading.Condition) -> None:
+        with _STATE:
+            self._cond = value
+
+    @property
+    def _waiters(self) -> list[Any]:
+        if self._watchers is None:
+            with _STATE:
+                if self._watchers is None:
+                    self._watchers = []
+        return self._watchers
+
+    @_waiters.setter
+    def _waiters(self, value: list[Any]) -> None:
+        self._watchers = value
+
+    @property
+    def _done_callbacks(self) -> list[Callable[[standard.Future[T]], object]]:
+        if self._callbacks is None:
+            with _STATE:
+                if self._callbacks is None:
+                    self._callbacks = []
+        return self._callbacks
+
+    @_done_callbacks.setter
+    def _done_callbacks(self, value: list[Callable[[standard.Future[T]], object]]) -> None:
+        self._callbacks = value
+
+    # -- asking ------------------------------------------------------------------------------------------------------------
+
+    def cancelled(self) -> bool:
+        """Return True if the future was cancelled before it ran."""
+        return self._state in (CANCELLED, "CANCELLED")
+
+    def running(self) -> bool:
+        """Return True if an attempt runs now; between attempts the future is pending again."""
+        if self._state == PENDING and self._scheduler is not None:
+            self._scheduler.refresh(self)
+        return self._state == RUNNING
+
+    def done(self) -> bool:
+        """Return True if the future was cancelled or has its result."""
+        return self._state in _DONE
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """The record of each attempt that ended, the first one first."""
+        return self._records
+
+    def result(self, timeout: float | None = None) -> T:
+        """Return the task's value, waiting at most *timeout* seconds.
+
+        Raises CancelledError, TimeoutError, the task's own exception, or RuntimeError when waiting could never end because
+        a callback of the same executor asks.
+        """
+        try:
+            self._wait(timeout)
+            if self._state != FINISHED:
+                raise CancelledError
+            if self._exception is not None:
+                raise self._exception
+            return self._result  # type: ignore[return-value]  # FINISHED without an exception: it is a T
+        finally:
+            # Break the cycle exception -> traceback -> this frame -> future -> exception, as the standard class does.
+            del self
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return the task's exception or None, waiting at most *timeout* seconds; raises CancelledError and TimeoutError."""
+        self._wait(timeout)
+        if self._state != FINISHED:
+            raise CancelledError
+        return self._exception
+
+    def _wait(self, timeout: float | None) -> None:
+        """Return once the future is done; raise TimeoutError when it is not by then."""
+        if self._state in _DONE:
+            return
+        waiting = self._scheduler.waiting(self) if self._scheduler is not None else nullcontext()
+        with waiting, self._condition as condition_held:
+            assert condition_held is not None  # noqa: S101  # Condition.__enter__ returns the lock's answer, True
+            if not self._condition.wait_for(self.done, timeout):
+                raise TimeoutError
+
+    def __await__(self) -> Generator[Any, None, T]:
+        """Wait in a coroutine; cancelling the coroutine's task arrives as `cancel`."""
+        import asyncio
+
+        return asyncio.wrap_future(self).__await__()
+
+    # -- changing ----------------------------------------------------------------------------------------------------------
+
+    def cancel(self) -> bool:
+        """Cancel the task if no worker has taken it up; True if the future is cancelled.
+
+        For a running task it returns False, changes nothing and sets `current_task().cancelled` for the task to see.
+        """
+        if self._scheduler is not None:
+            return self._scheduler.cancel(self)
+        with self._condition:
+            if self._state in (RUNNING, FINISHED):
+                return False
+            if self._state == PENDING:
+                self._state = "CANCELLED"  # two steps for hand-made futures: set_running_or_notify_cancel is the second
+                self._condition.notify_all()
+        self._invoke_callbacks()
+        return True
+
+    def kill(self) -> bool:
+        """Stop the task even if it runs: the future fails with TaskKilledError. False where the backend cannot, or if done.
+
+        A task that no worker has taken up is cancelled instead.
+        """
+        if self._scheduler is not None:
+            return self._scheduler.kill(self)
+        return self.cancel()
+
+    def add_done_callback(self, fn: Callable[[standard.Future[T]], object]) -> None:
+        """Call *fn* with the future once it is done, in a thread of this process; at once if it is.
+
+        An exception that *fn* raises is logged and swallowed.
+        """
+        _STATE.acquire()
+        try:
+            if self._cond is None:  # only _STATE guards us: see the head of the file
+                if self._state not in _DONE:
+                    if self._callbacks is None:
+                        self._callbacks = []
+                    self._callbacks.append(fn)
+                    return
+        finally:
+            _STATE.release()
+        with self._condition:
+            if self._state not in _DONE:
+                self._done_callbacks.append(fn)
+                return
+        self._call(fn)
+
+    def set_running_or_notify_cancel(self) -> bool:
+        """Mark a hand-made future as running, or tell its waiters that it is cancelled; for executor implementations."""
+        with self._condition:
+            if self._state == "CANCELLED":
+                self._state = CANCELLED
+                for watcher in self._waiters:
+                    watcher.add_cancelled(self)
+                return False
+            if self._state == PENDING:
+                self._state = RUNNING
+                return True
+            _log.critical("Future %s in unexpected state: %s", id(self), self._state)
+            raise RuntimeError("Future in unexpected state")
+
+    def set_result(self, result: T) -> None:
+        """Finish a hand-made future with a value; raises InvalidStateError if it is done."""
+        if not self._finish(FINISHED, result, None):
+            raise standard.InvalidStateError(f"{self._state}: {self!r}")
+        self._invoke_callbacks()
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        """Finish a hand-made future with an exception; raises InvalidStateError if it is done."""
+        if not self._finish(FINISHED, None, exception):
+            raise standard.InvalidStateError(f"{self._state}: {self!r}")
+        self._invoke_callbacks()
+
+    def _finish(self, state: str, result: T | None, exception: BaseException | None) -> bool:
+        """Move to a final *state* and wake everybody who waits; False if it is done already. Runs no user code."""
+        with _STATE:
+            if self._cond is None and not self._watchers:
+                if self._state in _DONE:
+                    return False
+                self._result = result
+                self._exception = exception
+                self._state = state
+                return True
+        with self._condition:
+            if self._state in _DONE:
+                return False
+            self._result = result
+            self._exception = exception
+            self._state = state
+            for watcher in self._watchers or ():
+                if state != FINISHED:
+                    watcher.add_cancelled(self)
+                elif exception is not None:
+                    watcher.add_exception(self)
+                else:
+                    watcher.add_result(self)
+            self._condition.notify_all()
+        return True
+
+    def _call(self, fn: Callable[[standard.Future[T]], object]) -> None:
+        try:
+            fn(self)
+        except Exception:  # noqa: BLE001  # the standard rule: a callback's error is logged and swallowed
+            _log.exception("exception calling callback for %r", self)
+
+    def _invoke_callbacks(self) -> None:
+        callbacks, self._callbacks = self._callbacks, None
+        for fn in callbacks or ():
+            self._call(fn)
+
+    def __reduce__(self) -> Any:
+        raise TypeError(f"{type(self).__name__} objects cannot be pickled: send the task's result, not its future")
+
+
+def _waiting(fs: Iterable[standard.Future[Any]]) -> Any:
+    """Return the context in which a thread may wait for *fs*: checks for cycles and compensates waiting workers."""
+    for future in fs:
+        if isinstance(future, Future) and future._scheduler is not None and not future.done():
+            return future._scheduler.waiting(future)
+    return nullcontext()
+
+
+def wait(
+    fs: Iterable[standard.Future[T]], timeout: float | None = None, return_when: str = ALL_COMPLETED
+) -> _standard_base.DoneAndNotDoneFutures[T]:
+    """Wait for *fs* as `concurrent.futures.wait` does, at most *timeout* seconds; returns the sets (done, not_done)."""
+    fs = set(fs)
+    with _waiting(fs):
+        return standard.wait(fs, timeout, return_when)
+
+
+def as_completed(fs: Iterable[standard.Future[T]], timeout: float | None = None) -> Iterator[standard.Future[T]]:
+    """Yield *fs* as they finish, as `concurrent.futures.as_completed` does; raises TimeoutError after *timeout* seconds."""
+    fs = set(fs)
+    results = standard.as_completed(fs, timeout)
+    pending = fs
+    done = object()
+    while True:
+        with _waiting(pending):
+            future: Any = next(results, done)
+        if future is done:
+            return
+        pending.discard(future)
+        yield future
+        del future  # as the standard one: do not keep a result alive while waiting for the next
