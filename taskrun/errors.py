@@ -19,7 +19,8 @@
     UnsupportedOptionWarning (UserWarning), UnfinishedMapWarning, UnsafeForkWarning (RuntimeWarning)
 
 All of them take the message first and their attributes by keyword (None: not known), and survive pickle, copy and
-deepcopy with attributes, `args` and notes. They are rebuilt without their constructors: a subclass may have any constructor.
+deepcopy with attributes, `args` and notes. They are rebuilt without their constructors, so a subclass may
+have any constructor.
 """
 
 from __future__ import annotations
