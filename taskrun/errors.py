@@ -99,7 +99,7 @@ class UnknownBackendError(ConfigError, LookupError):
 
     def __init__(self, name: str, known: Iterable[str], *, origin: str | None = None) -> None:
         known = tuple(sorted(known))
-        suggestion = did_you_mean(name, known)
+        suggestion = did_you_mean(str(name), known)
         source = f" (from {origin})" if origin else ""
         message = f"unknown backend {name!r}{source}; known backends: {', '.join(known) or 'none'}.{suggestion}"
         super().__init__(message, setting="backend", origin=origin, allowed=known)
@@ -338,8 +338,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ' Did you mean "x"?' for the known word closest to *word*, or an empty string when none is close."""
     import difflib
 
-    close = difflib.get_close_matches(str(word).lower(), [*known], n=1)
-    return f' Did you mean "{close[0]}"?' if close else ""
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1)
+    return f' Did you mean "{by_lower[close[0]]}"?' if close else ""
 
 
 def _timeout_message(

@@ -1,4 +1,4 @@
-"""When a task that failed is run again, and after how long: a value, compiled to tenacity's stop, wait and retry objects.
+"""When a task that failed is run again, and after how long: a value, compiled to tenacity's objects.
 
 tenacity is imported when an attempt first fails, not before.
 """
@@ -10,6 +10,7 @@ import math
 import random
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -40,7 +41,7 @@ class _Compiled(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Run a failed task again, up to `max_attempts` attempts in all. Durations in seconds. Raises ConfigError for bad values.
+    """Run a failed task again, up to `max_attempts` attempts in all. Durations in seconds; bad values raise ConfigError.
 
     Crashes and timeouts have switches of their own; what could not be pickled, was killed or cancelled, and a failed
     initializer are never retried. `Retry.of` makes one from a number, a table of a config file or tenacity's objects.
@@ -50,11 +51,11 @@ class Retry:
     """Attempts in all, the first included; None for no limit; or a tenacity stop object."""
     on: Any = Exception
     """Which errors of the task's own code: a class, a dotted name, a list of these, a predicate run in the parent, or a
-    tenacity retry object. Names are compared along the class's bases; nothing is imported. An exception that is no Exception
-    (SystemExit, KeyboardInterrupt) only where a class or name says so; a predicate is not asked about it."""
+    tenacity retry object. Names are compared along the class's bases; nothing is imported. What is no Exception
+    (SystemExit, KeyboardInterrupt) is retried only where a class or name says so; a predicate is not asked about it."""
     wait: Any = "exponential"
-    """"exponential" (`initial`, doubled each time), "linear" (multiples of `initial`), "fixed" (`initial`), "none"; or a
-    tenacity wait object, to which `initial`, `max_wait` and `jitter` do not apply."""
+    """"exponential" (`initial`, doubled each time), "linear" (multiples of `initial`), "fixed" (`initial`), "none"; or
+    a tenacity wait object, to which `initial`, `max_wait` and `jitter` do not apply."""
     initial: float = 0.1
     max_wait: float = 60
     """The longest single wait."""
@@ -145,8 +146,8 @@ class Retry:
             extra = ["being asynchronous"]
         if extra:
             raise ConfigError(
-                f"retry={type(retrying).__name__}(...): taskrun decides in the parent when to run a task again and calls no "
-                f"hooks of tenacity; it cannot honour {', '.join(extra)}. Give stop=, wait= and retry= only",
+                f"retry={type(retrying).__name__}(...): taskrun decides in the parent when to run a task again and "
+                f"calls no hooks of tenacity; it cannot honour {', '.join(extra)}. Give stop=, wait= and retry= only",
                 setting="retry",
                 allowed="tenacity.Retrying with stop=, wait= and retry=",
             )
@@ -158,7 +159,7 @@ class Retry:
             on=on if isinstance(on, tenacity.retry_base) else tenacity.retry_any(on),
         )
 
-    # -- what the scheduler asks ----------------------------------------------------------------------------------------
+    # -- what the scheduler asks ---------------------------------------------------------------------------------------
 
     def wants_retry(self, error: BaseException, cause: Cause, attempt: int, elapsed: float) -> bool:
         """Return whether to run the task again after its attempt number *attempt* ended in *error*.
@@ -174,7 +175,7 @@ class Retry:
                 return False
             return cause != "raised" or bool(self._named(error) or self._compile().retry(state))
         except BaseException as problem:  # noqa: BLE001 - user code, asked in a thread of ours that must go on
-            error.add_note(f"taskrun: not retried, the retry policy itself failed with {problem!r}")
+            _tell(error, f"taskrun: not retried, the retry policy itself failed with {problem!r}")
             return False
 
     def delay(self, attempt: int, error: BaseException, seed: int | None = None) -> float:
@@ -188,7 +189,7 @@ class Retry:
             if not math.isfinite(seconds):
                 raise ValueError(f"the wait is {seconds}")
         except BaseException as problem:  # noqa: BLE001 - as above
-            error.add_note(f"taskrun: the retry policy's wait failed with {problem!r}; waited {self.initial} s instead")
+            _tell(error, f"taskrun: the retry policy's wait failed with {problem!r}; waited {self.initial} s instead")
             return float(self.initial)
         if self.jitter and not callable(self.wait):
             part = random.random() if seed is None else random.Random(f"taskrun retry {seed} {attempt}").random()
@@ -200,13 +201,13 @@ class Retry:
         plural = "" if attempts == 1 else "s"
         return f"failed after {attempts} attempt{plural} in {elapsed:.1f} s"
 
-    # -- inside ---------------------------------------------------------------------------------------------------------
+    # -- inside --------------------------------------------------------------------------------------------------------
 
     def _may_retry(self, error: BaseException, cause: Cause) -> bool:
         """Decide by the cause alone, before any user code is asked."""
         if cause == "crashed":
             return self.on_crash
-        # A soft timeout is raised inside the task, so it may arrive as "raised"; it is a TimeoutError and so an OSError.
+        # A soft timeout is raised inside the task and may arrive as "raised"; on=OSError must not catch it.
         if cause == "timeout" or (cause == "raised" and isinstance(error, TaskTimeoutError) and error.soft):
             return self.on_timeout
         if cause != "raised":
@@ -284,6 +285,12 @@ class Retry:
         return type(self), tuple(getattr(self, item.name) for item in fields(self) if item.init)
 
 
+def _tell(error: BaseException, text: str) -> None:
+    # A user's class may have an add_note of its own, or something else than a list in `__notes__`.
+    with suppress(Exception):
+        error.add_note(text)
+
+
 def _rules(on: Any) -> tuple[type[BaseException] | str, ...]:
     """Return the classes and names in `on`; empty for a predicate or a tenacity object."""
     if isinstance(on, tuple):
@@ -301,8 +308,9 @@ def _matches(error: BaseException, rule: type[BaseException] | str) -> bool:
         return True
     # A name under which the class is also known, such as requests.ConnectionError or socket.timeout. If the class is
     # here, so as a rule is the module; `vars` runs no module's __getattr__.
-    module, _, name = rule.rpartition(".")
-    alias = vars(sys.modules.get(module or "builtins", builtins)).get(name)
+    module_name, _, name = rule.rpartition(".")
+    module = sys.modules.get(module_name or "builtins")
+    alias = vars(module).get(name) if module is not None else None
     return isinstance(alias, type) and alias in bases
 
 
