@@ -41,7 +41,7 @@ class _Compiled(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Run a failed task again, up to `max_attempts` attempts in all. Durations in seconds; bad values raise ConfigError.
+    """Run a failed task again, up to `max_attempts` attempts in all. In seconds; bad values raise ConfigError.
 
     Crashes and timeouts have switches of their own; what could not be pickled, was killed or cancelled, and a failed
     initializer are never retried. `Retry.of` makes one from a number, a table of a config file or tenacity's objects.

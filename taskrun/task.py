@@ -49,6 +49,12 @@ class Attempt(NamedTuple):
     error: BaseException | None
 
 
+class Feeder(Protocol):
+    """Whoever submits more when a task of his is over (a `map` with items left)."""
+
+    def advance(self) -> None: ...
+
+
 class Task:
     """One attempt at one call. A retry makes a new Task for the same future, so that a late answer cannot be mistaken.
 
@@ -68,7 +74,9 @@ class Task:
         "kwargs",
         "number",
         "options",
+        "owner",
         "place",
+        "pulled",
         "queued",
         "seed_root",
         "settled",
@@ -98,6 +106,8 @@ class Task:
         self.begun: float | None = None  # time.monotonic() when a worker took it up
         self.settled = False  # an outcome was reported, or it was cancelled: later reports are dropped
         self.cancel_requested = False  # asked to cancel while running; read by current_task().cancelled
+        self.pulled = False  # a backend holds it; False: it is in the queue or in back-off
+        self.owner: Feeder | None = None
         self.place: Any = None
         self.queued = time.monotonic()
 
@@ -108,7 +118,7 @@ class Task:
 
     def again(self) -> Task:
         """Return the next attempt at the same call."""
-        return Task(
+        task = Task(
             self.fn,
             self.args,
             self.kwargs,
@@ -119,6 +129,20 @@ class Task:
             self.seed_root,
             self.number + 1,
         )
+        task.owner = self.owner
+        return task
+
+    def forget(self) -> None:
+        """Let go of the user's objects: a settled task may stay in a queue for a while."""
+        self.fn = _nothing
+        self.args = ()
+        self.kwargs = NO_KWARGS
+        self.context = None
+        self.owner = None
+
+
+def _nothing() -> None:
+    """Stand in for the function of a task that is over."""
 
 
 def function_name(fn: object) -> str:

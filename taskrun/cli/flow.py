@@ -1,0 +1,190 @@
+"""The stream of a run: items are read and submitted by one thread, their outcomes handed out in another, within bounds.
+
+::
+
+    items ──► feeder thread ──► submit ──► workers ──► done callback ──► one event queue ──► outcomes() in the main thread
+                  ▲                                                                               │
+                  └──────── room: at most WINDOW_ITEMS items and WINDOW_BYTES of input ◄── release() when it is written
+
+A thread of its own for reading, so that a slow input (a pipe, say) does not hold back results that are ready. On a backend
+that runs tasks in the caller (`serial`) there is no such thread: items are read and run in turn, in the main thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, Final
+
+from taskrun.cli.inputs import Item
+from taskrun.cli.output import Outcome
+
+__all__ = ["Flow", "in_order"]
+
+WINDOW_ITEMS: Final = 2000
+"""Items read and not yet written: enough to keep any number of local workers busy with tasks of microseconds."""
+WINDOW_BYTES: Final = 64 * 2**20
+
+Submit = Callable[[Item], "Future[Any]"]
+
+
+class _Stop:
+    """The event that somebody asked to stop."""
+
+
+class _Window:
+    """Room for items that were read and not written yet. An item larger than the whole window goes alone."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._items = 0
+        self._weight = 0
+        self._closed = False
+
+    def enter(self, item: Item) -> bool:
+        """Wait for room and take it; False once the window is closed."""
+        with self._changed:
+            while not self._closed and self._items and not self._fits(item):
+                self._changed.wait()
+            self._items += 1
+            self._weight += item.weight
+            return not self._closed
+
+    def _fits(self, item: Item) -> bool:
+        return self._items < WINDOW_ITEMS and self._weight + item.weight <= WINDOW_BYTES
+
+    def leave(self, item: Item) -> None:
+        with self._changed:
+            self._items -= 1
+            self._weight -= item.weight
+            self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+
+class Flow:
+    """One run of *items* through *submit*; `outcomes` is iterated once, in the main thread."""
+
+    def __init__(self, items: Iterator[Item], submit: Submit, *, concurrent: bool) -> None:
+        self._items = items
+        self._submit = submit
+        self._concurrent = concurrent
+        # A SimpleQueue may be put to from signal handlers and from whatever thread a callback runs in.
+        self._events: SimpleQueue[Outcome | _Stop | BaseException | None] = SimpleQueue()
+        self._window = _Window()
+        self._lock = threading.Lock()  # for the three below
+        self._open: dict[int, Future[Any] | None] = {}  # by index: read, outcome not handed out; None: about to be submitted
+        self._stopped = False
+        self._read_all = False
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """Yield the outcome of each item as it comes; the receiver calls `release` once it has dealt with one.
+
+        Ends when every item read has its outcome, and no more will be read. An error of reading or submitting is raised.
+        """
+        if not self._concurrent:
+            yield from self._in_turn()
+            return
+        threading.Thread(target=self._feed, name="taskrun-reader", daemon=True).start()
+        while not self._over():
+            event = self._events.get()
+            if isinstance(event, _Stop):
+                self.stop()
+            elif isinstance(event, Outcome):
+                with self._lock:
+                    del self._open[event.item.index]
+                yield event
+            elif event is not None:
+                raise event
+
+    def release(self, outcome: Outcome) -> None:
+        """Make room for another item."""
+        if self._concurrent:
+            self._window.leave(outcome.item)
+
+    @property
+    def idle(self) -> bool:
+        """No further outcome is ready at this moment."""
+        return self._events.empty()
+
+    def ask_to_stop(self) -> None:
+        """Have `stop` called soon; for signal handlers, which must not take locks."""
+        self._events.put(_Stop())
+
+    def stop(self) -> None:
+        """Read and start nothing more; what runs is waited for."""
+        with self._lock:
+            self._stopped = True
+            waiting = [future for future in self._open.values() if future is not None]
+        self._window.close()
+        for future in waiting:
+            future.cancel()
+
+    def _over(self) -> bool:
+        # After a stop nobody waits for the reader: it may hang in a pipe that nobody writes to.
+        with self._lock:
+            return not self._open and (self._stopped or self._read_all)
+
+    def _feed(self) -> None:
+        try:
+            for item in self._items:
+                if not self._window.enter(item) or not self._announce(item):
+                    break
+                self._start(item)
+        except BaseException as error:  # whatever ends this thread has to end the run, not hang it
+            self._events.put(error)
+        with self._lock:
+            self._read_all = True
+        self._events.put(None)
+
+    def _announce(self, item: Item) -> bool:
+        with self._lock:
+            if not self._stopped:
+                self._open[item.index] = None
+            return not self._stopped
+
+    def _start(self, item: Item) -> None:
+        if item.problem is not None:
+            self._events.put(Outcome(item))
+            return
+        future = self._submit(item)  # may wait for room in the executor's queue, so not under the lock
+        with self._lock:
+            self._open[item.index] = future
+            late = self._stopped
+        future.add_done_callback(lambda done: self._events.put(_outcome(item, done)))
+        if late:
+            future.cancel()
+
+    def _in_turn(self) -> Iterator[Outcome]:
+        for item in self._items:
+            yield Outcome(item) if item.problem is not None else _outcome(item, self._submit(item))
+            if self._stopped or not self._events.empty():
+                return
+
+
+def _outcome(item: Item, future: Future[Any]) -> Outcome:
+    """Return what became of *item*; *future* is done."""
+    if future.cancelled():
+        return Outcome(item, not_run=True)
+    attempts = getattr(future, "attempts", ())
+    times = [attempt.duration for attempt in attempts if attempt.duration is not None]
+    cost = {"seconds": sum(times) if times else None, "attempts": len(attempts)}
+    error = future.exception()
+    return Outcome(item, None if error is not None else future.result(), error, **cost)
+
+
+def in_order(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
+    """Hand out by index; what is early waits for its turn (the window bounds how much that is)."""
+    early: dict[int, Outcome] = {}
+    turn = 0
+    for outcome in outcomes:
+        early[outcome.item.index] = outcome
+        while turn in early:
+            yield early.pop(turn)
+            turn += 1
+    yield from (early[index] for index in sorted(early))

@@ -1,0 +1,114 @@
+"""The one queue: tasks in the order in which workers take them up. Owner: the scheduler, under its lock."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from taskrun.task import Task
+
+__all__ = ["CallerQueue", "TaskQueue"]
+
+_COMPACT_FROM = 1024  # cancelled tasks are left in place and skipped; above this many the queue is cleaned
+
+
+class TaskQueue:
+    """Tasks by priority, first in first out among equals. Cancelled ones stay in place (`task.settled`) and are skipped."""
+
+    def __init__(self) -> None:
+        # Nearly every task has priority 0: that level is reached without a lookup.
+        self._plain: deque[Task] = deque()
+        self._levels: dict[int, deque[Task]] = {0: self._plain}
+        self._order: list[int] = [0]  # the priorities in use, highest first
+        self._size = 0
+        self._dead = 0
+
+    def __len__(self) -> int:
+        """How many tasks wait, cancelled ones not counted."""
+        return self._size - self._dead
+
+    def _level(self, priority: int) -> deque[Task]:
+        if priority == 0:
+            return self._plain
+        level = self._levels.get(priority)
+        if level is None:
+            level = self._levels[priority] = deque()
+            self._order = sorted(self._levels, reverse=True)
+        return level
+
+    def put(self, task: Task) -> None:
+        """Add *task* behind those of its priority."""
+        task.pulled = False
+        self._level(task.options.priority).append(task)
+        self._size += 1
+
+    def put_back(self, tasks: Sequence[Task]) -> None:
+        """Add *tasks* before those of their priority, keeping their order."""
+        for task in reversed(tasks):
+            task.pulled = False
+            self._level(task.options.priority).appendleft(task)
+        self._size += len(tasks)
+
+    def take_one(self) -> Task | None:
+        """Remove and return the first task, or None."""
+        if not self._size:
+            return None
+        for priority in self._order:
+            level = self._levels[priority]
+            while level:
+                task = level.popleft()
+                self._size -= 1
+                if not task.settled:
+                    task.pulled = True
+                    return task
+                self._dead -= 1
+        return None
+
+    def take(self, limit: int) -> list[Task]:
+        """Remove and return up to *limit* tasks."""
+        tasks: list[Task] = []
+        while len(tasks) < limit and (task := self.take_one()) is not None:
+            tasks.append(task)
+        return tasks
+
+    def skip(self, task: Task) -> None:
+        """Note that *task*, which waits here, was cancelled (its `settled` is set)."""
+        self._dead += 1
+        if self._dead > _COMPACT_FROM and self._dead * 2 > self._size:
+            for level in self._levels.values():
+                alive = [waiting for waiting in level if not waiting.settled]
+                level.clear()
+                level.extend(alive)
+            self._size = sum(map(len, self._levels.values()))
+            self._dead = 0
+
+
+class CallerQueue(TaskQueue):
+    """A queue for each thread, for backends that run a task in the thread that submits it: nobody runs another's task."""
+
+    def __init__(self) -> None:
+        self._own = threading.local()
+
+    def _queue(self) -> TaskQueue:
+        queue: TaskQueue | None = getattr(self._own, "queue", None)
+        if queue is None:
+            queue = self._own.queue = TaskQueue()
+        return queue
+
+    def __len__(self) -> int:
+        return len(self._queue())
+
+    def put(self, task: Task) -> None:
+        self._queue().put(task)
+
+    def put_back(self, tasks: Sequence[Task]) -> None:
+        self._queue().put_back(tasks)
+
+    def take_one(self) -> Task | None:
+        return self._queue().take_one()
+
+    def skip(self, task: Task) -> None:
+        self._queue().skip(task)

@@ -1,0 +1,83 @@
+"""The threads taskrun starts for itself, and the one that does what finalizers must not do themselves."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+__all__ = ["OwnThread", "call_soon", "ensure_janitor"]
+
+_log = logging.getLogger("taskrun")
+
+
+class OwnThread(threading.Thread):
+    """A daemon thread of taskrun's. Whoever asks whether the caller may be blocked looks for this class.
+
+    Daemons, because an abandoned one (its task timed out) must not hold up the interpreter; taskrun's own exit hook waits
+    for the others (see `lifetime`).
+    """
+
+    def __init__(self, name: str, target: Callable[..., object], *args: Any) -> None:
+        super().__init__(name=name, target=target, args=args, daemon=True)
+
+
+class _Janitor:
+    """One thread for the process that runs what destructors and weak reference callbacks ask for.
+
+    The garbage collector may run those in the middle of anything, holding any lock. `SimpleQueue.put` is documented to be
+    re-entrant for this very use; everything else happens here.
+    """
+
+    def __init__(self) -> None:
+        self._inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self._starting = threading.Lock()
+        self._thread: OwnThread | None = None
+
+    def ensure(self) -> None:
+        with self._starting:
+            if self._thread is None:
+                thread = OwnThread("taskrun-janitor", self._run)
+                thread.start()
+                self._thread = thread
+
+    def put(self, fn: Callable[[], object]) -> None:
+        self._inbox.put(fn)
+
+    def _run(self) -> None:
+        while True:
+            fn = self._inbox.get()
+            try:
+                fn()
+            except BaseException:  # this thread serves every executor of the process: it must not die
+                _log.exception("error while tidying up")
+            del fn  # do not keep a scheduler alive while waiting
+
+
+_janitor = _Janitor()
+
+
+def _reset_after_fork() -> None:
+    global _janitor
+    _janitor = _Janitor()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)
+
+
+def ensure_janitor() -> None:
+    """Start the janitor's thread; called where an executor is made, since a finalizer cannot start threads safely."""
+    try:
+        _janitor.ensure()
+    except RuntimeError:
+        # The interpreter is shutting down and gives no more threads: nothing will be dropped before the end.
+        _log.debug("no janitor thread: the interpreter is shutting down")
+
+
+def call_soon(fn: Callable[[], object]) -> None:
+    """Have *fn* called soon in the janitor's thread; safe in destructors, weak reference callbacks and signal handlers."""
+    _janitor.put(fn)
