@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["cpu_count"]
 
@@ -13,10 +16,10 @@ __all__ = ["cpu_count"]
 def cpu_count(root: str = "/") -> int:
     """Return how many CPUs this process may use, at least 1.
 
-    The smaller of the CPU affinity and the cgroup quota (version 1 or 2, of this group and all groups above it), rounded up.
+    The smaller of the CPU affinity and the cgroup quota (version 1 or 2, of this group and all above it), rounded up.
     ``PYTHON_CPU_COUNT`` and ``-X cpu_count`` win over both, on every Python version: they are the user's own word.
-    *root* is where `proc` and `sys` are found; tests give a directory of their own. Reading costs about 0.1 ms, nothing is cached
-    because quotas and affinity change while a program runs.
+    *root* is where `proc` and `sys` are found; tests give a directory of their own. Reading costs about 0.1 ms; nothing
+    is cached, because quotas and affinity change while a program runs.
     """
     asked = _asked_for()
     if asked is not None:
@@ -67,8 +70,8 @@ def _cgroup_quota(root: str) -> float | None:
 def _upwards(mount: str, path: str) -> Iterator[str]:
     """Yield the group's folder and every one above it up to *mount*: a limit on a slice binds what is inside it.
 
-    In a container the path is often one of the host's and not to be seen from inside; then only the mount itself exists. A path
-    with ".." lies outside of this cgroup namespace.
+    In a container the path is often one of the host's and not to be seen from inside; then only the mount itself exists.
+    A path with ".." lies outside of this cgroup namespace.
     """
     parts = [part for part in path.split("/") if part]
     if ".." in parts:

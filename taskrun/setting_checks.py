@@ -1,6 +1,6 @@
-"""The checks of setting values: each takes the setting's name and a value, and returns the value in its one proper form.
+"""The checks of setting values: each takes the setting's name and a value and returns the value in its proper form.
 
-A Python value and a value of a TOML file go through the same check. What is wrong with it is told by raising `WrongValueError`.
+Python values and values of a TOML file go through the same checks. What is wrong is told by raising `WrongValueError`.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _unquote(value: object) -> str:
 
 
 def integer(minimum: int | None = None, *, too_small: str = "", exact: type[Exception] | None = None) -> Check:
-    """Make the check of a whole number; *too_small* and *exact* are the standard library's words and class where it has any."""
+    """Make the check of a whole number; *too_small* and *exact* are the standard library's words and class, if any."""
 
     def check(name: str, value: Any) -> int:
         article = "must be an integer"
