@@ -70,7 +70,7 @@ def _cgroup_quota(root: str) -> float | None:
 def _upwards(mount: str, path: str) -> Iterator[str]:
     """Yield the group's folder and every one above it up to *mount*: a limit on a slice binds what is inside it.
 
-    In a container the path is often one of the host's and not to be seen from inside; then only the mount itself exists.
+    In a container the path is often one of the host's and not to be seen from inside; then only the mount exists.
     A path with ".." lies outside of this cgroup namespace.
     """
     parts = [part for part in path.split("/") if part]

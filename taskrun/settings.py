@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from taskrun import setting_checks as checks
-from taskrun.errors import ConfigError, did_you_mean
+from taskrun.errors import ConfigError, UnsupportedOptionError, did_you_mean
 from taskrun.setting_checks import WrongValueError, show
 from taskrun.units import DURATIONS, SIZES, parse_boolean
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
 
 __all__ = [
     "DEFAULT_BACKEND",
@@ -19,9 +21,11 @@ __all__ = [
     "Source",
     "check_setting",
     "checked_value",
+    "mistake_of",
     "misspelt",
     "parsed_value",
     "raise_mistakes",
+    "unknown_option",
 ]
 
 DEFAULT_BACKEND = "process"
@@ -50,10 +54,6 @@ class Setting:
     """The text "none" takes back what a weaker source says."""
     table: bool = False
     """Its value is a table whose keys merge across sources; the variable ``TASKRUN_NAME__KEY`` sets one key."""
-
-
-def _setting_text(text: str) -> str:
-    return text.strip()
 
 
 def _number(text: str) -> Any:
@@ -149,7 +149,7 @@ _TABLE = (
     Setting(
         "retry",
         "When a failed task runs again.",
-        "a number of attempts or a table of taskrun.Retry's fields; in code also taskrun.Retry(...) and tenacity's objects",
+        "a number of attempts or a table of taskrun.Retry's fields; in code also taskrun.Retry(...) or tenacity's objects",
         checks.retry,
         _number,
         optional=True,
@@ -296,13 +296,12 @@ def mistake_of(setting: Setting, wrong: WrongValueError, origin: str, source: So
 def check_setting(name: str, value: Any, origin: str = "argument") -> Any:
     """Return *value* of the setting *name* in its proper form: seconds, bytes, tuples.
 
-    *origin* begins the message: "argument" (what code gives), else a file and key. Raises ConfigError, or TypeError where the
-    standard library does for an argument; UnsupportedOptionError for an unknown *name*.
+    *origin* begins the message: "argument" (what code gives), else a file and key. Raises ConfigError, or TypeError
+    where the standard library does for an argument; UnsupportedOptionError for an unknown *name*.
     """
     setting = SETTINGS.get(name)
     if setting is None:
-        raise_mistakes([misspelt(name, origin) or unknown(name, origin)])
-        raise AssertionError("not reached")
+        raise unknown_option(name, origin, SETTINGS)
     source: Source = "argument" if origin.startswith(("argument", "taskrun.using")) else "file"
     where = f"argument {name}" if origin == "argument" else origin
     try:
@@ -312,20 +311,20 @@ def check_setting(name: str, value: Any, origin: str = "argument") -> Any:
         raise
 
 
-def unknown(name: str, origin: str, hint: str = "", allowed: str = "") -> Mistake:
-    """Return the mistake of a *name* that is no setting."""
-    from taskrun.errors import UnsupportedOptionError
-
-    allowed = allowed or ", ".join(SETTINGS)
-    mistake = Mistake(name, origin, f"unknown setting {show(name).removesuffix(' (str)')}.{hint}", allowed)
-    error = UnsupportedOptionError(str(mistake), option=name, origin=origin, allowed=allowed)
-    return Mistake(name, origin, mistake.problem, allowed, error)
+def unknown_option(name: str, origin: str, known: Iterable[str], backend: str | None = None) -> UnsupportedOptionError:
+    """Return the error for a *name* that is neither a setting nor an option of the backend."""
+    known = sorted(known)
+    what = f"unknown option {name!r}" + (f": backend {backend!r} has no such option" if backend else "")
+    allowed = ", ".join(known)
+    message = f"{origin}: {what}.{did_you_mean(name, known)}; allowed: {allowed}"
+    return UnsupportedOptionError(message, option=name, backend=backend, origin=origin, allowed=allowed)
 
 
 def misspelt(name: str, origin: str) -> Mistake | None:
     """Return a mistake when *name* is almost a setting's, or None: then it may be an option of some backend."""
     import difflib
 
-    if difflib.get_close_matches(name.lower(), SETTINGS, n=1, cutoff=0.8):
-        return unknown(name, origin, did_you_mean(name, SETTINGS))
-    return None
+    if not difflib.get_close_matches(name.lower(), SETTINGS, n=1, cutoff=0.8):
+        return None
+    hint = did_you_mean(name, SETTINGS)
+    return Mistake(name, origin, f"unknown setting {name!r}.{hint}", error=unknown_option(name, origin, SETTINGS))

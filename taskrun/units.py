@@ -8,7 +8,7 @@ import re
 __all__ = ["DURATIONS", "SIZES", "parse_boolean", "parse_duration", "parse_size"]
 
 DURATIONS = 'seconds as a number, or text such as "250ms", "30s", "5m", "1.5h", "1h30m", "2d"'
-SIZES = 'bytes as a whole number, or text such as "512MB", "1GiB", "2G" (k, M, G, T are powers of 1000; KiB, MiB, ... of 1024)'
+SIZES = 'bytes as a whole number, or text such as "512MB", "2G" (powers of 1000) or "1GiB" (powers of 1024)'
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _PREFIXES = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4}
