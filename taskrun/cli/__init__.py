@@ -20,12 +20,12 @@ def main(arguments: list[str] | None = None) -> int:
         if error.name is None or error.name.partition(".")[0] not in {"typer", "rich", "click"}:
             raise
         missing = f"taskrun: the command line needs the package {error.name!r}, which is not installed"
-        print(f"{missing}: pip install 'taskrun-executor[cli]'", file=sys.stderr)  # noqa: T201
+        print(f"{missing}: pip install 'taskrun-executor[cli]'", file=sys.stderr)
         return ExitCode.USAGE
     try:
         app(arguments, prog_name="taskrun")
     except CommandError as error:
-        print(f"taskrun: {error}", file=sys.stderr)  # noqa: T201
+        print(f"taskrun: {error}", file=sys.stderr)
         return error.code
     except SystemExit as ending:  # how typer ends: after --help, a mistake in the arguments, or a command's own code
         return ending.code if isinstance(ending.code, int) else ExitCode.OK if ending.code is None else ExitCode.USAGE

@@ -13,19 +13,19 @@ class ExitCode(IntEnum):
     OK = 0
     """Everything asked for was done."""
     FAILED_ITEMS = 1
-    """The run went to its end (or `--fail-fast` ended it), and at least one item failed; the results say which and why."""
+    """The run went to its end, or `--fail-fast` ended it, and an item failed; the results say which and why."""
     USAGE = 2
     """Nothing ran: a mistake in the arguments, the configuration, the function's name or the names of the inputs."""
     OUTPUT = 3
     """The results could not be written, for example to a full disk; the run was stopped."""
     INTERRUPTED = 130
-    """Ctrl-C (128 + SIGINT, as shells count); the results written so far are whole."""
+    """Ctrl-C (128 + SIGINT, as shells count); results of what had begun are written, unless it was pressed twice."""
     BROKEN_PIPE = 141
     """The reader of the results went away, as `head` does (128 + SIGPIPE); the run was stopped."""
 
 
 class CommandError(Exception):
-    """A reason to stop that is told to the user in plain words, without a traceback, and ends the program with *code*."""
+    """A reason to stop, told to the user in plain words and without a traceback; ends the program with *code*."""
 
     def __init__(self, message: str, code: ExitCode = ExitCode.USAGE) -> None:
         super().__init__(message)

@@ -2,24 +2,26 @@
 
 ::
 
-    items ──► feeder thread ──► submit ──► workers ──► done callback ──► one event queue ──► outcomes() in the main thread
-                  ▲                                                                               │
-                  └──────── room: at most WINDOW_ITEMS items and WINDOW_BYTES of input ◄── release() when it is written
+    items ──► feeder thread ──► submit ──► workers ──► done callback ──► event queue ──► outcomes(), main thread
+                  ▲                                                                             │
+                  └───── room: at most WINDOW_ITEMS items and WINDOW_BYTES of input ◄── release() once written
 
-A thread of its own for reading, so that a slow input (a pipe, say) does not hold back results that are ready. On a backend
-that runs tasks in the caller (`serial`) there is no such thread: items are read and run in turn, in the main thread.
+A thread of its own for reading, so that a slow input (a pipe, say) does not hold back results that are ready. On a
+backend that runs tasks in the caller (`serial`) there is none: items are read and run in turn, in the main thread.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from taskrun.cli.inputs import Item
 from taskrun.cli.output import Outcome
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 __all__ = ["Flow", "in_order"]
 
@@ -78,14 +80,16 @@ class Flow:
         self._events: SimpleQueue[Outcome | _Stop | BaseException | None] = SimpleQueue()
         self._window = _Window()
         self._lock = threading.Lock()  # for the three below
-        self._open: dict[int, Future[Any] | None] = {}  # by index: read, outcome not handed out; None: about to be submitted
+        self._open: dict[
+            int, Future[Any] | None
+        ] = {}  # by index: read, outcome not handed out; None: about to be submitted
         self._stopped = False
         self._read_all = False
 
     def outcomes(self) -> Iterator[Outcome]:
         """Yield the outcome of each item as it comes; the receiver calls `release` once it has dealt with one.
 
-        Ends when every item read has its outcome, and no more will be read. An error of reading or submitting is raised.
+        Ends when every item read has its outcome, and no more will be read. Errors of submitting are raised.
         """
         if not self._concurrent:
             yield from self._in_turn()
@@ -136,7 +140,7 @@ class Flow:
                 if not self._window.enter(item) or not self._announce(item):
                     break
                 self._start(item)
-        except BaseException as error:  # whatever ends this thread has to end the run, not hang it
+        except BaseException as error:  # noqa: BLE001  # whatever ends this thread has to end the run, not hang it
             self._events.put(error)
         with self._lock:
             self._read_all = True

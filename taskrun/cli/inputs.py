@@ -1,7 +1,7 @@
 """From the INPUT arguments of `taskrun run` to a stream of items, one call each, without ever holding a whole input.
 
-A line, row or file that cannot be used becomes an item with a `problem`: it fails by itself, under its own index, and its
-neighbours run. Only what is wrong before anything ran (a missing file, a pattern without a match) raises `CommandError`.
+A line, row or file that cannot be used becomes an item with a `problem`: it fails by itself, under its own index, and
+its neighbours run. Only what is wrong before anything ran (a missing file, a pattern without a match) is a `CommandError`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import glob
 import json
 import os
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import count
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from taskrun.cli.exits import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["Format", "Input", "Item", "items", "plan", "total_weight"]
 
@@ -58,7 +60,7 @@ class Input:
 
     @property
     def weight(self) -> int | None:
-        """How much of the progress bar it takes: 1 for a file that is an item, bytes for one that is read, None if unknown."""
+        """Its share of the progress bar: 1 for a file that is an item, bytes for one that is read, None if unknown."""
         if self.format is Format.FILES:
             return 1
         try:
@@ -111,9 +113,13 @@ def plan(arguments: list[str], wanted: Format) -> list[Input]:
     if sum(source.path == STDIN for source in found) > 1:
         mistakes.append("'-' (standard input) can be given once only")
     if any(source.path == STDIN and source.format is Format.FILES for source in found):
-        mistakes.append("'-' with --format files: to pass the file names that come on standard input use --format lines")
+        mistakes.append(
+            "'-' with --format files: to pass the file names that come on standard input use --format lines"
+        )
     if mistakes:
-        raise CommandError("nothing was run, there is a mistake in the inputs:\n" + "\n".join(f"  {m}" for m in mistakes))
+        raise CommandError(
+            "nothing was run, there is a mistake in the inputs:\n" + "\n".join(f"  {m}" for m in mistakes)
+        )
     return found
 
 
@@ -220,7 +226,7 @@ def _decode(raw: bytes) -> tuple[str, str | None]:
 
 
 class _DecodedLines:
-    """The lines of a stream for `csv.reader`, counting them; a class, because a generator would be over after its first error."""
+    """The lines of a stream for `csv.reader`: counts them, and notes what does not decode instead of raising."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._lines = _lines(stream)

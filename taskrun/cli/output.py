@@ -53,8 +53,8 @@ def error_type(error: BaseException) -> str:
 def record_of(outcome: Outcome, *, tracebacks: bool = False, as_repr: bool = False) -> Record:
     """Return the record of an outcome: index, input, (source,) ok, value or error, seconds, attempts.
 
-    With *as_repr* what JSON cannot express in a value is its `repr`; otherwise such a value makes the record a failed one that
-    says which part it was, and keeps the `repr` of the whole, so that the work is not lost.
+    With *as_repr* what JSON cannot express in a value is its `repr`; otherwise such a value makes the record a failed one
+    that says which part it was, and keeps the `repr` of the whole, so that the work is not lost.
     """
     item = outcome.item
     record: Record = {"index": item.index, "input": item.value}
@@ -79,7 +79,7 @@ def _as_json(value: Any, as_repr: bool) -> tuple[str | None, Any]:
     """Return (problem or None, the value as JSON can hold it)."""
     try:
         json.dumps(value, allow_nan=False)
-    except Exception as error:  # subclasses of dict, list and str are the user's code and may raise anything
+    except Exception as error:  # noqa: BLE001  # subclasses of dict, list and str are the user's code and may raise anything
         if not as_repr:
             hint = "return plain values, or use --repr"
             return f"the function returned what JSON cannot hold: {_where(value) or error}; {hint}", None
@@ -87,12 +87,12 @@ def _as_json(value: Any, as_repr: bool) -> tuple[str | None, Any]:
         return None, value
     try:
         return None, json.loads(json.dumps(value, default=lambda part: _safe(repr, part), allow_nan=False))
-    except Exception:  # as above; and keys that are no strings, cycles, NaN: the whole value as text
+    except Exception:  # noqa: BLE001  # as above; and keys that are no strings, cycles, NaN: the whole value as text
         return None, _safe(repr, value)
 
 
 def _where(value: Any, path: str = "value", depth: int = 0) -> str | None:
-    """Return which part of *value* is not JSON, such as "value['when'] is a datetime.datetime", or None if not found."""
+    """Return which part of *value* is not JSON, "value['when'] is a datetime.datetime" say, or None if not found."""
     if value is None or isinstance(value, str | bool | int):
         return None
     if isinstance(value, float):
@@ -115,15 +115,15 @@ def _where(value: Any, path: str = "value", depth: int = 0) -> str | None:
 def _safe(show: Any, thing: object) -> str:
     try:
         return cast("str", show(thing))
-    except Exception as error:  # a user's __str__ or __repr__ may raise anything; the item's record matters more
+    except Exception as error:  # noqa: BLE001  # a user's __str__ or __repr__ may raise anything; the item's record matters more
         return f"<{type(thing).__qualname__} whose text cannot be made: {type(error).__name__}>"
 
 
 class Results:
     """Where the records go: a file, or standard output (`-`).
 
-    Standard output then carries records and nothing else: what functions print meanwhile, in this process and in workers, goes
-    to standard error. Use as a context manager, opened before workers start and before the user's module is imported.
+    Standard output then carries records and nothing else: what functions print meanwhile, in this process and in workers,
+    goes to standard error. A context manager, entered before workers start and before the user's module is imported.
     Raises CommandError with `ExitCode.BROKEN_PIPE` or `ExitCode.OUTPUT` where writing fails.
     """
 
@@ -147,7 +147,7 @@ class Results:
                 if source.path != "-" and os.path.samefile(source.path, self._path):
                     raise CommandError(f"--output {self._path} is also an input; it would be overwritten")
         try:
-            self._stream = open(self._path, "wb")  # noqa: SIM115  # closed by __exit__
+            self._stream = open(self._path, "wb")  # closed by __exit__
         except OSError as error:
             raise CommandError(f"--output {self._path} cannot be written: {error.strerror or error}") from None
 
@@ -224,7 +224,7 @@ class Results:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, number)
             os.close(nowhere)
-        return open(os.dup(self._saved), "wb")  # noqa: SIM115  # closed by __exit__
+        return open(os.dup(self._saved), "wb")  # closed by __exit__
 
     def _give_back_stdout(self) -> None:
         if self._stdout is None:

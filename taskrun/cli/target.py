@@ -1,9 +1,9 @@
 """Finding the function that `taskrun run` was told to call.
 
-Both forms end in an ordinary import, also FILE.py:FUNCTION: the file's directory is put first on `sys.path`, as `python
-FILE.py` does, and the file is imported by its name. Workers get the parent's `sys.path`, so they import the same module and
-functions, classes and module state work as in any other module. (Sending the functions by value would also work, but copies
-the globals they read with them and runs no module-level code in the workers.) The part of a script below
+Both forms end in an ordinary import, also FILE.py:FUNCTION: the file's directory is put first on `sys.path`, as
+`python FILE.py` does, and the file is imported by its name. Workers get the parent's `sys.path`, so they import the same
+module, and functions, classes and module state work as in any other module. (Sending the functions by value would work
+too, but copies the globals they read with them and runs no module-level code in the workers.) The part of a script below
 ``if __name__ == "__main__":`` does not run, because the module has its own name.
 """
 
@@ -15,12 +15,14 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taskrun.cli.exits import CommandError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
 
 __all__ = ["load_target"]
 
@@ -28,10 +30,10 @@ FORMS = "write MODULE:FUNCTION (an importable module) or FILE.py:FUNCTION (a pat
 
 
 def load_target(target: str) -> Callable[..., Any]:
-    """Return the function that *target* names: "package.module:function", "path/to/file.py:function" or "module:Class.method".
+    """Return the function that *target* names: "package.module:function", "file.py:function", "module:Class.method".
 
-    Raises CommandError when there is no such file, module or function (with a suggestion), when importing it fails, or when
-    what it names cannot be called.
+    Raises CommandError when there is no such file, module or function (with a suggestion), when importing it fails, or
+    when what it names cannot be called.
     """
     place, _, name = target.rpartition(":")
     if not place or not name:
@@ -51,7 +53,7 @@ def load_target(target: str) -> Callable[..., Any]:
 
 
 def _file_module(path: Path) -> tuple[str, str]:
-    """Return the module name of a file and the directory to import it from; inside a package that is the package's parent."""
+    """Return the module name of a file and the directory to import it from: for one in a package, the package's parent."""
     if not path.is_file():
         raise CommandError(f"{path}: no such file (looked from {Path.cwd()})")
     if path.suffix != ".py":
@@ -67,7 +69,9 @@ def _file_module(path: Path) -> tuple[str, str]:
     taken = sys.modules.get(name)
     known = getattr(taken, "__file__", None)
     if parts[0] in sys.stdlib_module_names or (taken is not None and (known is None or not file.samefile(known))):
-        raise CommandError(f"{path}: another module is already called {parts[0]!r}, workers could not tell them apart; rename it")
+        raise CommandError(
+            f"{path}: another module is already called {parts[0]!r}, workers could not tell them apart; rename it"
+        )
     return name, str(directory)
 
 
@@ -77,7 +81,7 @@ def _import(name: str, directory: str, *, shown: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        # The named module itself, or a package it lies in: a wrong name. Any other one: something it imports is not installed.
+        # The named module or a package it lies in: a wrong name. Any other one: something it imports is not installed.
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise CommandError(_no_module(name, error.name, directory)) from None
         raise CommandError(_import_failed(shown, error)) from error
@@ -115,7 +119,9 @@ def _no_function(owner: str, part: str, holder: object, module: ModuleType) -> s
     """Say that there is no such function, with what there is: close names, else the public functions made there."""
     names = [name for name in dir(holder) if not name.startswith("_") and callable(getattr(holder, name, None))]
     close = difflib.get_close_matches(part, names, 3)
-    own = [n for n in names if inspect.getmodule(getattr(holder, n)) is module and inspect.isroutine(getattr(holder, n))]
+    own = [
+        n for n in names if inspect.getmodule(getattr(holder, n)) is module and inspect.isroutine(getattr(holder, n))
+    ]
     if close:
         hint = f"; did you mean {' or '.join(map(repr, close))}?"
     elif own:
