@@ -1,24 +1,23 @@
 """Pickling by value: functions and classes that a fresh process could not import, without running `__main__` there.
 
 This module loads cloudpickle, so it is imported only where something has to travel by value (see `serialization`).
-cloudpickle takes functions and classes apart; three things are added to it here.
+cloudpickle takes functions and classes apart; three things are added to it here and in `rebuild`, the receiving half.
 
-*Namespaces.* All functions of one module of the sender share one dictionary of globals in a receiving worker, however many
-messages they came in. So an `initializer` in `__main__` can set a global that the tasks read. A value is copied in when
-the function is sent; if it is sent again unchanged, it does not undo what the worker has made of it meanwhile.
+*Namespaces.* All functions of one module of the sender share one dictionary of globals in a receiving worker, however
+many messages they came in. So an `initializer` in `__main__` can set a global that the tasks read. A value is copied in
+when the function is sent; if it is sent again unchanged, it does not undo what the worker has made of it meanwhile.
 
 *Classes keep their identity, and are left alone at home.* Every class has an id (cloudpickle's) that travels with it. A
 class that comes back is the original, and the original is not touched: cloudpickle alone would replace its methods by
 copies with globals of their own.
 
-*Definitions are sent apart from instances.* A payload refers to classes by id and carries one blob that defines them, made
-once and loaded by a worker only if it does not know them yet: a second dataclass instance costs no second class.
+*Definitions are sent apart from instances.* A payload refers to classes by id and carries one blob that defines them,
+made once and loaded by a worker only if it does not know them yet: a second instance costs no second class.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.machinery
 import io
 import os
 import pickle
@@ -27,12 +26,14 @@ import types
 import uuid
 import weakref
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import cloudpickle.cloudpickle as cp
+import cloudpickle.cloudpickle as cp  # type: ignore[import-untyped]
+
+from taskrun import rebuild
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = ["dumps", "dumps_definition", "importable", "travels_by_value"]
 
@@ -41,34 +42,58 @@ _MAIN = ("__main__", "__mp_main__")
 
 _CACHED_BLOBS = 64
 _CACHED_BLOB_BYTES = 1 << 20
-_FOREIGN_NAMESPACES = 256
 
 # -- what travels by value ---------------------------------------------------------------------------------------------
 
+_importable: dict[str, tuple[int, bool]] = {}
+
 
 def importable(module_name: str | None) -> bool:
-    """Return whether a fresh process with our `sys.path` could import the module.
+    """Return whether a fresh process with our `sys.path` would import this module by its name.
 
-    Not `__main__` (a worker must not run it), nor a module without a spec: made by `exec` or `types.ModuleType`, whether
-    or not it stands in `sys.modules`.
+    Not `__main__` (a worker must not run it), nor a module made by `exec` or `types.ModuleType`, nor one loaded from a
+    file that is not on the path, whether or not it stands in `sys.modules`.
     """
     if module_name is None or module_name in _MAIN:
         return False
     module = sys.modules.get(module_name)
     if module is None:
         return False
-    if getattr(module, "__spec__", None) is not None:
-        return True
-    # Some libraries put an object of their own, without a spec, in the place of their module.
-    return importlib.machinery.PathFinder.find_spec(module_name) is not None
+    known = _importable.get(module_name)
+    if known is None or known[0] != id(module):
+        known = _importable[module_name] = (id(module), _would_be_found(module_name, module))
+    return known[1]
+
+
+def _would_be_found(module_name: str, module: types.ModuleType) -> bool:
+    parent, _, _ = module_name.rpartition(".")
+    if parent and not importable(parent):
+        return False
+    here = getattr(module, "__file__", None)
+    path = getattr(sys.modules.get(parent), "__path__", None) if parent else None
+    for finder in sys.meta_path:
+        try:
+            spec = finder.find_spec(module_name, path)
+        except Exception:  # noqa: BLE001, S112 - a finder of anybody's; one that fails does not find it
+            continue
+        if spec is not None:
+            return here is None or spec.origin is None or not spec.has_location or _same_file(here, spec.origin)
+    # Made by its package without a file, as six.moves or os.path are: importing the package makes it again.
+    return bool(parent) and getattr(module, "__spec__", None) is not None
+
+
+def _same_file(one: str, other: str) -> bool:
+    try:
+        return one == other or os.path.samefile(one, other)
+    except OSError:
+        return False  # inside an archive, or removed since
 
 
 def travels_by_value(obj: Any) -> bool:
     """Return whether a function or class has to travel by value because its name means nothing in a fresh process."""
     if not cp._should_pickle_by_reference(obj):
         return True
-    # A class's __module__ may be anything, a property included.
-    module_name = getattr(obj, "__module__", None)
+    module_name = getattr(obj, "__module__", None)  # it may be anything, a property included
     return isinstance(module_name, str) and not importable(module_name)
 
 
@@ -82,15 +107,21 @@ class _Pickler(cp.Pickler):  # type: ignore[misc] # cloudpickle has no types
     `import_globals`: globals of importable modules are imported by the receiver instead of copied.
     """
 
-    def __init__(self, file: Any, *, upward: bool, import_globals: bool = False) -> None:
-        super().__init__(file, protocol=5)
+    def __init__(self, *, upward: bool, import_globals: bool = False) -> None:
+        self.file = io.BytesIO()
+        super().__init__(self.file, protocol=5)
         self.upward = upward
         self.import_globals = import_globals
+        self.copied_a_module = False
+        """Globals of an importable module were copied; importing them would have been another way."""
+
+    def dumps(self, obj: Any) -> bytes:
+        self.dump(obj)
+        return self.file.getvalue()
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, type):
-            # None's type and its like have reducers of their own in cloudpickle.
-            if obj.__module__ != "builtins" and travels_by_value(obj):
+            if obj not in cp._BUILTIN_TYPE_NAMES and travels_by_value(obj):
                 return self.reduce_class(obj)
         elif isinstance(obj, types.FunctionType) and travels_by_value(obj):
             return self.reduce_function(obj)
@@ -100,40 +131,47 @@ class _Pickler(cp.Pickler):  # type: ignore[misc] # cloudpickle has no types
         tracker_id = cp._get_or_create_tracker_id(cls)
         maker, args, state, _, _, setter = cp._dynamic_class_reduce(cls)
         version = None if self.upward else _class_version(cls)
-        return _make_class, (tracker_id, maker, args), (setter, state, version), None, None, _set_class_state
+        return rebuild.make_class, (tracker_id, maker, args), (setter, state, version), None, None, rebuild.set_class
 
     def reduce_function(self, fn: types.FunctionType) -> Any:
         maker, args, (attributes, slots), _, _, setter = self._dynamic_function_reduce(fn)
         code, base_globals, *rest = args
-        origin = (fn.__module__, fn.__qualname__) if self.upward and "<" not in fn.__qualname__ else None
         names: Mapping[str, Any] = slots["__globals__"]
+        key: str | None = None
+        tokens: dict[str, Any] | None = None
+        origin: tuple[str, str] | None = None
         if self.upward:
-            key, tokens = None, None
-        elif self.import_globals and _is_module_namespace(fn.__globals__):
-            key, tokens = "import " + fn.__globals__["__name__"], None
+            origin = (fn.__module__, fn.__qualname__)
+        elif _is_module_namespace(fn.__globals__) and self.import_globals:
+            key = rebuild.IMPORT + fn.__globals__["__name__"]
             slots["__globals__"] = {}
         else:
-            key, tokens = _namespace_key(fn), {name: _token(value) for name, value in names.items()}
+            self.copied_a_module |= bool(names) and _is_module_namespace(fn.__globals__)
+            key = _namespace_key(fn)
+            tokens = {name: _token(value) for name, value in names.items()}
         new = (maker, code, base_globals, tuple(rest), key, origin)
-        return _make_function, new, (setter, attributes, slots, key, tokens), None, None, _set_function_state
+        return rebuild.make_function, new, (setter, attributes, slots, key, tokens), None, None, rebuild.set_function
 
 
 class _PayloadPickler(_Pickler):
     """Sends classes as references, and notes which; their definitions travel beside the payload."""
 
-    def __init__(self, file: Any, *, upward: bool, import_globals: bool = False) -> None:
-        super().__init__(file, upward=upward, import_globals=import_globals)
+    def __init__(self, *, upward: bool, import_globals: bool = False) -> None:
+        super().__init__(upward=upward, import_globals=import_globals)
         self.classes: dict[str, type] = {}
 
     def reduce_class(self, cls: type) -> Any:
         tracker_id = cp._get_or_create_tracker_id(cls)
         self.classes[tracker_id] = cls
-        return _class_by_id, (tracker_id,)
+        return rebuild.class_by_id, (tracker_id,)
 
 
-def dumps_definition(obj: Any, *, upward: bool) -> bytes:
-    """Pickle a function or class by value where need be, in one piece."""
-    return _attempt(lambda imports: _dumps_inline(obj, upward=upward, import_globals=imports))
+P = TypeVar("P", bound=_Pickler)
+
+
+def dumps_definition(obj: Any, *, upward: bool = False) -> bytes:
+    """Pickle a function, or a list of classes, in one piece, by value where need be."""
+    return _pickled(_Pickler, obj, upward)[0]
 
 
 def dumps(obj: Any, *, upward: bool) -> bytes:
@@ -141,37 +179,28 @@ def dumps(obj: Any, *, upward: bool) -> bytes:
 
     *upward*: from a worker to its parent. Raises whatever the object's own pickling code raises.
     """
-    return _attempt(lambda imports: _dumps_payload(obj, upward=upward, import_globals=imports))
-
-
-def _attempt(dump: Callable[[bool], bytes]) -> bytes:
-    """Copy globals; if one of them cannot be (a module's lock, say), let the worker import those of importable modules."""
-    try:
-        return dump(False)
-    except Exception as first:  # whatever a __reduce__ raises; the first error tells more than the second
-        try:
-            return dump(True)
-        except Exception:  # noqa: BLE001 - see above
-            raise first from first.__cause__
-
-
-def _dumps_inline(obj: Any, *, upward: bool, import_globals: bool) -> bytes:
-    with io.BytesIO() as file:
-        _Pickler(file, upward=upward, import_globals=import_globals).dump(obj)
-        return file.getvalue()
-
-
-def _dumps_payload(obj: Any, *, upward: bool, import_globals: bool) -> bytes:
-    with io.BytesIO() as file:
-        pickler = _PayloadPickler(file, upward=upward, import_globals=import_globals)
-        pickler.dump(obj)
-        payload = file.getvalue()
+    payload, pickler = _pickled(_PayloadPickler, obj, upward)
     classes = pickler.classes
     if not classes:
         return payload
     known = tuple((name, None if upward else _class_version(cls)) for name, cls in classes.items())
-    blob = _blob(known, classes.values(), upward=upward, import_globals=import_globals)
-    return pickle.dumps(_Message(known, blob, payload), 5)
+    return pickle.dumps(_Message(known, _definitions(known, [*classes.values()], upward), payload), 5)
+
+
+def _pickled(kind: type[P], obj: Any, upward: bool) -> tuple[bytes, P]:
+    """Pickle with globals copied; if one cannot be (a lock, say), let the worker import the module it is in instead."""
+    pickler = kind(upward=upward)
+    try:
+        return pickler.dumps(obj), pickler
+    except Exception:  # whatever a user's __reduce__ raises
+        if not pickler.copied_a_module:
+            raise
+        try:
+            pickler = kind(upward=upward, import_globals=True)
+            return pickler.dumps(obj), pickler
+        except Exception:  # noqa: BLE001, S110 - the first error tells more
+            pass
+        raise
 
 
 class _Message:
@@ -181,21 +210,26 @@ class _Message:
         self.parts = parts
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return _open_message, self.parts
+        return rebuild.open_message, self.parts
 
 
 _blobs: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
 
 
-def _blob(known: tuple[Any, ...], classes: Iterable[type], *, upward: bool, import_globals: bool) -> bytes:
-    """Return the definitions of *classes*; cached under their versions, for classes that most tasks mention."""
-    key = (known, import_globals)
-    blob = _blobs.get(key)
+def _definitions(known: tuple[Any, ...], classes: list[type], upward: bool) -> bytes | None:
+    """Return a blob that defines *classes*; cached under their versions, for classes that most tasks mention."""
+    blob = _blobs.get(known)
     if blob is None:
-        blob = _dumps_inline([*classes], upward=upward, import_globals=import_globals)
+        try:
+            blob = dumps_definition(classes, upward=upward)
+        except Exception:
+            # A task may have set something on a class that cannot travel. Whoever sent the class has it anyway.
+            if upward and all(map(rebuild.came_from_elsewhere, classes)):
+                return None
+            raise
         if len(blob) <= _CACHED_BLOB_BYTES:
-            _blobs[key] = blob
-            if len(_blobs) > _CACHED_BLOBS:
+            _blobs[known] = blob
+            while len(_blobs) > _CACHED_BLOBS:
                 _blobs.popitem(last=False)
     return blob
 
@@ -272,112 +306,3 @@ def _token(value: Any) -> Any:
     except Exception:  # noqa: BLE001 - unknown then: the pickling proper will tell
         return None
     return digest.hash.digest()
-
-
-# -- receiving ---------------------------------------------------------------------------------------------------------
-
-_UNFINISHED = -1
-_versions: weakref.WeakKeyDictionary[type, int | None] = weakref.WeakKeyDictionary()
-"""The classes that came from another process, and in which version; a class not in it was made here."""
-
-
-def _open_message(known: tuple[tuple[str, int | None], ...], blob: bytes, payload: bytes) -> Any:
-    # Held until the payload is loaded: cloudpickle's table of classes is weak.
-    classes = [_up_to_date(tracker_id, version) for tracker_id, version in known]
-    if any(cls is None for cls in classes):
-        classes = pickle.loads(blob)
-    return pickle.loads(payload)
-
-
-def _up_to_date(tracker_id: str, version: int | None) -> type | None:
-    """Return the class if it is here and needs no definition."""
-    cls: type | None = cp._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker_id)
-    if cls is None or cls not in _versions:
-        return cls
-    here = _versions[cls]
-    return cls if here != _UNFINISHED and (version is None or version == here) else None
-
-
-def _class_by_id(tracker_id: str) -> type:
-    cls: type | None = cp._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker_id)
-    if cls is None:
-        raise pickle.UnpicklingError(f"class {tracker_id} was not defined by its message")
-    return cls
-
-
-def _make_class(tracker_id: str, maker: Callable[..., type], args: tuple[Any, ...]) -> type:
-    cls: type | None = cp._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker_id)
-    if cls is None:
-        cls = maker(*args)
-        # setdefault: of two threads that read the same class at once, cloudpickle lets one win.
-        _versions.setdefault(cls, _UNFINISHED)
-    return cls
-
-
-def _set_class_state(cls: type, state: tuple[Callable[..., Any], Any, int | None]) -> type:
-    setter, attributes, version = state
-    if cls in _versions:  # else it was made here and knows better
-        here = _versions[cls]
-        if here == _UNFINISHED or (version is not None and version != here):
-            setter(cls, attributes)
-            _versions[cls] = version
-    return cls
-
-
-_namespaces: OrderedDict[str, tuple[dict[str, Any], dict[str, Any]]] = OrderedDict()
-"""Key to the globals, and the tokens of the values that were copied in."""
-
-
-def _namespace(key: str, base: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    found = _namespaces.get(key)
-    if found is None:
-        found = _namespaces[key] = (base, {})
-        if len(_namespaces) > _FOREIGN_NAMESPACES:
-            _namespaces.popitem(last=False)  # its functions live on; later ones begin afresh
-    else:
-        _namespaces.move_to_end(key)
-    return found
-
-
-def _make_function(
-    maker: Callable[..., types.FunctionType],
-    code: types.CodeType,
-    base: dict[str, Any],
-    rest: tuple[Any, ...],
-    key: str | None,
-    origin: tuple[str, str] | None,
-) -> types.FunctionType:
-    if origin is not None:
-        original = _original(*origin, code)
-        if original is not None:
-            return original
-    if key is None:
-        return maker(code, base, *rest)
-    if key.startswith("import "):
-        module = cp.subimport(key.removeprefix("import "))
-        # cloudpickle's maker would set __builtins__ in it; a module has them.
-        return types.FunctionType(code, vars(module), *rest)
-    return maker(code, _namespace(key, base)[0], *rest)
-
-
-def _original(module_name: str, qualname: str, code: types.CodeType) -> types.FunctionType | None:
-    """Return our own function if this is a copy of it that comes home."""
-    found: Any = sys.modules.get(module_name)
-    for name in qualname.split("."):
-        found = getattr(found, "__dict__", {}).get(name)
-    return found if isinstance(found, types.FunctionType) and found.__code__ == code else None
-
-
-def _set_function_state(fn: types.FunctionType, state: tuple[Any, ...]) -> types.FunctionType:
-    setter, attributes, slots, key, tokens = state
-    if key is None and vars(sys.modules.get(fn.__module__ or "", types)).get(fn.__name__) is fn:
-        return fn  # one that came home: see _original
-    if key is not None and tokens is not None:
-        namespace, received = _namespace(key, fn.__globals__)
-        names = slots["__globals__"]
-        for name, token in tokens.items():
-            if token is not None and name in namespace and received.get(name) == token:
-                del names[name]  # unchanged since it was last sent: what the worker made of it stays
-            received[name] = token
-    setter(fn, (attributes, slots))
-    return cast("types.FunctionType", fn)
