@@ -31,70 +31,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import cloudpickle.cloudpickle as cp  # type: ignore[import-untyped]
 
 from taskrun import rebuild
+from taskrun.importable import importable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["dumps", "dumps_definition", "importable", "travels_by_value"]
-
-_MAIN = ("__main__", "__mp_main__")
-"""multiprocessing's children know the user's program by the second name."""
+__all__ = ["dumps", "dumps_definition", "travels_by_value"]
 
 _CACHED_BLOBS = 64
 _CACHED_BLOB_BYTES = 1 << 20
 
 # -- what travels by value ---------------------------------------------------------------------------------------------
 
-_importable: dict[str, tuple[int, bool]] = {}
-
-
-def importable(module_name: str | None) -> bool:
-    """Return whether a fresh process with our `sys.path` would import this module by its name.
-
-    Not `__main__` (a worker must not run it), nor a module made by `exec` or `types.ModuleType`, nor one loaded from a
-    file that is not on the path, whether or not it stands in `sys.modules`.
-    """
-    if module_name is None or module_name in _MAIN:
-        return False
-    module = sys.modules.get(module_name)
-    if module is None:
-        return False
-    known = _importable.get(module_name)
-    if known is None or known[0] != id(module):
-        known = _importable[module_name] = (id(module), _would_be_found(module_name, module))
-    return known[1]
-
-
-def _would_be_found(module_name: str, module: types.ModuleType) -> bool:
-    parent, _, _ = module_name.rpartition(".")
-    if parent and not importable(parent):
-        return False
-    here = getattr(module, "__file__", None)
-    path = getattr(sys.modules.get(parent), "__path__", None) if parent else None
-    for finder in sys.meta_path:
-        try:
-            spec = finder.find_spec(module_name, path)
-        except Exception:  # noqa: BLE001, S112 - a finder of anybody's; one that fails does not find it
-            continue
-        if spec is not None:
-            return here is None or spec.origin is None or not spec.has_location or _same_file(here, spec.origin)
-    # Made by its package without a file, as six.moves or os.path are: importing the package makes it again.
-    return bool(parent) and getattr(module, "__spec__", None) is not None
-
-
-def _same_file(one: str, other: str) -> bool:
-    try:
-        return one == other or os.path.samefile(one, other)
-    except OSError:
-        return False  # inside an archive, or removed since
-
 
 def travels_by_value(obj: Any) -> bool:
     """Return whether a function or class has to travel by value because its name means nothing in a fresh process."""
     if not cp._should_pickle_by_reference(obj):
         return True
-    module_name = getattr(obj, "__module__", None)  # it may be anything, a property included
-    return isinstance(module_name, str) and not importable(module_name)
+    module_name = getattr(obj, "__module__", None)
+    return module_name is not None and not importable(module_name)
 
 
 # -- sending -----------------------------------------------------------------------------------------------------------

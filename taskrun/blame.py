@@ -1,0 +1,301 @@
+"""What exactly could not be pickled or unpickled: finds the value, the attribute inside it, and says what to do.
+
+Runs only after a failure, and finds out by trying: it pickles parts of the value, some of them several times.
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import pickletools
+import types
+from typing import TYPE_CHECKING, Any, Literal
+
+from taskrun.errors import SerializationError
+from taskrun.serialization import dump_upward
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+__all__ = ["arguments_error", "pickling_error", "unpickling_error"]
+
+Side = Literal["parent", "worker"]
+
+_DEEPEST = 6
+_MOST_PARTS = 500
+"""Parts that are looked at on one level: enough for most objects, and an end for those with millions."""
+
+_HINTS = (
+    (("generator", "coroutine", "async_generator"), "pass what it is made from, or list(...) of it"),
+    (
+        ("lock", "RLock", "Condition", "Event", "Semaphore", "Barrier"),
+        "use one from taskrun.get_context(), which travels",
+    ),
+    (("socket", "SSLSocket", "Connection", "Cursor"), "pass the address and connect inside the task"),
+    (
+        ("TextIOWrapper", "BufferedReader", "BufferedWriter", "BufferedRandom", "FileIO"),
+        "pass the path, open it in the task",
+    ),
+    (("module",), "import it inside the task"),
+    (("frame", "traceback", "code"), "pass text made from it, with the traceback module"),
+    (
+        ("Thread", "Executor", "ThreadPoolExecutor", "Pool", "local", "_Local"),
+        "make it inside the task or in initializer=",
+    ),
+    (("weakref", "ReferenceType", "ContextVar", "Context", "Token"), "pass the value itself"),
+)
+
+
+# -- pickling ----------------------------------------------------------------------------------------------------------
+
+
+def arguments_error(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], error: BaseException, *, side: Side, task: str | None
+) -> SerializationError:
+    """Return the error for a call whose arguments did not pickle, naming the first that does not pickle alone."""
+    named = [(f"argument {i}", value) for i, value in enumerate(args)]
+    named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
+    for name, value in named:
+        problem = _problem(value)
+        if problem is not None:
+            return pickling_error(value, problem, value=name, side=side, task=task)
+    return pickling_error((args, kwargs), error, value="arguments", side=side, task=task)
+
+
+def pickling_error(obj: Any, error: BaseException, *, value: str, side: Side, task: str | None) -> SerializationError:
+    """Return the error for *obj*, which did not pickle because of *error*."""
+    path, culprit = _descend(obj)
+    where = f"; it is in {', of '.join(reversed(path))}: {_describe(culprit)}" if path else f" ({_describe(obj)})"
+    message = f"{_subject(value, task)} cannot be pickled in the {side}{where}. {_said(error)}.{_hint(culprit)}"
+    return _with_cause(
+        SerializationError(
+            message, value=value, direction="pickling", side=side, task=task, type_name=_type_name(culprit)
+        ),
+        error,
+    )
+
+
+def _problem(obj: Any) -> BaseException | None:
+    try:
+        dump_upward(obj)
+    except BaseException as error:  # noqa: BLE001 - to find out what it raises is the purpose
+        return error.with_traceback(None)
+    return None
+
+
+def _descend(obj: Any) -> tuple[list[str], Any]:
+    """Return the way to the innermost part that does not pickle, and that part."""
+    path: list[str] = []
+    seen = {id(obj)}
+    for _ in range(_DEEPEST):
+        for name, part in _parts(obj):
+            if id(part) not in seen and _problem(part) is not None:
+                path.append(name)
+                seen.add(id(part))
+                obj = part
+                break
+        else:
+            break
+    return path, obj
+
+
+def _parts(obj: Any) -> list[tuple[str, Any]]:
+    parts: list[tuple[str, Any]] = []
+    try:
+        for part in _walk(obj):
+            parts.append(part)
+            if len(parts) >= _MOST_PARTS:
+                break
+    except Exception:  # noqa: BLE001, S110 - the user's properties and iterators; what came before will do
+        pass
+    return parts
+
+
+def _walk(obj: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the parts of *obj* that pickling it would pickle, each with a name."""
+    kind = type(obj).__qualname__
+    if isinstance(obj, (str, bytes, bytearray, int, float)):
+        return
+    if isinstance(obj, types.FunctionType):
+        yield from _walk_function(obj)
+    elif isinstance(obj, functools.partial):
+        yield "the function of a partial", obj.func
+        yield from ((f"argument {i} of a partial", item) for i, item in enumerate(obj.args))
+        yield from ((f"argument {name!r} of a partial", item) for name, item in obj.keywords.items())
+    elif isinstance(obj, types.MethodType):
+        yield f"the object of method {obj.__name__!r}", obj.__self__
+    elif isinstance(obj, type):
+        yield from ((f"attribute {name!r} of class {obj.__qualname__}", item) for name, item in vars(obj).items())
+    elif isinstance(obj, dict):
+        for key, item in obj.items():
+            yield f"the value under key {_brief(key)}", item
+            yield f"key {_brief(key)}", key
+    elif isinstance(obj, (list, tuple, set, frozenset)):
+        for i, item in enumerate(obj):
+            field = getattr(obj, "_fields", None)
+            yield (f"field {field[i]!r} of {kind}" if field else f"item {i} of a {kind}"), item
+    if not isinstance(obj, (types.FunctionType, type)):
+        if isinstance(obj, BaseException):
+            yield from ((f"args[{i}] of {kind}", item) for i, item in enumerate(obj.args))
+        yield from ((f"attribute {name!r} of {kind}", item) for name, item in getattr(obj, "__dict__", {}).items())
+        for base in type(obj).__mro__:
+            slots = base.__dict__.get("__slots__", ())
+            for name in (slots,) if isinstance(slots, str) else slots:
+                if hasattr(obj, name):
+                    yield f"attribute {name!r} of {kind}", getattr(obj, name)
+
+
+def _walk_function(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    name = fn.__qualname__
+    for variable, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=False):
+        try:
+            yield f"variable {variable!r} of function {name}", cell.cell_contents
+        except ValueError:  # not bound yet
+            continue
+    for variable, value in (fn.__kwdefaults__ or {}).items():
+        yield f"default of {variable!r} of function {name}", value
+    for value in fn.__defaults__ or ():
+        yield f"a default of function {name}", value
+    pending = [fn.__code__]
+    while pending:
+        code = pending.pop()
+        pending += [item for item in code.co_consts if isinstance(item, types.CodeType)]
+        for variable in code.co_names:
+            if variable in fn.__globals__:
+                yield f"global {variable!r} of function {name}", fn.__globals__[variable]
+
+
+# -- unpickling --------------------------------------------------------------------------------------------------------
+
+
+def unpickling_error(
+    data: bytes, error: BaseException, *, value: str, side: Side, task: str | None
+) -> SerializationError:
+    """Return the error for *data*, which did not unpickle because of *error*."""
+    if value == "arguments":
+        value = _failing_argument(data) or value
+    message = f"{_subject(value, task)} cannot be unpickled in the {side}. {_said(error)}.{_missing_name(error, side)}"
+    return _with_cause(SerializationError(message, value=value, direction="unpickling", side=side, task=task), error)
+
+
+def _missing_name(error: BaseException, side: Side) -> str:
+    text = str(error)
+    if not (isinstance(error, ImportError) or (isinstance(error, AttributeError) and "attribute" in text)):
+        return ""
+    if side == "parent":
+        return " The worker knows a name that this process does not; import it here, or return plain data."
+    return (
+        " Workers import modules afresh and never run the user's __main__: what __main__ changed in other modules "
+        "(names set, sys.modules, import hooks) is not in the worker. Do it in initializer= as well, or put it into a "
+        "module of its own."
+    )
+
+
+def _failing_argument(data: bytes) -> str | None:
+    """Return which argument it is that does not unpickle, by unpickling ever longer beginnings of the message."""
+    try:
+        for name, beginning in _beginnings(data):
+            try:
+                pickle.loads(beginning)
+            except BaseException:  # noqa: BLE001 - to find out whether it raises is the purpose
+                return name
+    except Exception:  # noqa: BLE001, S110 - a message of another shape: the name is all that is lost
+        pass
+    return None
+
+
+def _beginnings(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Yield the name of each argument with a pickle that ends with it.
+
+    In a pickle of ``(args, kwargs)`` the values are laid on a stack one after the other. Argument k begins after the last
+    instruction before the tuple is made that leaves exactly the k values before it (and the mark, in a longer tuple).
+    """
+    ops, stream = _without_frames(data)
+    depths, made_at = _depths(ops)
+    base = 1 if ops[made_at][0].name == "TUPLE" else 0
+    count = depths[made_at - 1] - base if ops[made_at][0].name != "EMPTY_TUPLE" else 0
+    ends = [max(i for i in range(made_at) if depths[i] == base + k + 1) for k in range(count)]
+    for k, end in enumerate(ends):
+        # The pickle may hold a mark below the value; loads returns the top of the stack all the same.
+        yield f"argument {k}", stream[: ops[end + 1][2]] + b"."
+    yield "a keyword argument", stream
+
+
+def _without_frames(data: bytes) -> tuple[list[tuple[Any, Any, int]], bytes]:
+    """Return the instructions, with positions in a stream that can be cut anywhere between them, and that stream."""
+    listed = [*pickletools.genops(data)]
+    ops: list[tuple[Any, Any, int]] = []
+    stream = b""
+    for (op, arg, start), following in zip(listed, [*listed[1:], (None, None, len(data))], strict=True):
+        if op.name != "FRAME" and start is not None and following[2] is not None:
+            ops.append((op, arg, len(stream)))
+            stream += data[start : following[2]]
+    return ops, stream
+
+
+def _depths(ops: list[tuple[Any, Any, int]]) -> tuple[list[int], int]:
+    """Return the depth of the stack after each instruction, and the index of the one that makes the tuple of arguments."""
+    stack: list[bool] = []  # for each entry: is it a mark?
+    depths: list[int] = []
+    made_at = -1
+    for i, (op, _, _) in enumerate(ops):
+        before = op.stack_before
+        if pickletools.markobject in before:
+            while not stack.pop():
+                pass
+            # What lies below the mark, as the list for APPENDS
+            for _ in before[: before.index(pickletools.markobject)]:
+                stack.pop()
+        elif before:
+            del stack[-len(before) :]
+        stack.extend(item is pickletools.markobject for item in op.stack_after)
+        depths.append(len(stack))
+        if op.name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_TUPLE") and len(stack) == 1:
+            if i < len(ops) - 2:
+                made_at = i if made_at < 0 or depths[i] == 1 else made_at
+    return depths, made_at
+
+
+# -- words -------------------------------------------------------------------------------------------------------------
+
+
+def _subject(value: str, task: str | None) -> str:
+    return f"{value} of task {task!r}" if task else value
+
+
+def _said(error: BaseException) -> str:
+    """Quote the original error; it may be one whose str() fails."""
+    try:
+        text = str(error).strip().rstrip(".")
+    except BaseException:  # noqa: BLE001 - a user's __str__
+        text = ""
+    return f"{type(error).__qualname__}: {text}" if text else type(error).__qualname__
+
+
+def _type_name(obj: Any) -> str:
+    cls = type(obj)
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _describe(obj: Any) -> str:
+    if isinstance(obj, (type, types.FunctionType)):
+        return f"{type(obj).__name__} {obj.__module__}.{obj.__qualname__}"
+    return f"a value of type {_type_name(obj)}"
+
+
+def _brief(key: Any) -> str:
+    text = repr(key)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _hint(obj: Any) -> str:
+    names = {cls.__name__ for cls in type(obj).__mro__}
+    for known, advice in _HINTS:
+        if names.intersection(known):
+            return f" A {type(obj).__name__} belongs to one process: {advice}."
+    return " Pass data from which the task can make it, or give its class a __reduce__ method."
+
+
+def _with_cause(new: SerializationError, error: BaseException) -> SerializationError:
+    new.__cause__ = error
+    return new

@@ -1,0 +1,69 @@
+"""Whether a name means anything in another process: what a worker can import, and what has to travel by value."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import types
+
+__all__ = ["importable"]
+
+_MAIN = ("__main__", "__mp_main__")
+"""multiprocessing's children know the user's program by the second name."""
+
+_importable: dict[str, tuple[int, bool]] = {}
+"""Module name to the id of the module and the answer: to ask the finders touches the disk."""
+
+
+def importable(module_name: object) -> bool:
+    """Return whether a fresh process with our `sys.path` would import the module that a `__module__` names.
+
+    Not `__main__` (a worker must not run it), nor a module made by `exec` or `types.ModuleType`, nor one loaded from a
+    file that is not on the path, whether or not it stands in `sys.modules`; nor one registered with
+    `cloudpickle.register_pickle_by_value`.
+    """
+    # A class's __module__ may be anything, a property included.
+    if not isinstance(module_name, str) or module_name in _MAIN:
+        return False
+    module = sys.modules.get(module_name)
+    if module is None:
+        return False
+    known = _importable.get(module_name)
+    if known is None or known[0] != id(module):
+        known = _importable[module_name] = (id(module), _would_be_found(module_name, module))
+    return known[1] and not _registered(module_name)
+
+
+def _would_be_found(module_name: str, module: types.ModuleType) -> bool:
+    parent, _, _ = module_name.rpartition(".")
+    if parent and not importable(parent):
+        return False
+    here = getattr(module, "__file__", None)
+    path = getattr(sys.modules.get(parent), "__path__", None) if parent else None
+    for finder in sys.meta_path:
+        try:
+            spec = finder.find_spec(module_name, path)
+        except Exception:  # noqa: BLE001, S112 - a finder of anybody's; one that fails does not find it
+            continue
+        if spec is not None:
+            return here is None or spec.origin is None or not spec.has_location or _same_file(here, spec.origin)
+    # Made by its package without a file, as six.moves or os.path are: importing the package makes it again.
+    return bool(parent) and getattr(module, "__spec__", None) is not None
+
+
+def _same_file(one: str, other: str) -> bool:
+    try:
+        return one == other or os.path.samefile(one, other)
+    except OSError:
+        return False  # inside an archive, or removed since
+
+
+def _registered(module_name: str) -> bool:
+    cloudpickle = sys.modules.get("cloudpickle")
+    if cloudpickle is None:
+        return False
+    registered: set[str] = cloudpickle.list_registry_pickle_by_value()
+    return bool(registered) and any(module_name == name or module_name.startswith(name + ".") for name in registered)

@@ -1,0 +1,152 @@
+"""How functions, arguments and results travel between processes.
+
+The hot path is one call of the C pickler and one search for the name of `__main__` in what it made. A reference to
+`__main__` pickles without complaint and fails in the worker, which has another `__main__`; so the marker, like a failure,
+leads to `by_value`. Arguments are not searched for other modules that a worker could not import (those made by `exec` and
+put into `sys.modules`): that would mean reading every payload opcode by opcode. Functions are, since they are sent once.
+
+Every function here runs the user's code (`__reduce__`, `__setstate__`, imports): call none with a lock held. They raise
+SerializationError, with the original error as `__cause__` whatever it was, and nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import types
+from typing import TYPE_CHECKING, Any, Literal
+
+from taskrun.importable import importable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = [
+    "dump_arguments",
+    "dump_function",
+    "dump_result",
+    "load_arguments",
+    "load_function",
+    "load_result",
+]
+
+Side = Literal["parent", "worker"]
+
+_MAIN = b"_main__"
+"""In `__main__` and in `__mp_main__`, the name that multiprocessing's children give it."""
+
+# What would fail again, and the user's way out: not worth a second try by value.
+_FINAL = (KeyboardInterrupt, SystemExit, GeneratorExit, RecursionError, MemoryError)
+
+
+def dump_function(fn: Callable[..., Any], *, task: str | None = None, side: Side = "parent") -> bytes:
+    """Pickle what a task calls: by reference if a fresh process can import it, else by value with the globals it reads.
+
+    Callers keep the result for functions, builtins and classes, so it may take its time. Raises SerializationError.
+    """
+    try:
+        data = _fast(fn) if _by_reference(fn) else None
+        if data is not None:
+            return data
+        from taskrun import by_value
+
+        if isinstance(fn, (types.FunctionType, type)):
+            return by_value.dumps_definition(fn)
+        return by_value.dumps(fn, upward=False)  # a partial or a callable object: pickled for each task, like arguments
+    except BaseException as error:  # noqa: BLE001 - a user's __reduce__ may raise anything, SystemExit included
+        from taskrun.blame import pickling_error
+
+        raise pickling_error(fn, error, value="function", side=side, task=task) from error
+
+
+def dump_arguments(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any], *, task: str | None = None, side: Side = "parent"
+) -> bytes:
+    """Pickle a call's arguments. Raises SerializationError that names the argument by position or name."""
+    call = (args, kwargs)
+    try:
+        data = _fast(call)
+        if data is not None:
+            return data
+        from taskrun import by_value
+
+        return by_value.dumps(call, upward=False)
+    except BaseException as error:  # noqa: BLE001 - as in dump_function
+        from taskrun.blame import arguments_error
+
+        raise arguments_error(args, kwargs, error, side=side, task=task) from error
+
+
+def dump_result(value: Any, *, task: str | None = None, side: Side = "worker") -> bytes:
+    """Pickle what a task returned, for its parent. Raises SerializationError."""
+    try:
+        return dump_upward(value)
+    except BaseException as error:  # noqa: BLE001 - as in dump_function
+        from taskrun.blame import pickling_error
+
+        raise pickling_error(value, error, value="result", side=side, task=task) from error
+
+
+def load_function(data: bytes, *, task: str | None = None, side: Side = "worker") -> Callable[..., Any]:
+    """Undo `dump_function`. Raises SerializationError."""
+    return _load(data, "function", task, side)  # type: ignore[no-any-return]
+
+
+def load_arguments(
+    data: bytes, *, task: str | None = None, side: Side = "worker"
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Undo `dump_arguments`. Raises SerializationError that names the argument by position or name."""
+    return _load(data, "arguments", task, side)  # type: ignore[no-any-return]
+
+
+def load_result(data: bytes, *, task: str | None = None, side: Side = "parent") -> Any:
+    """Undo `dump_result`. Raises SerializationError."""
+    return _load(data, "result", task, side)
+
+
+def dump_upward(value: Any) -> bytes:
+    """Pickle *value* for the process that sent its classes. Raises what its pickling code raises."""
+    data = _fast(value)
+    if data is not None:
+        return data
+    from taskrun import by_value
+
+    return by_value.dumps(value, upward=True)
+
+
+def _fast(value: Any) -> bytes | None:
+    """Pickle with the C pickler alone; None if that fails, or works but would not in another process."""
+    try:
+        data = pickle.dumps(value, 5)
+    except _FINAL:
+        raise
+    except Exception:  # noqa: BLE001 - whatever it is, by value it may work, or fail again and be explained
+        return None
+    return None if _MAIN in data else data
+
+
+def _by_reference(fn: Any) -> bool:
+    """Return whether what *fn* is made of could be imported by a fresh process, so that the fast path may be tried."""
+    for _ in range(20):  # partials of methods of partials; a user's __getattr__ could make it endless
+        if isinstance(fn, functools.partial):
+            fn = fn.func
+        elif isinstance(fn, types.MethodType):
+            owner = fn.__self__
+            if not importable((owner if isinstance(owner, type) else type(owner)).__module__):
+                return False
+            fn = fn.__func__
+        else:
+            break
+    if isinstance(fn, (types.FunctionType, type)):
+        return importable(fn.__module__)
+    # A builtin without a module is a method of some object, which the pickler will look at.
+    return isinstance(fn, types.BuiltinFunctionType) or importable(type(fn).__module__)
+
+
+def _load(data: bytes, value: str, task: str | None, side: Side) -> Any:
+    try:
+        return pickle.loads(data)
+    except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may raise anything, SystemExit included
+        from taskrun.blame import unpickling_error
+
+        raise unpickling_error(data, error, value=value, side=side, task=task) from error
