@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from taskrun import setting_checks as checks
 from taskrun.errors import ConfigError, UnsupportedOptionError, did_you_mean
-from taskrun.setting_checks import WrongValueError, show
+from taskrun.setting_checks import WrongValueError
 from taskrun.units import DURATIONS, SIZES, parse_boolean
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ __all__ = [
     "Source",
     "check_setting",
     "checked_value",
-    "mistake_of",
     "misspelt",
+    "mistake_of",
     "parsed_value",
     "raise_mistakes",
     "unknown_option",
@@ -149,7 +150,7 @@ _TABLE = (
     Setting(
         "retry",
         "When a failed task runs again.",
-        "a number of attempts or a table of taskrun.Retry's fields; in code also taskrun.Retry(...) or tenacity's objects",
+        "a number of attempts or a table of taskrun.Retry's fields; in code also taskrun.Retry(...), tenacity objects",
         checks.retry,
         _number,
         optional=True,
@@ -322,9 +323,14 @@ def unknown_option(name: str, origin: str, known: Iterable[str], backend: str | 
 
 def misspelt(name: str, origin: str) -> Mistake | None:
     """Return a mistake when *name* is almost a setting's, or None: then it may be an option of some backend."""
-    import difflib
-
-    if not difflib.get_close_matches(name.lower(), SETTINGS, n=1, cutoff=0.8):
+    if not _is_close(name):
         return None
     hint = did_you_mean(name, SETTINGS)
     return Mistake(name, origin, f"unknown setting {name!r}.{hint}", error=unknown_option(name, origin, SETTINGS))
+
+
+@lru_cache(maxsize=256)  # asked for each unknown variable whenever an executor is made
+def _is_close(name: str) -> bool:
+    import difflib
+
+    return bool(difflib.get_close_matches(name.lower(), SETTINGS, n=1, cutoff=0.8))
