@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from taskrun.threads import OwnThread
@@ -25,7 +25,7 @@ class CallbackRunner:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._inbox: SimpleQueue[Future[Any] | threading.Event | None] = SimpleQueue()
+        self._inbox: SimpleQueue[Future[Any] | None] = SimpleQueue()
         self._starting = threading.Lock()
         self._thread: OwnThread | None = None
         self._inside: set[int] = set()  # identifiers of the threads that run one of our callbacks now
@@ -34,9 +34,13 @@ class CallbackRunner:
         """Queue the callbacks of *future*, which is done. Follow with `run`, once no lock is held."""
         self._inbox.put(future)
 
-    def run(self) -> None:
-        """See to it that what was added gets run."""
-        if self._thread is not None:
+    def run(self, *, here: bool = False) -> None:
+        """See to it that what was added gets run; *here*: in this thread, before returning."""
+        if self._thread is not None or self._inbox.empty():
+            return
+        if here:
+            while (future := self._added()) is not None:
+                self.run_here(future)
             return
         with self._starting:
             if self._thread is None:
@@ -44,11 +48,11 @@ class CallbackRunner:
                 try:
                     thread.start()
                 except RuntimeError:
-                    # The interpreter is shutting down and gives no thread: better here than never.
-                    self._inbox.put(None)
-                    self._loop()
-                    return
-                self._thread = thread
+                    here = True  # the interpreter is shutting down and gives no thread: better here than never
+                else:
+                    self._thread = thread
+        if here:
+            self.run(here=True)
 
     def run_here(self, future: Future[Any]) -> None:
         """Run the callbacks of *future* in the calling thread."""
@@ -65,31 +69,26 @@ class CallbackRunner:
         """Return True in code that one of our callbacks runs."""
         return threading.get_ident() in self._inside
 
-    def drain(self) -> None:
-        """Wait until every callback added so far has run. Must not be called inside a callback."""
-        if self._thread is None:
-            return
-        done = threading.Event()
-        self._inbox.put(done)
-        done.wait()
-
     def close(self) -> None:
-        """End the thread once it has run what was added; does not wait."""
-        if self._thread is not None:
-            self._inbox.put(None)
+        """End the thread once it has run what was added; does not wait. Nothing may be added later."""
+        self.run()
+        self._inbox.put(None)
 
     def join(self) -> None:
-        """Wait until the thread has ended, after `close`."""
+        """Wait until every callback has run, after `close`."""
         if self._thread is not None and not self.inside():
             self._thread.join()
 
+    def _added(self) -> Future[Any] | None:
+        try:
+            return self._inbox.get_nowait()
+        except Empty:
+            return None
+
     def _loop(self) -> None:
-        while (item := self._inbox.get()) is not None:
-            if isinstance(item, threading.Event):
-                item.set()
-                continue
+        while (future := self._inbox.get()) is not None:
             try:
-                self.run_here(item)
+                self.run_here(future)
             except BaseException:  # a callback's SystemExit is no reason to lose the others
-                _log.exception("exception calling callback for %r", item)
-            del item  # do not keep a result alive while waiting
+                _log.exception("exception calling callback for %r", future)
+            del future  # do not keep a result alive while waiting

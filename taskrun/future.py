@@ -14,16 +14,19 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent import futures as standard
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
 from concurrent.futures import _base as _standard_base
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from taskrun.task import Attempt
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
     from taskrun.scheduler import Scheduler
-    from taskrun.task import Attempt, Task
+    from taskrun.task import Task
 
 __all__ = [
     "ALL_COMPLETED",
@@ -96,7 +99,7 @@ class Future(standard.Future[T]):
         self._callbacks: list[Callable[[standard.Future[T]], object]] | None = None
         self._scheduler = scheduler
         self._task: Task | None = None
-        self._records: tuple[Attempt, ...] = ()
+        self._records: tuple[tuple[Any, ...], ...] = ()  # (number, queued, run, error): made presentable when asked for
 
     # -- what clients of the standard class reach into ---------------------------------------------------------------------
 
@@ -158,7 +161,7 @@ class Future(standard.Future[T]):
     @property
     def attempts(self) -> tuple[Attempt, ...]:
         """The record of each attempt that ended, the first one first."""
-        return self._records
+        return tuple(_attempt(*record) for record in self._records)
 
     def result(self, timeout: float | None = None) -> T:
         """Return the task's value, waiting at most *timeout* seconds.
@@ -188,10 +191,11 @@ class Future(standard.Future[T]):
         """Return once the future is done; raise TimeoutError when it is not by then."""
         if self._state in _DONE:
             return
-        waiting = self._scheduler.waiting(self) if self._scheduler is not None else nullcontext()
-        with waiting, self._condition as condition_held:
-            assert condition_held is not None  # noqa: S101  # Condition.__enter__ returns the lock's answer, True
-            if not self._condition.wait_for(self.done, timeout):
+        scheduler = self._scheduler
+        waiting: AbstractContextManager[object] = nullcontext() if scheduler is None else scheduler.waiting(self)
+        condition = self._condition
+        with waiting, condition:
+            if not condition.wait_for(self.done, timeout):
                 raise TimeoutError
 
     def __await__(self) -> Generator[Any, None, T]:
@@ -303,7 +307,7 @@ class Future(standard.Future[T]):
     def _call(self, fn: Callable[[standard.Future[T]], object]) -> None:
         try:
             fn(self)
-        except Exception:  # noqa: BLE001  # the standard rule: a callback's error is logged and swallowed
+        except Exception:  # the standard rule: a callback's error is logged and swallowed
             _log.exception("exception calling callback for %r", self)
 
     def _invoke_callbacks(self) -> None:
@@ -313,6 +317,11 @@ class Future(standard.Future[T]):
 
     def __reduce__(self) -> Any:
         raise TypeError(f"{type(self).__name__} objects cannot be pickled: send the task's result, not its future")
+
+
+def _attempt(number: int, queued: float, run: tuple[Any, ...] | None, error: BaseException | None) -> Attempt:
+    worker, started, duration, cpu_seconds, worker_rss = run or (None,) * 5
+    return Attempt(number, worker, queued, started, duration, cpu_seconds, worker_rss, error)
 
 
 def _waiting(fs: Iterable[standard.Future[Any]]) -> Any:

@@ -18,26 +18,25 @@ emptied by `forget` outside of it.
 from __future__ import annotations
 
 import logging
+import math
 import os
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from taskrun import lifetime
-from taskrun.callbacks import CallbackRunner
-from taskrun.errors import InitializerError, TaskKilledError, TaskTimeoutError
-from taskrun.future import CANCELLED, FINISHED, Future
-from taskrun.options import TaskOptions, WorkerSettings
-from taskrun.room import Room
-from taskrun.task import Cause, Run, Task, function_name
-from taskrun.task_queue import CallerQueue, TaskQueue
-from taskrun.timer import Timer
+from taskrun.closing import Closing
+from taskrun.errors import TaskKilledError, TaskTimeoutError
+from taskrun.future import CANCELLED, FINISHED, PENDING, RUNNING, Future
+from taskrun.task import Cause, Run, Task
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from contextvars import Context
+
     from taskrun.backends.base import Backend
+    from taskrun.options import TaskOptions, WorkerSettings
     from taskrun.task import Feeder
 
 __all__ = ["Outcome", "Scheduler"]
@@ -45,46 +44,28 @@ __all__ = ["Outcome", "Scheduler"]
 Outcome = tuple[Task, bool, Any, Cause | None, Run | tuple[Any, ...] | None]
 """(task, succeeded, value or error, cause of the error, what it cost): one attempt's end, as backends report it."""
 
-MAX_RESPAWNS = 3
-"""How often a worker whose initializer failed is tried again before the executor is declared broken."""
-_KILL_AFTER = 0.5  # seconds between asking and killing when Ctrl-C ends a `with` block
-_GONE_AFTER = 5.0  # seconds to wait for killed workers; they cannot refuse, but the machine may be loaded
-
 _log = logging.getLogger("taskrun")
 
 
-class Scheduler:
-    """What an executor and its backend share: `submit` and its siblings for the one, `pull` and its siblings for the other."""
+class Scheduler(Closing):
+    """What an executor and its backend share: `submit` and its siblings for the one, `pull` and its siblings for the other.
+
+    How all this ends (shutdown, Ctrl-C, a failed initializer, interpreter exit, fork) is in `Closing`, its base.
+    """
 
     def __init__(
         self, backend: Backend, settings: WorkerSettings, *, max_pending: int | None = None, seed: int | None = None
     ) -> None:
-        self.lock = threading.RLock()
-        self.settings = settings
-        self.timer = Timer(settings.name)
-        self.callbacks = CallbackRunner(settings.name)
-        self.counts = {"submitted": 0, "succeeded": 0, "failed": 0, "cancelled": 0, "retried": 0}
-        self._backend = backend
-        self._inline = not backend.capabilities.concurrent
+        super().__init__(backend, settings, max_pending)
         self._wants_context = backend.shares_context or bool(settings.context_vars)
-        self._queue: TaskQueue = CallerQueue() if self._inline else TaskQueue()
         self._seed = int.from_bytes(os.urandom(8), "big") if seed is None else seed
         self._index = 0
-        # Tasks submitted and not settled, plus one for each map that has items left to submit: 0 means nothing will come.
-        self._open = 0
-        self._room = Room(self.lock, None if max_pending is None else max_pending + settings.max_workers, max_pending)
-        self._quiet = threading.Condition(self.lock)  # notified when `_open` falls to 0 and when `_ended` is set
-        self._backoff: set[Task] = set()
-        self._deadlines: dict[Task, float] = {}
-        self._armed: float | None = None  # when the timer will look at the deadlines next
-        self._feeders: set[Feeder] = set()
-        self._closed: str | None = None  # why nothing can be submitted any more
-        self._ended = False  # the backend was told that no task will come
-        self._initializer_failures = 0
-        self._broken: BaseException | None = None
+        self._deadlines: dict[Task, float] = {}  # of the tasks that run: never more than there are workers
+        self._next_deadline = math.inf  # at most the smallest of them
+        self._armed = math.inf  # when the timer looks at them next
         lifetime.register(self)
 
-    # -- for the executor: tasks ------------------------------------------------------------------------------------------
+    # -- for the executor -------------------------------------------------------------------------------------------------
 
     def submit(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: TaskOptions
@@ -95,7 +76,7 @@ class Scheduler:
         room = self._room
         with self.lock:
             if room.limit is not None and self._open >= room.limit:
-                room.wait(self)
+                room.wait(self._full)
             if self._closed is not None or lifetime.exiting():
                 self._refuse()
             # No call separates the reading from the writing of a counter: a signal handler that submits cannot come between.
@@ -110,67 +91,37 @@ class Scheduler:
     def submit_all(
         self,
         fn: Callable[..., Any],
-        calls: Iterable[tuple[Any, ...]],
+        calls: Sequence[tuple[Any, ...]],
         first_index: int,
         options: TaskOptions,
         owner: Feeder,
-        context: Any,
+        context: Context | None,
     ) -> list[Future[Any]]:
-        """Queue a call for each tuple of arguments, which must be a plain list of tuples; for maps, also after `close`."""
+        """Queue a call for each tuple of arguments; for maps, which may do it after `close` as well.
+
+        Raises InitializerError when the executor is broken, RuntimeError in a forked copy.
+        """
         futures: list[Future[Any]] = []
         with self.lock:
             if self._broken is not None or self._closed == "forked":
                 self._refuse()
             put = self._queue.put
-            index = first_index
-            for args in calls:
+            for index, args in enumerate(calls, first_index):
                 future: Future[Any] = Future(self)
                 future._task = task = Task(fn, args, {}, future, index, options, context, self._seed)
                 task.owner = owner
                 put(task)
                 futures.append(future)
-                index += 1
             self._open += len(futures)
         self._backend.wake()
         return futures
 
-    def hold(self, feeder: Feeder) -> None:
-        """Note that *feeder* has items left: shutdown waits for it. Raises as `submit` does."""
-        with self.lock:
-            if self._closed is not None or lifetime.exiting():
-                self._refuse()
-            if feeder not in self._feeders:
-                self._feeders.add(feeder)
-                self._open += 1
+    def context_for_tasks(self) -> Context | None:
+        """Return what `submit_all` wants as context: a copy of the caller's, where the backend uses it."""
+        return copy_context() if self._wants_context else None
 
-    def release(self, feeder: Feeder) -> None:
-        """Note that *feeder* has submitted its last item, or will submit none."""
-        with self.lock:
-            if feeder not in self._feeders:
-                return
-            self._feeders.discard(feeder)
-            self._open -= 1
-            ending = self._progress()
-        if ending:
-            self._end()
-
-    def check_open(self) -> None:
-        """Raise what `submit` would raise now."""
-        with self.lock:
-            if self._closed is not None or lifetime.exiting():
-                self._refuse()
-
-    def _refuse(self) -> None:
-        if self._broken is not None:
-            raise InitializerError(str(self._broken)) from self._broken.__cause__
-        if self._closed == "forked":
-            raise RuntimeError(
-                f"this executor belongs to the parent of process {os.getpid()}: its workers and threads are not here after a "
-                "fork; make a new taskrun.Executor in the child"
-            )
-        if lifetime.exiting():
-            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
-        raise RuntimeError("cannot schedule new futures after shutdown")
+    def _full(self) -> bool:
+        return self._closed is None and self._room.limit is not None and self._open >= self._room.limit
 
     # -- for futures ------------------------------------------------------------------------------------------------------
 
@@ -185,49 +136,260 @@ class Scheduler:
                     self._cancel_waiting(task)
                     ending = self._progress()
                     break
-                if task.begun is not None:
-                    task.cancel_requested = True
-            if task.begun is not None:
-                self._backend.notice_cancel(task)
-                return False
-            # A backend pulled it ahead of its workers. Not under the lock: it may have to look into a channel.
-            if self._backend.revoke(task):
-                with self.lock:
-                    if not task.settled:
-                        task.pulled = False
-                        self._queue.put_back([task])  # the next round of this loop cancels it there
-            elif task.pulled and task.begun is None and not task.settled:
-                # The worker has it, though begin() was not reported yet.
+                begun = task.begun is not None
+            if begun or not self._take_back(task):
                 task.cancel_requested = True
                 self._backend.notice_cancel(task)
                 return False
-        if ending:
-            self._end()
         if future._callbacks:
             self.callbacks.run_here(future)
-        self._after_settling((task,))
+        self._let_go((task,))
+        if ending:
+            self._end()
         return True
+
+    def _take_back(self, task: Task) -> bool:
+        """Get a task back that a backend pulled ahead of its workers; False when a worker has it."""
+        # Not under the lock: the backend may have to look into a channel.
+        if self._backend.revoke(task):
+            with self.lock:
+                if not task.settled and task.pulled:
+                    self._queue.put_back([task])
+            return True
+        with self.lock:
+            # It began or was given back or ended meanwhile, or the worker has it and has not said so yet.
+            return task.settled or not task.pulled
 
     def _cancel_waiting(self, task: Task) -> None:
         """Cancel a task that waits in the queue or in back-off. Under the lock."""
-        task.settled = True
         if task in self._backoff:
             self._backoff.discard(task)
         else:
             self._queue.skip(task)
-        task.future._task = None
-        task.future._finish(CANCELLED, None, None)
-        self._open -= 1
-        self.counts["cancelled"] += 1
+        task.settled = True
+        self._resolve(task, CANCELLED, None, None)
 
     def kill(self, future: Future[Any]) -> bool:
         """Do what `Future.kill` says."""
+        if future.done():
+            return False
         if self.cancel(future):
-            return not future._killed_before
-        return False
+            return True
+        task = future._task
+        if task is None or task.settled or self._backend.capabilities.kill == "no":
+            return False
+        error = TaskKilledError(
+            f"task {task.name!r} was killed by Future.kill() in attempt {task.number}",
+            task=task.name,
+            attempt=task.number,
+        )
+        if not self._backend.stop(task, error, "killed"):
+            self.fail(task, error, "killed")
+        return True
 
     def refresh(self, future: Future[Any]) -> None:
         """Have the backend say whether the task, sent ahead, has begun meanwhile."""
         task = future._task
         if task is not None and task.pulled and task.begun is None:
             self._backend.refresh(task)
+
+    def waiting(self, future: Future[Any]) -> AbstractContextManager[None]:
+        """Return the context in which to wait for *future*; raises RuntimeError where the wait could never end."""
+        if self._closed == "forked":
+            self._refuse()
+        if self.callbacks.inside():
+            raise RuntimeError(
+                "result() of an unfinished future in a done callback of the same executor: the callbacks of that future would "
+                "wait for this one to return; submit a task that waits, or use the future's own add_done_callback"
+            )
+        return self._backend.waiting()
+
+    # -- for backends: taking tasks ---------------------------------------------------------------------------------------
+
+    @property
+    def queued(self) -> int:
+        """How many tasks wait to be pulled."""
+        return len(self._queue)
+
+    def pull(self, limit: int) -> list[Task]:
+        """Take up to *limit* tasks; they stay pending (and may be asked back by `revoke`) until `begin`."""
+        with self.lock:
+            return self._queue.take(limit)
+
+    def pull_one(self) -> Task | None:
+        """Take one task and begin it: for workers that take one at a time and start it at once."""
+        with self.lock:
+            task = self._queue.take_one()
+            if task is None:
+                return None
+            self._begin(task, time.monotonic())
+        if self._next_deadline < self._armed:
+            self._arm()
+        return task
+
+    def begin(self, task: Task, when: float | None = None) -> bool:
+        """Note that a worker took *task* up, at *when* (`time.monotonic`); False: it is over already, forget it."""
+        with self.lock:
+            if task.settled:
+                return False
+            if task.begun is None:
+                self._begin(task, time.monotonic() if when is None else when)
+        if self._next_deadline < self._armed:
+            self._arm()
+        return True
+
+    def give_back(self, tasks: Iterable[Task]) -> None:
+        """Put tasks that were pulled and did not run back at the head of the queue: no blame, no attempt used up."""
+        with self.lock:
+            back = [task for task in tasks if not task.settled and task.pulled]
+            for task in back:
+                task.begun = None
+                task.future._state = PENDING
+                self._deadlines.pop(task, None)
+            self._queue.put_back(back)
+            refused = self._turn_away()
+            ending = self._progress()
+        self._after_turning_away(refused, ending)
+        self._backend.wake()
+
+    # -- for backends: reporting ------------------------------------------------------------------------------------------
+
+    def succeed(self, task: Task, value: Any, run: Run | tuple[Any, ...] | None = None) -> None:
+        """Report that *task* returned *value*."""
+        self.settle(((task, True, value, None, run),))
+
+    def fail(self, task: Task, error: BaseException, cause: Cause, run: Run | tuple[Any, ...] | None = None) -> None:
+        """Report that *task* ended in *error*; the retry policy decides whether it runs again."""
+        self.settle(((task, False, error, cause, run),))
+
+    def settle(self, outcomes: Iterable[Outcome]) -> None:
+        """Report many outcomes at once. Of a task that is settled already nothing is heard."""
+        over: list[Task] = []
+        failed: list[Outcome] = []
+        deadlines = self._deadlines
+        with self.lock:
+            for outcome in outcomes:
+                task, succeeded, value, _, run = outcome
+                if task.settled:
+                    continue
+                task.settled = True
+                if deadlines:
+                    deadlines.pop(task, None)
+                if succeeded:
+                    task.future._records += ((task.number, task.queued, run, None),)
+                    self._resolve(task, FINISHED, value, None)
+                    over.append(task)
+                else:
+                    failed.append(outcome)
+            ending = self._progress()
+        if over:
+            self._let_go(over)
+        for outcome in failed:
+            self._decide(*outcome)
+        if ending:
+            self._end()
+
+    def _decide(self, task: Task, _: bool, error: BaseException, cause: Cause, run: Any) -> None:
+        """Run a failed task again, or let its future fail. The task is settled: nobody else touches it any more."""
+        delay = self._retry_delay(task, error, cause)
+        again = None
+        with self.lock:
+            task.future._records += ((task.number, task.queued, run, error),)
+            if delay is not None and not self._discard:
+                again = task.again()
+                task.future._task = again
+                task.future._state = PENDING
+                self._backoff.add(again)
+                self.counts["retried"] += 1
+            else:
+                self._resolve(task, FINISHED, None, error)
+            ending = self._progress()
+        if again is None or delay is None:
+            self._let_go((task,))
+        else:
+            task.forget()
+            self._back_off(again, delay)
+        if ending:
+            self._end()
+
+    def _retry_delay(self, task: Task, error: BaseException, cause: Cause) -> float | None:
+        """Ask the retry policy; None: no further attempt. Runs the user's predicate, so never under the lock."""
+        policy = task.options.retry
+        if policy is None:
+            return None
+        records = task.future._records
+        elapsed = time.monotonic() - (records[0][1] if records else task.queued)
+        try:
+            if policy.wants_retry(error, cause, task.number, elapsed):
+                return policy.delay(task.number, error, self._seed ^ (task.index * 1_000_003 + task.number))
+            if task.number > 1:
+                error.add_note(policy.note(task.number, elapsed))
+        except BaseException as problem:  # a predicate's own error must not lose the task it was asked about
+            _log.exception("the retry policy of task %r failed", task.name)
+            with suppress(Exception):
+                error.add_note(f"not retried: the retry policy raised {problem!r}")
+        return None
+
+    def _back_off(self, task: Task, delay: float) -> None:
+        if self._inline:
+            try:
+                time.sleep(delay)
+            except BaseException:  # Ctrl-C while the caller waits: nobody else would end this task
+                self.cancel(task.future)
+                raise
+            self._requeue(task)
+        elif delay <= 0:
+            self._requeue(task)
+        elif not self.timer.call_at(time.monotonic() + delay, self._requeue, task):
+            _log.warning("task %r is not retried: the interpreter is shutting down and gives no more threads", task.name)
+            self.cancel(task.future)
+
+    def _requeue(self, task: Task) -> None:
+        with self.lock:
+            if task not in self._backoff:
+                return  # cancelled meanwhile
+            self._backoff.discard(task)
+            task.queued = time.monotonic()
+            self._queue.put(task)
+        self._backend.wake()
+
+    # -- deadlines --------------------------------------------------------------------------------------------------------
+
+    def _begin(self, task: Task, now: float) -> None:
+        """Under the lock; follow with `_arm` outside of it, since it may start the timer's thread."""
+        task.begun = now
+        task.future._state = RUNNING
+        timeout = task.options.timeout
+        if timeout is not None and not self._inline:
+            deadline = self._deadlines[task] = now + timeout
+            if deadline < self._next_deadline:
+                self._next_deadline = deadline
+
+    def _arm(self) -> None:
+        with self.lock:
+            when = self._next_deadline
+            if when >= self._armed:
+                return
+            self._armed = when
+        self.timer.call_at(when, self._look_at_deadlines)
+
+    def _look_at_deadlines(self) -> None:
+        now = time.monotonic()
+        with self.lock:
+            due = [task for task, deadline in self._deadlines.items() if deadline <= now]
+            for task in due:
+                del self._deadlines[task]
+            self._armed = math.inf
+            self._next_deadline = min(self._deadlines.values(), default=math.inf)
+        if self._next_deadline < self._armed:
+            self._arm()
+        for task in due:
+            self._expire(task, now)
+
+    def _expire(self, task: Task, now: float) -> None:
+        begun, limit = task.begun, task.options.timeout
+        if begun is None or limit is None or task.settled:
+            return
+        error = TaskTimeoutError(limit=limit, elapsed=now - begun, task=task.name, attempt=task.number)
+        if not self._backend.stop(task, error, "timeout"):
+            self.fail(task, error, "timeout")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -11,10 +10,22 @@ from taskrun.options import NO_OPTIONS, TaskOptions
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Callable, Mapping
 
     from taskrun.future import Future
 
-__all__ = ["Attempt", "Cause", "CurrentTask", "Run", "Task", "current_task", "derive_seed", "entered", "function_name"]
+__all__ = [
+    "Attempt",
+    "Cause",
+    "CurrentTask",
+    "Feeder",
+    "Run",
+    "Task",
+    "current_task",
+    "derive_seed",
+    "entered",
+    "function_name",
+]
 
 Cause = Literal["raised", "crashed", "timeout", "killed", "serialization", "initializer", "cancelled"]
 """Where an error came from. A retry policy's `on` is asked about "raised" only; "crashed" and "timeout" have switches of their
@@ -53,6 +64,8 @@ class Feeder(Protocol):
     """Whoever submits more when a task of his is over (a `map` with items left)."""
 
     def advance(self) -> None: ...
+
+    def executor_closed(self, *, cancelled: bool) -> None: ...
 
 
 class Task:

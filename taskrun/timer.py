@@ -6,10 +6,12 @@ import heapq
 import logging
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taskrun.threads import OwnThread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Timer"]
 

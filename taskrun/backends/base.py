@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -96,6 +97,9 @@ class Backend(ABC):
     task_option_names: ClassVar[Mapping[str, str]] = {}
     """The options of its own that `Executor.options(...)` accepts, likewise."""
 
+    shares_context: ClassVar[bool] = False
+    """Tasks run in this process: each attempt runs in a copy of `task.context`, the submitter's context variables."""
+
     @classmethod
     def unavailable(cls) -> str | None:
         """Return what is missing on this machine and how to get it, or None when the backend can be used."""
@@ -129,6 +133,17 @@ class Backend(ABC):
         """
         return False
 
+    def refresh(self, task: Task) -> None:
+        """Look whether a pulled task has begun, and `begin` it if so: somebody asks `Future.running()`.
+
+        Only a backend that pulls ahead of its workers needs it.
+        """
+        return
+
+    def recall(self) -> None:
+        """Give back (`scheduler.give_back`) everything pulled that has not begun: it will be cancelled. Does not wait."""
+        return
+
     @abstractmethod
     def stop(self, task: Task, error: BaseException, cause: Literal["timeout", "killed"]) -> bool:
         """Stop a task that has begun: its time is up or the user killed it.
@@ -144,6 +159,17 @@ class Backend(ABC):
         The default does nothing: thread-like backends share `task.cancel_requested` with the running code.
         """
         return
+
+    def owns_current_thread(self) -> bool:
+        """Return True in a thread that runs one of this backend's tasks: waiting there for all tasks would never end."""
+        return False
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """Return the context in which the current thread waits for a task of this backend.
+
+        A backend whose workers are threads of this process makes up for a worker that waits with one more worker.
+        """
+        return nullcontext()
 
     @abstractmethod
     def shutdown(self) -> None:

@@ -1,7 +1,7 @@
 """From the INPUT arguments of `taskrun run` to a stream of items, one call each, without ever holding a whole input.
 
 A line, row or file that cannot be used becomes an item with a `problem`: it fails by itself, under its own index, and
-its neighbours run. Only what is wrong before anything ran (a missing file, a pattern without a match) is a `CommandError`.
+its neighbours run. Only what is wrong before anything ran (a missing file, say) raises `CommandError`.
 """
 
 from __future__ import annotations

@@ -53,8 +53,8 @@ def error_type(error: BaseException) -> str:
 def record_of(outcome: Outcome, *, tracebacks: bool = False, as_repr: bool = False) -> Record:
     """Return the record of an outcome: index, input, (source,) ok, value or error, seconds, attempts.
 
-    With *as_repr* what JSON cannot express in a value is its `repr`; otherwise such a value makes the record a failed one
-    that says which part it was, and keeps the `repr` of the whole, so that the work is not lost.
+    With *as_repr* what JSON cannot express in a value is its `repr`; otherwise such a value makes the record a failed
+    one that says which part it was, and keeps the `repr` of the whole, so that the work is not lost.
     """
     item = outcome.item
     record: Record = {"index": item.index, "input": item.value}
@@ -122,8 +122,8 @@ def _safe(show: Any, thing: object) -> str:
 class Results:
     """Where the records go: a file, or standard output (`-`).
 
-    Standard output then carries records and nothing else: what functions print meanwhile, in this process and in workers,
-    goes to standard error. A context manager, entered before workers start and before the user's module is imported.
+    Standard output then carries records and nothing else: what functions print meanwhile, here and in workers, goes to
+    standard error. A context manager, entered before workers start and before the user's module is imported.
     Raises CommandError with `ExitCode.BROKEN_PIPE` or `ExitCode.OUTPUT` where writing fails.
     """
 
@@ -147,7 +147,7 @@ class Results:
                 if source.path != "-" and os.path.samefile(source.path, self._path):
                     raise CommandError(f"--output {self._path} is also an input; it would be overwritten")
         try:
-            self._stream = open(self._path, "wb")  # closed by __exit__
+            self._stream = open(self._path, "wb")  # noqa: SIM115  # closed by __exit__
         except OSError as error:
             raise CommandError(f"--output {self._path} cannot be written: {error.strerror or error}") from None
 

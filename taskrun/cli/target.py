@@ -1,10 +1,10 @@
 """Finding the function that `taskrun run` was told to call.
 
 Both forms end in an ordinary import, also FILE.py:FUNCTION: the file's directory is put first on `sys.path`, as
-`python FILE.py` does, and the file is imported by its name. Workers get the parent's `sys.path`, so they import the same
-module, and functions, classes and module state work as in any other module. (Sending the functions by value would work
-too, but copies the globals they read with them and runs no module-level code in the workers.) The part of a script below
-``if __name__ == "__main__":`` does not run, because the module has its own name.
+`python FILE.py` does, and the file is imported by its name. Workers get the parent's `sys.path`, so they import the
+same module, and functions, classes and module state work as in any other module. (Sending the functions by value would
+work too, but copies the globals they read with them and runs no module-level code in the workers.) The part of a script
+below ``if __name__ == "__main__":`` does not run, because the module has its own name.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def load_target(target: str) -> Callable[..., Any]:
 
 
 def _file_module(path: Path) -> tuple[str, str]:
-    """Return the module name of a file and the directory to import it from: for one in a package, the package's parent."""
+    """Return the module name of a file and the directory to import it from (a package's: its parent)."""
     if not path.is_file():
         raise CommandError(f"{path}: no such file (looked from {Path.cwd()})")
     if path.suffix != ".py":

@@ -1,0 +1,289 @@
+"""How the work of an executor ends: shutdown, Ctrl-C, a failed initializer, interpreter exit, a fork.
+
+The counters and the queue are here too, since "nothing is left" is what every ending waits for. The lock plan is the
+scheduler's; see there.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from taskrun import lifetime
+from taskrun.callbacks import CallbackRunner
+from taskrun.errors import InitializerError
+from taskrun.future import CANCELLED, FINISHED
+from taskrun.room import Room
+from taskrun.task_queue import CallerQueue, TaskQueue
+from taskrun.timer import Timer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from taskrun.backends.base import Backend
+    from taskrun.options import WorkerSettings
+    from taskrun.task import Feeder, Task
+
+__all__ = ["MAX_RESPAWNS", "Closing"]
+
+MAX_RESPAWNS = 3
+"""How often workers whose initializer failed are tried again, in a row, before the executor is declared broken."""
+_FIRST_PAUSE = 0.05  # seconds before the first of them, doubled each time
+_KILL_AFTER = 0.5  # seconds between asking and killing when Ctrl-C ends the work
+_GONE_AFTER = 5.0  # seconds to wait for killed workers: they cannot refuse, but the machine may be loaded
+
+
+class Closing:
+    """The part of the scheduler that counts what is open and brings it to an end."""
+
+    def __init__(self, backend: Backend, settings: WorkerSettings, max_pending: int | None) -> None:
+        self.lock = threading.RLock()
+        self.settings = settings
+        self.timer = Timer(settings.name)
+        self.callbacks = CallbackRunner(settings.name)
+        self.counts = {"submitted": 0, "succeeded": 0, "failed": 0, "cancelled": 0, "retried": 0}
+        self._backend = backend
+        self._inline = not backend.capabilities.concurrent
+        self._queue: TaskQueue = CallerQueue() if self._inline else TaskQueue()
+        self._room = Room(self.lock, max_pending, settings.max_workers)
+        # Tasks submitted and not settled, plus one for each map that has items left to submit: at 0 nothing will come.
+        self._open = 0
+        self._backoff: set[Task] = set()  # failed tasks that wait for their next attempt
+        self._feeders: set[Feeder] = set()  # maps that have items left to submit
+        self._closed: str | None = None  # why nothing can be submitted: "shutdown", "broken", "forked"
+        self._discard = False  # what has not started is cancelled, what fails is not retried
+        self._ending = False  # `_end` was called
+        self._ended = False  # ... and is through
+        self._quiet = threading.Condition(self.lock)  # notified when `_open` falls to 0 and when `_ended` is set
+        self._broken: InitializerError | None = None
+        self._initializer_failures = 0
+
+    # -- who may still submit ---------------------------------------------------------------------------------------------
+
+    def check_open(self) -> None:
+        """Raise what `submit` would raise now."""
+        with self.lock:
+            if self._closed is not None or lifetime.exiting():
+                self._refuse()
+
+    def _refuse(self) -> None:
+        if self._broken is not None:
+            raise self._broken_error()
+        if self._closed == "forked":
+            raise RuntimeError(
+                "this executor was made before the fork that made process "
+                f"{os.getpid()}: its workers and threads stayed in the parent; make a new taskrun.Executor here"
+            )
+        if lifetime.exiting():
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        raise RuntimeError("cannot schedule new futures after shutdown")
+
+    def hold(self, feeder: Feeder) -> None:
+        """Note that *feeder* has items left: shutdown waits for it. Raises as `submit` does."""
+        with self.lock:
+            if self._closed is not None or lifetime.exiting():
+                self._refuse()
+            self._feeders.add(feeder)
+            self._open += 1
+
+    def release(self, feeder: Feeder) -> None:
+        """Note that *feeder* will submit nothing more."""
+        with self.lock:
+            if feeder not in self._feeders:
+                return
+            self._feeders.discard(feeder)
+            self._open -= 1
+            ending = self._progress()
+        if ending:
+            self._end()
+
+    # -- counting ---------------------------------------------------------------------------------------------------------
+
+    def _resolve(self, task: Task, state: str, value: Any, error: BaseException | None) -> None:
+        """Settle the future of *task* for good. Under the lock; follow with `_progress`, then `_let_go` outside of it."""
+        future = task.future
+        future._task = None
+        future._finish(state, value, error)
+        self._open -= 1
+        if state == FINISHED:
+            self.counts["succeeded" if error is None else "failed"] += 1
+            if future._callbacks:
+                self.callbacks.add(future)
+        else:
+            self.counts["cancelled"] += 1
+
+    def _progress(self) -> bool:
+        """Wake whoever waits for tasks to end. Under the lock; True: the caller must call `_end` outside of it."""
+        if self._room.waiting:
+            self._room.notify()
+        if self._open:
+            return False
+        self._quiet.notify_all()
+        if self._closed is None or self._ending:
+            return False
+        self._ending = True
+        return True
+
+    def _let_go(self, tasks: Iterable[Task]) -> None:
+        """Let settled tasks go of the user's objects, run callbacks and have maps go on. Not under the lock."""
+        owners = set()
+        for task in tasks:
+            if task.owner is not None:
+                owners.add(task.owner)
+            task.forget()
+        self.callbacks.run(here=self._inline)
+        for owner in owners:
+            owner.advance()
+
+    # -- ending -----------------------------------------------------------------------------------------------------------
+
+    def close(self, *, cancel_futures: bool = False) -> None:
+        """Accept nothing more; what was accepted runs to its end, or is cancelled if it has not started. Does not wait."""
+        with self.lock:
+            if self._closed is None:
+                self._closed = "shutdown"
+            self._discard = self._discard or cancel_futures
+            refused = self._turn_away()
+            feeders = list(self._feeders)
+            self._room.notify()
+            ending = self._progress()
+        self._after_turning_away(refused, ending)
+        for feeder in feeders:
+            feeder.executor_closed(cancelled=cancel_futures)
+        if cancel_futures and self._closed != "forked":
+            self._backend.recall()
+
+    def _turn_away(self) -> list[Task]:
+        """Settle everything that waits, if the executor is broken or discards it. Under the lock."""
+        if self._broken is None and not self._discard:
+            return []
+        waiting = self._queue.take(len(self._queue)) + list(self._backoff)
+        self._backoff.clear()
+        for task in waiting:
+            task.settled = True
+            if self._broken is not None:
+                self._resolve(task, FINISHED, None, self._broken_error())
+            else:
+                self._resolve(task, CANCELLED, None, None)
+                if task.future._callbacks:
+                    self.callbacks.add(task.future)
+        return waiting
+
+    def _after_turning_away(self, refused: list[Task], ending: bool) -> None:
+        if refused:
+            self._let_go(refused)
+        if ending:
+            self._end()
+
+    def _end(self) -> None:
+        """Nothing will come any more: end the workers and our threads. Called once; waits for nothing."""
+        self._backend.shutdown()
+        self.timer.stop()
+        self.callbacks.close()
+        with self.lock:
+            self._ended = True
+            self._quiet.notify_all()
+
+    def wait_closed(self) -> None:
+        """After `close`: wait until every task, worker and callback is through. KeyboardInterrupt stops them all."""
+        try:
+            with self._quiet:
+                while not self._ended:
+                    self._quiet.wait()
+            if self._closed != "forked":
+                self._backend.join()
+                self.callbacks.join()
+                self.timer.join()
+        except BaseException:  # KeyboardInterrupt, or what a signal handler raised: the user wants to leave now
+            self.interrupt()
+            raise
+
+    def refuse_waiting(self, what: str) -> None:
+        """Raise RuntimeError where waiting for all tasks would wait for the caller itself."""
+        if self.callbacks.inside():
+            raise RuntimeError(
+                f"{what} in a done callback of the same executor would wait for this very callback to return; "
+                "use shutdown(wait=False) here"
+            )
+        if self._backend.owns_current_thread():
+            raise RuntimeError(
+                f"{what} in a task of the same executor would wait for this very task to end; use shutdown(wait=False) here"
+            )
+
+    def interrupt(self, *, force: bool = False) -> None:
+        """Cancel what waits, stop what runs (ask, kill after 0.5 s; *force*: kill at once), abandon what cannot be stopped."""
+        self.close(cancel_futures=True)
+        if self._closed == "forked":
+            return
+        self._backend.abort(force=force)
+        if not self._wait_quiet(_GONE_AFTER if force else _KILL_AFTER):
+            self._backend.abort(force=True)
+            self._wait_quiet(_GONE_AFTER)
+        self._backend.join(_GONE_AFTER)
+
+    def _wait_quiet(self, timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        with self._quiet:
+            while not self._ended:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._quiet.wait(left)
+        return True
+
+    # -- a failed initializer -----------------------------------------------------------------------------------------------
+
+    def initializer_ok(self) -> None:
+        """Report that a worker's initializer went well."""
+        self._initializer_failures = 0
+
+    def initializer_failed(self, error: BaseException) -> float | None:
+        """Report that a worker's initializer failed: seconds to wait before the next worker is tried, or None: do not.
+
+        None means that the executor is broken: every future that has not started, and every later `submit`, gets an
+        InitializerError.
+        """
+        with self.lock:
+            self._initializer_failures += 1
+            failures = self._initializer_failures
+            if failures <= MAX_RESPAWNS and self._broken is None:
+                return float(_FIRST_PAUSE * 2 ** (failures - 1))
+        self.break_down(
+            f"the initializer failed in {failures} workers in a row, the last time with {type(error).__name__}: {error}; "
+            "no task can run on this executor: mend the initializer and make a new one",
+            error,
+        )
+        return None
+
+    def break_down(self, message: str, error: BaseException | None) -> None:
+        """Fail whatever waits, and everything submitted later, with InitializerError: workers cannot be started."""
+        with self.lock:
+            if self._broken is None:
+                self._broken = InitializerError(message)
+                self._broken.__cause__ = error
+                self._closed = self._closed or "broken"
+            refused = self._turn_away()
+            feeders = list(self._feeders)
+            self._room.notify()
+            ending = self._progress()
+        self._after_turning_away(refused, ending)
+        for feeder in feeders:
+            feeder.executor_closed(cancelled=True)
+
+    def _broken_error(self) -> InitializerError:
+        """Return a fresh error for each future: tracebacks and notes are added to the one that is raised."""
+        error = InitializerError(str(self._broken))
+        error.__cause__ = self._broken.__cause__ if self._broken is not None else None
+        return error
+
+    # -- fork ---------------------------------------------------------------------------------------------------------------
+
+    def close_forked_copy(self) -> None:
+        """In a child made by os.fork: nothing here works, say so. Another thread may have held the lock at the fork."""
+        self.lock = threading.RLock()
+        self._quiet = threading.Condition(self.lock)
+        self._room = Room(self.lock, None, 1)
+        self._closed = "forked"
+        self._ended = self._ending = True
