@@ -1,8 +1,8 @@
 """The registry: from a backend's name to its class.
 
-Built-in backends are named here; third parties register theirs by the entry-point group ``taskrun.backends``, the entry's
-name being the backend's. Nothing is imported before a backend is asked for by name, and a bad registration hurts only
-the backend that it registers.
+Built-in backends are named here; third parties register theirs by the entry-point group ``taskrun.backends``, where the
+entry's name is the backend's. Nothing is imported before a backend is asked for by name, and a bad registration hurts
+only the backend that it registers.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class _Entry:
 def load_backend(name: str, *, origin: str | None = None) -> type[Backend]:
     """Return the class of the backend *name*, importing it now; *origin* says in messages who asked for it.
 
-    Raises UnknownBackendError for a name that nobody registers, BackendUnavailableError when what it needs is not on this
-    machine (saying what to install), and ConfigError for a bad registration. Never returns another backend instead.
+    Raises UnknownBackendError for a name that nobody registers, BackendUnavailableError when what it needs is not on
+    this machine (saying what to install), ConfigError for a bad registration. Never returns another backend instead.
     """
     target = BUILTIN.get(name)
     if target is not None:
@@ -124,6 +124,8 @@ def _load(entry: _Entry, origin: str | None) -> type[Backend]:
     import importlib
 
     module_name, _, attribute = entry.target.partition(":")
+    if not module_name or not attribute:
+        raise _bad(entry, 'the entry must be written as "module:class"', origin)
     try:
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
@@ -204,8 +206,8 @@ _cache: tuple[object, dict[str, tuple[_Entry, ...]]] | None = None
 def _registered() -> dict[str, tuple[_Entry, ...]]:
     """Return what installed distributions register, by name; reads their metadata only.
 
-    Kept until `sys.path`, a finder or one of the path's directories changes: reading every distribution's metadata takes
-    some ten milliseconds, asking the directories for their times some ten microseconds.
+    Kept until `sys.path`, a finder or one of the path's directories changes: reading every distribution's metadata
+    takes some ten milliseconds, asking the directories for their times some ten microseconds.
     """
     global _cache
     key = (tuple(sys.path), tuple(map(id, sys.meta_path)), tuple(map(_modified, sys.path)))
@@ -239,9 +241,10 @@ def _scan() -> dict[str, tuple[_Entry, ...]]:
             seen.add(name.lower().replace("_", "-"))
             for point in distribution.entry_points:
                 if point.group == GROUP:
-                    entry = _Entry(point.name, point.value, f"{name} {distribution.version}", name)
+                    target = point.value.partition("[")[0].strip()  # without extras
+                    entry = _Entry(point.name, target, f"{name} {distribution.version}", name)
                     found.setdefault(point.name, []).append(entry)
-        except Exception:  # noqa: BLE001, S112
+        except Exception:  # noqa: S112
             # Damaged metadata of one distribution, in whatever way, must not take the other backends away.
             continue
     return {name: tuple(entries) for name, entries in found.items()}
