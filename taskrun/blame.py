@@ -68,9 +68,7 @@ def pickling_error(obj: Any, error: BaseException, *, value: str, side: Side, ta
     where = f"; it is in {', of '.join(reversed(path))}: {_describe(culprit)}" if path else f" ({_describe(obj)})"
     message = f"{_subject(value, task)} cannot be pickled in the {side}{where}. {_said(error)}.{_hint(culprit)}"
     return _with_cause(
-        SerializationError(
-            message, value=value, direction="pickling", side=side, task=task, type_name=_type_name(culprit)
-        ),
+        SerializationError(message, value=value, direction="pickling", side=side, task=task, type_name=_type_name(culprit)),
         error,
     )
 
@@ -168,9 +166,7 @@ def _walk_function(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
 # -- unpickling --------------------------------------------------------------------------------------------------------
 
 
-def unpickling_error(
-    data: bytes, error: BaseException, *, value: str, side: Side, task: str | None
-) -> SerializationError:
+def unpickling_error(data: bytes, error: BaseException, *, value: str, side: Side, task: str | None) -> SerializationError:
     """Return the error for *data*, which did not unpickle because of *error*."""
     if value == "arguments":
         value = _failing_argument(data) or value
@@ -194,29 +190,43 @@ def _missing_name(error: BaseException, side: Side) -> str:
 def _failing_argument(data: bytes) -> str | None:
     """Return which argument it is that does not unpickle, by unpickling ever longer beginnings of the message."""
     try:
+        kept, data = _inner(data)  # the classes must stay alive meanwhile
         for name, beginning in _beginnings(data):
             try:
                 pickle.loads(beginning)
             except BaseException:  # noqa: BLE001 - to find out whether it raises is the purpose
                 return name
+        del kept
     except Exception:  # noqa: BLE001, S110 - a message of another shape: the name is all that is lost
         pass
     return None
 
 
+def _inner(data: bytes) -> tuple[object, bytes]:
+    """Return the definitions and the payload of a message that carries both (see `by_value`)."""
+    parts = [arg for op, arg, _ in pickletools.genops(data) if isinstance(arg, bytes) and "BYTES" in op.name]
+    if b"open_message" not in data[:80] or not parts:
+        return None, data
+    return pickle.loads(parts[-2]) if len(parts) > 1 else None, parts[-1]
+
+
 def _beginnings(data: bytes) -> Iterator[tuple[str, bytes]]:
     """Yield the name of each argument with a pickle that ends with it.
 
-    In a pickle of ``(args, kwargs)`` the values are laid on a stack one after the other. Argument k begins after the last
-    instruction before the tuple is made that leaves exactly the k values before it (and the mark, in a longer tuple).
+    In a pickle of ``(args, kwargs)`` the values are laid on a stack one after the other. What makes args, or one value in
+    it, ends with the last instruction that leaves it on top of the values before it.
     """
     ops, stream = _without_frames(data)
-    depths, made_at = _depths(ops)
-    base = 1 if ops[made_at][0].name == "TUPLE" else 0
-    count = depths[made_at - 1] - base if ops[made_at][0].name != "EMPTY_TUPLE" else 0
-    ends = [max(i for i in range(made_at) if depths[i] == base + k + 1) for k in range(count)]
-    for k, end in enumerate(ends):
-        # The pickle may hold a mark below the value; loads returns the top of the stack all the same.
+    depths = _depths(ops)
+    outer = max(i for i, (op, _, _) in enumerate(ops) if op.name == "TUPLE2")
+    made_at = max(i for i in range(outer) if depths[i] == 1)
+    if ops[made_at][0].name == "MEMOIZE":
+        made_at -= 1
+    kind = ops[made_at][0].name
+    below = 1 if kind == "TUPLE" else 0  # a longer tuple begins with a mark
+    count = 0 if kind == "EMPTY_TUPLE" else depths[made_at - 1] - below
+    for k in range(count):
+        end = max(i for i in range(made_at) if depths[i] == below + k + 1)
         yield f"argument {k}", stream[: ops[end + 1][2]] + b"."
     yield "a keyword argument", stream
 
@@ -233,27 +243,22 @@ def _without_frames(data: bytes) -> tuple[list[tuple[Any, Any, int]], bytes]:
     return ops, stream
 
 
-def _depths(ops: list[tuple[Any, Any, int]]) -> tuple[list[int], int]:
-    """Return the depth of the stack after each instruction, and the index of the one that makes the tuple of arguments."""
-    stack: list[bool] = []  # for each entry: is it a mark?
+def _depths(ops: list[tuple[Any, Any, int]]) -> list[int]:
+    """Return the depth of the unpickler's stack after each instruction."""
+    stack: list[bool] = []  # for each entry, whether it is a mark
     depths: list[int] = []
-    made_at = -1
-    for i, (op, _, _) in enumerate(ops):
-        before = op.stack_before
-        if pickletools.markobject in before:
+    mark = pickletools.markobject
+    for op, _, _ in ops:
+        taken = op.stack_before
+        if mark in taken:
             while not stack.pop():
                 pass
-            # What lies below the mark, as the list for APPENDS
-            for _ in before[: before.index(pickletools.markobject)]:
-                stack.pop()
-        elif before:
-            del stack[-len(before) :]
-        stack.extend(item is pickletools.markobject for item in op.stack_after)
+            taken = taken[: taken.index(mark)]  # what lies below the mark, as the list for APPENDS
+        if taken:
+            del stack[-len(taken) :]
+        stack.extend(item is mark for item in op.stack_after)
         depths.append(len(stack))
-        if op.name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_TUPLE") and len(stack) == 1:
-            if i < len(ops) - 2:
-                made_at = i if made_at < 0 or depths[i] == 1 else made_at
-    return depths, made_at
+    return depths
 
 
 # -- words -------------------------------------------------------------------------------------------------------------

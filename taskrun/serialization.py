@@ -1,9 +1,9 @@
 """How functions, arguments and results travel between processes.
 
 The hot path is one call of the C pickler and one search for the name of `__main__` in what it made. A reference to
-`__main__` pickles without complaint and fails in the worker, which has another `__main__`; so the marker, like a failure,
-leads to `by_value`. Arguments are not searched for other modules that a worker could not import (those made by `exec` and
-put into `sys.modules`): that would mean reading every payload opcode by opcode. Functions are, since they are sent once.
+`__main__` pickles without complaint and fails in the worker, which has another `__main__`; so the marker, like a
+failure, leads to `by_value`. Arguments are not searched for other modules that a worker could not import (those made by
+`exec` and put into `sys.modules`): that would mean reading every payload opcode by opcode. Functions are looked at.
 
 Every function here runs the user's code (`__reduce__`, `__setstate__`, imports): call none with a lock held. They raise
 SerializationError, with the original error as `__cause__` whatever it was, and nothing else.
@@ -53,7 +53,7 @@ def dump_function(fn: Callable[..., Any], *, task: str | None = None, side: Side
         if isinstance(fn, (types.FunctionType, type)):
             return by_value.dumps_definition(fn)
         return by_value.dumps(fn, upward=False)  # a partial or a callable object: pickled for each task, like arguments
-    except BaseException as error:  # noqa: BLE001 - a user's __reduce__ may raise anything, SystemExit included
+    except BaseException as error:
         from taskrun.blame import pickling_error
 
         raise pickling_error(fn, error, value="function", side=side, task=task) from error
@@ -71,7 +71,7 @@ def dump_arguments(
         from taskrun import by_value
 
         return by_value.dumps(call, upward=False)
-    except BaseException as error:  # noqa: BLE001 - as in dump_function
+    except BaseException as error:
         from taskrun.blame import arguments_error
 
         raise arguments_error(args, kwargs, error, side=side, task=task) from error
@@ -81,7 +81,7 @@ def dump_result(value: Any, *, task: str | None = None, side: Side = "worker") -
     """Pickle what a task returned, for its parent. Raises SerializationError."""
     try:
         return dump_upward(value)
-    except BaseException as error:  # noqa: BLE001 - as in dump_function
+    except BaseException as error:
         from taskrun.blame import pickling_error
 
         raise pickling_error(value, error, value="result", side=side, task=task) from error
@@ -92,9 +92,7 @@ def load_function(data: bytes, *, task: str | None = None, side: Side = "worker"
     return _load(data, "function", task, side)  # type: ignore[no-any-return]
 
 
-def load_arguments(
-    data: bytes, *, task: str | None = None, side: Side = "worker"
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def load_arguments(data: bytes, *, task: str | None = None, side: Side = "worker") -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Undo `dump_arguments`. Raises SerializationError that names the argument by position or name."""
     return _load(data, "arguments", task, side)  # type: ignore[no-any-return]
 
@@ -120,7 +118,7 @@ def _fast(value: Any) -> bytes | None:
         data = pickle.dumps(value, 5)
     except _FINAL:
         raise
-    except Exception:  # noqa: BLE001 - whatever it is, by value it may work, or fail again and be explained
+    except Exception:
         return None
     return None if _MAIN in data else data
 
@@ -146,7 +144,7 @@ def _by_reference(fn: Any) -> bool:
 def _load(data: bytes, value: str, task: str | None, side: Side) -> Any:
     try:
         return pickle.loads(data)
-    except BaseException as error:  # noqa: BLE001 - a user's __setstate__ may raise anything, SystemExit included
+    except BaseException as error:
         from taskrun.blame import unpickling_error
 
         raise unpickling_error(data, error, value=value, side=side, task=task) from error
