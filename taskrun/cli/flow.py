@@ -80,9 +80,8 @@ class Flow:
         self._events: SimpleQueue[Outcome | _Stop | BaseException | None] = SimpleQueue()
         self._window = _Window()
         self._lock = threading.Lock()  # for the three below
-        self._open: dict[
-            int, Future[Any] | None
-        ] = {}  # by index: read, outcome not handed out; None: about to be submitted
+        # By index: read, and the outcome not handed out yet; None: about to be submitted.
+        self._open: dict[int, Future[Any] | None] = {}
         self._stopped = False
         self._read_all = False
 

@@ -68,7 +68,7 @@ def _file_module(path: Path) -> tuple[str, str]:
     name = ".".join(parts)
     taken = sys.modules.get(name)
     known = getattr(taken, "__file__", None)
-    if parts[0] in sys.stdlib_module_names or (taken is not None and (known is None or not file.samefile(known))):
+    if parts[0] in sys.stdlib_module_names or (taken is not None and (known is None or Path(known).resolve() != file)):
         raise CommandError(
             f"{path}: another module is already called {parts[0]!r}, workers could not tell them apart; rename it"
         )
