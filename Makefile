@@ -1,0 +1,81 @@
+# The two that matter: `make demo` and `make test`. Each makes the environment it needs; PYTHON=python3.12 chooses another.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# The first Python of 3.11 or later; a candidate has to run, a pyenv shim for a version that is not selected does not.
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
+VERSION := $(shell $(or $(PYTHON),false) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+
+# One environment for each version of Python; `.venv` is left to you.
+VENV ?= .venv-$(VERSION)
+IN_VENV := $(VENV)/bin/python
+PIP := $(IN_VENV) -m pip --disable-pip-version-check --quiet
+VERSIONS := 3.11 3.12 3.13
+
+.PHONY: help demo test test-all lint typecheck format clean python
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/installed ## a real job on processes, then on threads, by changing one setting
+	@$(IN_VENV) docs/examples/demo.py
+
+test: $(VENV)/installed ## the tests; ARGS='-k retry' goes to pytest
+	$(IN_VENV) -W error -X dev -m pytest $(ARGS)
+
+test-all: ## the tests on each of Python 3.11, 3.12 and 3.13 found here
+	@found=(); failed=(); \
+	for version in $(VERSIONS); do \
+	  python=; \
+	  for candidate in python$$version $$(ls -d $$HOME/.pyenv/versions/$$version.*/bin/python 2>/dev/null | sort -rV); do \
+	    if $$candidate -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$$version')" 2>/dev/null; \
+	    then python=$$candidate; break; fi; \
+	  done; \
+	  if [ -z "$$python" ]; then echo "== Python $$version: not found, not tested"; continue; fi; \
+	  echo "== Python $$version: $$python"; found+=($$version); \
+	  $(MAKE) --no-print-directory test PYTHON=$$python VENV=.venv-$$version || failed+=($$version); \
+	done; \
+	echo "== tested on: $${found[*]:-nothing}; failed on: $${failed[*]:-none}"; \
+	[ $${#found[@]} -gt 0 ] && [ $${#failed[@]} -eq 0 ]
+
+lint: $(VENV)/installed-dev typecheck ## ruff, the format, and the types
+	$(IN_VENV) -m ruff check .
+	$(IN_VENV) -m ruff format --check .
+
+typecheck: $(VENV)/installed-dev ## mypy --strict
+	$(IN_VENV) -m mypy
+
+format: $(VENV)/installed-dev ## format the code
+	$(IN_VENV) -m ruff check --fix --select I .
+	$(IN_VENV) -m ruff format .
+
+clean: ## remove the environments made here and what tools leave behind
+	rm -rf $(foreach v,$(VERSIONS),.venv-$(v)) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find taskrun tests docs benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# The stamps are in the environment: removed with it, and older than pyproject.toml once that changes.
+$(VENV)/installed: pyproject.toml | $(IN_VENV)
+	@echo "installing taskrun and what its tests need into $(VENV)"
+	@$(PIP) install -e '.[test]'
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	@$(PIP) install -e '.[dev]'
+	@touch $@
+
+$(IN_VENV): | python
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+
+# Debian and Ubuntu keep ensurepip in a package of its own.
+python:
+	@if [ -z "$(VERSION)" ]; then \
+	  echo "make: Python 3.11 or later is needed and was not found; install it, or say where: make PYTHON=/path/to/python3"; exit 1; fi
+	@if ! $(PYTHON) -c '$(NEW_ENOUGH)'; then echo "make: $(PYTHON) is Python $(VERSION); 3.11 or later is needed"; exit 1; fi
+	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+	  sudo=; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+	  echo "$(PYTHON) cannot make environments; installing python$(VERSION)-venv"; \
+	  command -v apt-get >/dev/null && $$sudo apt-get -qq update && $$sudo apt-get -qq install -y python$(VERSION)-venv \
+	  && $(PYTHON) -c 'import ensurepip, venv' \
+	  || { echo "make: that did not work; as root run: apt-get install python$(VERSION)-venv"; exit 1; }; fi
