@@ -76,7 +76,7 @@ def pickling_error(obj: Any, error: BaseException, *, value: str, side: Side, ta
 def _problem(obj: Any) -> BaseException | None:
     try:
         dump_upward(obj)
-    except BaseException as error:  # noqa: BLE001 - to find out what it raises is the purpose
+    except BaseException as error:  # to find out what it raises is the purpose
         return error.with_traceback(None)
     return None
 
@@ -104,7 +104,7 @@ def _parts(obj: Any) -> list[tuple[str, Any]]:
             parts.append(part)
             if len(parts) >= _MOST_PARTS:
                 break
-    except Exception:  # noqa: BLE001, S110 - the user's properties and iterators; what came before will do
+    except Exception:  # noqa: S110 - the user's properties and iterators; what came before will do
         pass
     return parts
 
@@ -194,10 +194,10 @@ def _failing_argument(data: bytes) -> str | None:
         for name, beginning in _beginnings(data):
             try:
                 pickle.loads(beginning)
-            except BaseException:  # noqa: BLE001 - to find out whether it raises is the purpose
+            except BaseException:  # to find out whether it raises is the purpose
                 return name
         del kept
-    except Exception:  # noqa: BLE001, S110 - a message of another shape: the name is all that is lost
+    except Exception:  # noqa: S110 - a message of another shape: the name is all that is lost
         pass
     return None
 
@@ -272,7 +272,7 @@ def _said(error: BaseException) -> str:
     """Quote the original error; it may be one whose str() fails."""
     try:
         text = str(error).strip().rstrip(".")
-    except BaseException:  # noqa: BLE001 - a user's __str__
+    except BaseException:  # a user's __str__
         text = ""
     return f"{type(error).__qualname__}: {text}" if text else type(error).__qualname__
 

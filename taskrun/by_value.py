@@ -153,7 +153,7 @@ def _pickled(kind: type[P], obj: Any, upward: bool) -> tuple[bytes, P]:
         try:
             pickler = kind(upward=upward, import_globals=True)
             return pickler.dumps(obj), pickler
-        except Exception:  # noqa: BLE001, S110 - the first error tells more
+        except Exception:  # noqa: S110 - the first error tells more
             pass
         raise
 
@@ -258,6 +258,6 @@ def _token(value: Any) -> Any:
     digest = _Digest()
     try:
         pickle.Pickler(digest, 5).dump(value)
-    except Exception:  # noqa: BLE001 - unknown then: the pickling proper will tell
+    except Exception:  # unknown then: the pickling proper will tell
         return None
     return digest.hash.digest()

@@ -60,6 +60,11 @@ class Closing:
         self._broken: InitializerError | None = None
         self._initializer_failures = 0
 
+    @property
+    def concurrent(self) -> bool:
+        """False when tasks run in the caller, at `submit`."""
+        return not self._inline
+
     # -- who may still submit ---------------------------------------------------------------------------------------------
 
     def check_open(self) -> None:

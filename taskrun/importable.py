@@ -46,7 +46,7 @@ def _would_be_found(module_name: str, module: types.ModuleType) -> bool:
     for finder in sys.meta_path:
         try:
             spec = finder.find_spec(module_name, path)
-        except Exception:  # noqa: BLE001, S112 - a finder of anybody's; one that fails does not find it
+        except Exception:  # noqa: S112 - a finder of anybody's; one that fails does not find it
             continue
         if spec is not None:
             return here is None or spec.origin is None or not spec.has_location or _same_file(here, spec.origin)

@@ -174,7 +174,7 @@ class Retry:
             if self._compile().stop(state):
                 return False
             return cause != "raised" or bool(self._named(error) or self._compile().retry(state))
-        except BaseException as problem:  # noqa: BLE001 - user code, asked in a thread of ours that must go on
+        except BaseException as problem:  # user code, asked in a thread of ours that must go on
             _tell(error, f"taskrun: not retried, the retry policy itself failed with {problem!r}")
             return False
 
@@ -188,7 +188,7 @@ class Retry:
             seconds = float(self._compile().wait(self._state(error, attempt, 0.0)))
             if not math.isfinite(seconds):
                 raise ValueError(f"the wait is {seconds}")
-        except BaseException as problem:  # noqa: BLE001 - as above
+        except BaseException as problem:  # as above
             _tell(error, f"taskrun: the retry policy's wait failed with {problem!r}; waited {self.initial} s instead")
             return float(self.initial)
         if self.jitter and not callable(self.wait):

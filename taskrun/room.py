@@ -24,10 +24,10 @@ class Room:
     wait alone would need every start of a task reported at once, which a batch in a worker process does not do.
     """
 
-    def __init__(self, lock: threading.RLock, max_pending: int | None, max_workers: int) -> None:  # type: ignore[valid-type]
+    def __init__(self, lock: threading.RLock, max_pending: int | None, max_workers: int) -> None:
         self.limit = None if max_pending is None else max_pending + max_workers
         self._max_pending = max_pending
-        self._freed = threading.Condition(lock)  # type: ignore[arg-type]
+        self._freed = threading.Condition(lock)
         self.waiting = 0
 
     def wait(self, full: Callable[[], bool]) -> None:

@@ -289,7 +289,7 @@ class Scheduler(Closing):
         if ending:
             self._end()
 
-    def _decide(self, task: Task, _: bool, error: BaseException, cause: Cause, run: Any) -> None:
+    def _decide(self, task: Task, _: bool, error: BaseException, cause: Cause | None, run: Any) -> None:
         """Run a failed task again, or let its future fail. The task is settled: nobody else touches it any more."""
         delay = self._retry_delay(task, error, cause)
         again = None
@@ -312,10 +312,10 @@ class Scheduler(Closing):
         if ending:
             self._end()
 
-    def _retry_delay(self, task: Task, error: BaseException, cause: Cause) -> float | None:
+    def _retry_delay(self, task: Task, error: BaseException, cause: Cause | None) -> float | None:
         """Ask the retry policy; None: no further attempt. Runs the user's predicate, so never under the lock."""
         policy = task.options.retry
-        if policy is None:
+        if policy is None or cause is None:
             return None
         records = task.future._records
         elapsed = time.monotonic() - (records[0][1] if records else task.queued)

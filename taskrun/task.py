@@ -71,8 +71,8 @@ class Feeder(Protocol):
 class Task:
     """One attempt at one call. A retry makes a new Task for the same future, so that a late answer cannot be mistaken.
 
-    Backends read `fn`, `args`, `kwargs`, `options`, `index`, `number`, `seed_root`, `context` and `name`, and keep what they like in
-    `place`. The rest belongs to the scheduler, under its lock.
+    Backends read `fn`, `args`, `kwargs`, `options`, `index`, `number`, `seed_root`, `context` and `name`,
+    and keep what they like in `place`. The rest belongs to the scheduler, under its lock.
     """
 
     # Slots: with 200,000 tasks queued most of the cost of a submit is the garbage collector walking them.

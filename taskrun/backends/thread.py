@@ -1,0 +1,286 @@
+"""Runs tasks in threads of this process.
+
+Locks. The scheduler's lock guards the list of parked workers and the counters. A worker parks under it after looking at the
+queue once more, then sleeps on a lock of its own: whoever queues a task and finds it in the list lets it go. No wake-up is
+lost, nothing polls.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from taskrun.backends.base import Backend, Capabilities
+from taskrun.backends.calls import call
+from taskrun.errors import TaskKilledError, TaskTimeoutError
+from taskrun.threads import OwnThread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from taskrun.options import WorkerSettings
+    from taskrun.scheduler import Scheduler
+    from taskrun.task import Task
+
+__all__ = ["ThreadBackend"]
+
+
+class _Worker(OwnThread):
+    """A thread with its own gate to sleep at."""
+
+    def __init__(self, backend: ThreadBackend, number: int, prefix: str) -> None:
+        super().__init__(f"{prefix}_{number}", backend._work, self)
+        self.backend = backend
+        self.gate = threading.Lock()
+        self.gate.acquire()
+        self.task: Task | None = None
+        self.abandoned = False  # its task timed out or was killed; another thread has its place
+
+
+class ThreadBackend(Backend):
+    """Daemon threads that pull one task at a time; started on demand, kept until shutdown or `max_tasks_per_child`."""
+
+    name: ClassVar[str] = "thread"
+    shares_context: ClassVar[bool] = True
+    option_names: ClassVar = {"thread_name_prefix": "str: how the worker threads are named, before _0, _1, ..."}
+    capabilities = Capabilities(kill="slot only", recycle_by_count=True)
+
+    @classmethod
+    def default_max_workers(cls, cpus: int) -> int:
+        """More than CPUs, as in the standard library: threads mostly wait."""
+        return min(32, cpus + 4)
+
+    def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
+        """Remember whom to serve; threads start when there is work."""
+        self._scheduler = scheduler
+        self._settings = settings
+        self._prefix = settings.backend_options.get("thread_name_prefix") or settings.name
+        self._target = settings.max_workers  # grows while a worker waits for a task of its own executor
+        self._parked: list[_Worker] = []
+        self._workers: set[_Worker] = set()
+        self._number = 0
+        self._closing = False
+
+    # -- getting workers to work --------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Let a parked worker go, or start one."""
+        scheduler = self._scheduler
+        with scheduler.lock:
+            if not scheduler.queued:
+                return
+            if self._parked:
+                self._parked.pop().gate.release()
+                return
+            worker = self._new_worker()
+        if worker is not None:
+            self._start(worker)
+
+    def _new_worker(self) -> _Worker | None:
+        """Register one more worker, if there may be one. Under the lock; start it outside."""
+        if len(self._workers) >= self._target:
+            return None
+        worker = _Worker(self, self._number, self._prefix)
+        self._number += 1
+        self._workers.add(worker)
+        return worker
+
+    def _start(self, worker: _Worker) -> None:
+        try:
+            worker.start()
+        except RuntimeError as error:
+            # No more threads: the others do the work. With none at all, say so on every future.
+            with self._scheduler.lock:
+                self._workers.discard(worker)
+                alone = not self._workers
+            if alone:
+                self._scheduler.break_down(f"no worker thread can be started: {error}", error)
+
+    def _wake_all(self) -> None:
+        with self._scheduler.lock:
+            parked, self._parked = self._parked, []
+        for worker in parked:
+            worker.gate.release()
+
+    # -- in a worker ----------------------------------------------------------------------------------------------------------
+
+    def _work(self, worker: _Worker) -> None:
+        scheduler = self._scheduler
+        done = 0
+        limit = self._settings.max_tasks_per_child
+        if not self._initialize():
+            self._leave(worker)
+            return
+        while self._next(worker):
+            task = worker.task
+            if task is None:
+                continue
+            cancel_soft = self._arm_soft_timeout(worker, task)
+            error, value, run = call(task, worker.name)
+            if cancel_soft:
+                self._disarm_soft_timeout(worker)
+            with scheduler.lock:
+                worker.task = None
+            if error is not None:
+                scheduler.fail(task, error, "raised", run)
+            else:
+                scheduler.succeed(task, value, run)
+            del task, error, value  # an idle worker keeps nothing alive
+            done += 1
+            if worker.abandoned or done == limit:
+                break
+        if self._settings.finalizer is not None and not worker.abandoned:
+            try:
+                self._settings.finalizer()
+            except BaseException:
+                traceback.print_exc()  # nobody waits for this thread's outcome
+        self._leave(worker)
+
+    def _initialize(self) -> bool:
+        initializer = self._settings.initializer
+        if initializer is None:
+            return True
+        while True:
+            try:
+                initializer(*self._settings.initargs)
+            except BaseException as error:  # the user's initializer may raise anything; every future says so
+                pause = self._scheduler.initializer_failed(error)
+                if pause is None:
+                    return False
+                time.sleep(pause)
+            else:
+                self._scheduler.initializer_ok()
+                return True
+
+    def _next(self, worker: _Worker) -> bool:
+        """Give *worker* a task, sleeping until there is one; False: leave."""
+        scheduler = self._scheduler
+        while True:
+            with scheduler.lock:
+                if len(self._workers) > self._target:
+                    return False
+                worker.task = scheduler.pull_one()
+                if worker.task is not None:
+                    return True
+                if self._closing:
+                    return False
+                self._parked.append(worker)
+            worker.gate.acquire()
+
+    def _leave(self, worker: _Worker) -> None:
+        with self._scheduler.lock:
+            self._workers.discard(worker)
+        self.wake()  # work may be left: for whoever takes this place
+
+    # -- timeouts ---------------------------------------------------------------------------------------------------------------
+
+    def _arm_soft_timeout(self, worker: _Worker, task: Task) -> bool:
+        soft = task.options.soft_timeout
+        if soft is None:
+            return False
+        self._scheduler.timer.call_at(time.monotonic() + soft, self._raise_in, worker, task, soft)
+        return True
+
+    def _raise_in(self, worker: _Worker, task: Task, soft: float) -> None:
+        with self._scheduler.lock:
+            if worker.task is not task or worker.ident is None:
+                return  # it is on another task by now
+            name, number = task.name, task.number
+
+            class SoftTimeout(TaskTimeoutError):
+                """The interpreter makes the exception itself, without arguments."""
+
+                def __init__(self, *args: object) -> None:
+                    super().__init__(limit=soft, elapsed=soft, task=name, attempt=number, soft=True)
+
+            SoftTimeout.__name__ = SoftTimeout.__qualname__ = "TaskTimeoutError"
+            _set_async_exc(worker.ident, SoftTimeout)
+
+    def _disarm_soft_timeout(self, worker: _Worker) -> None:
+        """Clear an exception that was set and not yet raised: it must not hit what the worker does next."""
+        with self._scheduler.lock:
+            worker.task = None
+            if worker.ident is not None:
+                _set_async_exc(worker.ident, None)
+
+    def stop(self, task: Task, error: BaseException, cause: Literal["timeout", "killed"]) -> bool:
+        """Give the task's place to another thread; the thread itself cannot be stopped."""
+        with self._scheduler.lock:
+            worker = next((worker for worker in self._workers if worker.task is task), None)
+            if worker is None:
+                return False
+            worker.abandoned = True
+            self._workers.discard(worker)
+        frame = sys._current_frames().get(worker.ident or 0)
+        if frame is not None and isinstance(error, TaskTimeoutError):
+            error.stack = "".join(traceback.format_stack(frame))
+        self.wake()
+        return False
+
+    # -- waiting ------------------------------------------------------------------------------------------------------------------
+
+    def owns_current_thread(self) -> bool:
+        """Return True in one of the worker threads."""
+        current = threading.current_thread()
+        return isinstance(current, _Worker) and current.backend is self
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """One more worker while one of ours waits for another task."""
+        if not self.owns_current_thread():
+            yield
+            return
+        with self._scheduler.lock:
+            self._target += 1
+        self.wake()
+        try:
+            yield
+        finally:
+            with self._scheduler.lock:
+                self._target -= 1
+            self._wake_all()
+
+    # -- ending -------------------------------------------------------------------------------------------------------------------
+
+    def shutdown(self) -> None:
+        """Let idle workers leave."""
+        with self._scheduler.lock:
+            self._closing = True
+        self._wake_all()
+
+    def abort(self, *, force: bool) -> None:
+        """Abandon the threads whose tasks run: nobody can stop them."""
+        with self._scheduler.lock:
+            busy = [(worker, worker.task) for worker in self._workers if worker.task is not None]
+        for _, task in busy:
+            task.cancel_requested = True
+            if force:
+                error = TaskKilledError(f"task {task.name!r} was abandoned when its executor was stopped", task=task.name)
+                self.stop(task, error, "killed")
+                self._scheduler.fail(task, error, "killed")
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the workers that are not abandoned."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._scheduler.lock:
+            workers = [worker for worker in self._workers if worker is not threading.current_thread()]
+        for worker in workers:
+            if worker.ident is not None:
+                worker.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        return not any(worker.is_alive() and not worker.abandoned for worker in workers)
+
+    def workers(self) -> list[str]:
+        """Return the names of the threads."""
+        with self._scheduler.lock:
+            return sorted(worker.name for worker in self._workers)
+
+
+def _set_async_exc(ident: int, exception: type[BaseException] | None) -> None:
+    import ctypes  # at first use: most programs set no soft_timeout
+
+    argument = ctypes.py_object(exception) if exception is not None else None
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), argument)

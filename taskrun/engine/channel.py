@@ -1,0 +1,147 @@
+"""What goes over a worker's channel: frames on a stream socket, and tokens in a pipe.
+
+A *frame* is a header of fixed size, whose first field is the length of the payload that follows it.
+
+    parent -> worker   TASK      run this: slot of the function, number, options; payload: pickled (args, kwargs)
+                       TASK_MORE the same; payload: length of a pickled dict of extras, the extras, (args, kwargs)
+                       FUNCTION  payload: what `dump_function` made, for the slot in the header
+                       STATE     payload: pickled dict of things that hold from here on
+    worker -> parent   READY, or NOT_READY with the error of the initializer
+                       one of DONE, RAISED, UNSENDABLE, TIMED_OUT for each task claimed
+
+A *token* is one byte for each TASK frame, in the same order: the frame's sequence number modulo 255. The worker claims a
+task by reading its token; the parent takes unstarted tasks back by reading their tokens from the same pipe. The kernel
+gives each byte to one of the two, so no memory order has to be relied upon. 255 tells the worker to leave.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections import deque
+from typing import Final
+
+__all__ = ["REPLY", "TASK_HEADER", "FrameReader", "FrameWriter"]
+
+TASK_HEADER: Final = struct.Struct("<QBxHIQqdd")
+"""length, kind, slot, attempt, sequence number, index, timeout, soft timeout (seconds, 0: none)."""
+REPLY: Final = struct.Struct("<QBxxxIQdddQ")
+"""length, kind, (unused), sequence number, started (monotonic), duration, CPU seconds, resident bytes (0: not measured)."""
+
+TASK, TASK_MORE, FUNCTION, STATE = 1, 2, 3, 4
+READY, NOT_READY, DONE, RAISED, UNSENDABLE, TIMED_OUT = 10, 11, 12, 13, 14, 15
+
+LEAVE: Final = 255
+"""The token that ends a worker."""
+TOKENS: Final = 255
+MAX_AHEAD: Final = 240
+"""Frames sent and not known to be read; below 255, so that a token means one frame only."""
+
+_CHUNK = 1 << 18
+_JOIN_BELOW = 1 << 16
+_IOV_MAX = 512
+
+
+class FrameReader:
+    """Cuts what comes from a stream socket into frames; large payloads go straight into memory of their own."""
+
+    def __init__(self, sock: socket.socket, header: struct.Struct) -> None:
+        self._recv_into = sock.recv_into
+        self._unpack = header.unpack_from
+        self._head = header.size
+        self._buffer = bytearray(_CHUNK)
+        self._view = memoryview(self._buffer)
+        self._have = 0
+        self._big: bytearray | None = None  # the payload under way, when it is larger than the buffer
+        self._big_header: tuple[int, ...] = ()
+        self._big_have = 0
+
+    def read(self) -> list[tuple[tuple[int, ...], bytes | bytearray]]:
+        """Receive once and return the frames that are complete now, as (header, payload).
+
+        Raises EOFError when the other side is gone, BlockingIOError when a non-blocking socket has nothing.
+        """
+        if self._big is not None:
+            return self._read_big(self._big)
+        try:
+            got = self._recv_into(self._view[self._have :])
+        except ConnectionResetError:
+            got = 0
+        if not got:
+            raise EOFError
+        return self._cut(self._have + got)
+
+    def _cut(self, have: int) -> list[tuple[tuple[int, ...], bytes | bytearray]]:
+        frames: list[tuple[tuple[int, ...], bytes | bytearray]] = []
+        view, unpack, head, at = self._view, self._unpack, self._head, 0
+        while have - at >= head:
+            header = unpack(view, at)
+            end = at + head + header[0]
+            if end > have:
+                if head + header[0] > len(view):
+                    self._start_big(header, view[at + head : have])
+                    at = have
+                break
+            frames.append((header, bytes(view[at + head : end])))
+            at = end
+        self._have = have - at
+        if at and self._have:
+            self._buffer[: self._have] = self._buffer[at:have]
+        return frames
+
+    def _start_big(self, header: tuple[int, ...], beginning: memoryview) -> None:
+        self._big_header = header
+        self._big = bytearray(header[0])
+        self._big_have = len(beginning)
+        self._big[: self._big_have] = beginning
+
+    def _read_big(self, big: bytearray) -> list[tuple[tuple[int, ...], bytes | bytearray]]:
+        with memoryview(big) as whole, whole[self._big_have :] as rest:
+            try:
+                got = self._recv_into(rest)
+            except ConnectionResetError:
+                got = 0
+        if not got:
+            raise EOFError
+        self._big_have += got
+        if self._big_have < len(big):
+            return []
+        self._big = None
+        return [(self._big_header, big)]
+
+
+class FrameWriter:
+    """Sends without ever blocking: what the socket does not take is kept and sent when it has room."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        # memoryviews, so that the rest of a large payload is never copied
+        self._waiting: deque[memoryview] = deque()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether something waits for the socket to have room."""
+        return bool(self._waiting)
+
+    def send(self, parts: list[bytes]) -> None:
+        """Send *parts*, or as much as the socket takes now. Raises OSError when the other side is gone."""
+        if sum(map(len, parts)) < _JOIN_BELOW:
+            parts = [b"".join(parts)]
+        self._waiting.extend(memoryview(part) for part in parts if part)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what waits, as far as it goes. Raises OSError when the other side is gone."""
+        waiting = self._waiting
+        while waiting:
+            try:
+                if len(waiting) == 1:
+                    sent = self._sock.send(waiting[0])
+                else:
+                    sent = self._sock.sendmsg([waiting[i] for i in range(min(len(waiting), _IOV_MAX))])
+            except BlockingIOError:
+                return
+            while waiting and sent >= len(waiting[0]):
+                sent -= len(waiting.popleft())
+            if sent:
+                waiting[0] = waiting[0][sent:]

@@ -1,0 +1,218 @@
+"""The one place that needs POSIX, and mostly Linux: descriptors across processes, process groups, death signals, memfds.
+
+Everything else in the engine is portable; a system without this seam gets `start_method="spawn"` built on other calls here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import sys
+from typing import Any
+
+__all__ = [
+    "STACK_SIGNAL",
+    "attach_standard_streams",
+    "close_all_but",
+    "die_with",
+    "exit_status",
+    "memory_events",
+    "recv_message",
+    "reset_signals",
+    "signal_group",
+    "start_python",
+    "supported",
+]
+
+_PR_SET_PDEATHSIG = 1
+_MAX_FDS = 16
+
+# A real-time signal that neither the C library nor Python uses: a worker writes its Python stack when it gets it.
+STACK_SIGNAL = int(getattr(signal, "SIGRTMIN", 34)) + 9
+
+
+def supported() -> str | None:
+    """Return what this system lacks for the engine, or None."""
+    needed = ("pidfd_open", "memfd_create", "eventfd", "posix_spawn", "fork")
+    missing = [name for name in needed if not hasattr(os, name)]
+    if missing or not hasattr(signal, "pidfd_send_signal"):
+        return "Linux 5.3 or later (" + ", ".join(missing or ["pidfd_send_signal"]) + ")"
+    if not sys.executable:
+        return "a Python executable (sys.executable is empty, as in some embedded interpreters)"
+    return None
+
+
+def recv_message(sock: socket.socket, size: int = 4096) -> tuple[bytes, list[int]]:
+    """Receive one packet with its descriptors; b"" means that the other side is gone, however it went."""
+    try:
+        data, fds, _, _ = socket.recv_fds(sock, size, _MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+    except (ConnectionResetError, BrokenPipeError):
+        # A peer that dies with unread packets in its socket shows up as a reset: the same news as end of file.
+        return b"", []
+    return data, list(fds)
+
+
+_libc: Any = None
+
+
+def load_libc() -> None:
+    """Load the C library for `die_with`; in the template, so that forked workers need not."""
+    global _libc
+    if _libc is None:
+        try:
+            import ctypes
+
+            _libc = ctypes.CDLL(None, use_errno=True)
+        except (ImportError, OSError):
+            _libc = False  # a Python without ctypes: the template's watch over the parent has to do
+
+
+def die_with(parent: int) -> None:
+    """Have this process killed when the thread that made it ends; exit at once if *parent* is gone already."""
+    load_libc()
+    if _libc:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def reset_signals() -> None:
+    """Undo what a parent did to signal handling: handlers, ignored and blocked signals, the wake-up descriptor."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        handler = signal.getsignal(number)
+        if handler in (signal.SIG_DFL, None) or number in (signal.SIGKILL, signal.SIGSTOP):
+            continue
+        # Python itself ignores SIGPIPE and SIGXFSZ at start: writing to a closed pipe is an OSError, not the end.
+        if number in (signal.SIGPIPE, getattr(signal, "SIGXFSZ", signal.SIGPIPE)) and handler is signal.SIG_IGN:
+            continue
+        try:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        except (OSError, ValueError):
+            continue  # 32 and 33 belong to the C library
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def attach_standard_streams(out: int, err: int) -> None:
+    """Make standard input empty, and standard output and error those of the parent."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(out if out >= 0 else null, 1)
+    os.dup2(err if err >= 0 else null, 2)
+
+
+def close_all_but(keep: set[int]) -> None:
+    """Close every descriptor above the standard streams but those in *keep*.
+
+    Only in a process whose Python objects own none of them: a later finalizer would close a stranger's descriptor.
+    """
+    low = 3
+    for fd in sorted(fd for fd in keep if fd > 2):
+        os.closerange(low, fd)
+        low = fd + 1
+    os.closerange(low, os.sysconf("SC_OPEN_MAX") if not os.path.isdir("/proc/self/fd") else _highest_fd() + 1)
+
+
+def _highest_fd() -> int:
+    return max((int(name) for name in os.listdir("/proc/self/fd")), default=3)
+
+
+def signal_group(pid: int, number: int) -> None:
+    """Send *number* to the process group of *pid*, which must not have been reaped yet (its number cannot be re-used).
+
+    A stopped process would not notice SIGTERM until it is continued, so that is sent too.
+    """
+    for each in (number, signal.SIGCONT) if number == signal.SIGTERM else (number,):
+        try:
+            os.killpg(pid, each)
+        except ProcessLookupError:
+            # Before the child's setpgid: it is alone in the world still.
+            try:
+                os.kill(pid, each)
+            except ProcessLookupError:
+                return
+        except PermissionError:  # a task became another user; nothing to be done about it
+            return
+
+
+def exit_status(pid: int) -> int | None:
+    """Reap *pid*, which has ended: exit code, minus the signal number, or None when somebody else reaped it."""
+    try:
+        _, status = os.waitpid(pid, 0)
+    except ChildProcessError:  # the user's waitpid(-1) took it, or SIGCHLD is ignored
+        return None
+    return os.waitstatus_to_exitcode(status)
+
+
+def has_ended(pid: int) -> int | None:
+    """Return the exit status of an ended child without reaping it, so that its group may still be signalled; else None."""
+    try:
+        found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    if found is None:
+        return None
+    return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
+
+def memory_events() -> int | None:
+    """Return how many processes of this control group the kernel has killed for want of memory; None if it does not say."""
+    try:
+        with open("/proc/self/cgroup", encoding="utf-8") as file:
+            lines = file.read().splitlines()
+        path = next((line[3:] for line in lines if line.startswith("0::")), None)
+        if path is None or ".." in path:
+            return None
+        with open(f"/sys/fs/cgroup{path.rstrip('/')}/memory.events", encoding="utf-8") as file:
+            for line in file:
+                key, _, value = line.partition(" ")
+                if key == "oom_kill":
+                    return int(value)
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def start_python(code: str, args: list[str], fds: list[int]) -> int:
+    """Start a fresh Python that runs *code* with *args*, and *fds* as its descriptors 3, 4, ...; returns its pid.
+
+    It leads a process group of its own: Ctrl-C in a terminal does not reach it. Same interpreter flags as ours (-O, -W, -X,
+    -I, ...); sys.path is the first thing the code sets, from *args*.
+    """
+    import fcntl
+    import subprocess
+
+    flags = getattr(subprocess, "_args_from_interpreter_flags", list)()
+    argv = [sys.executable, *flags, "-c", code, *args]
+    # Duplicates above the target numbers, so that putting one in place does not overwrite another.
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in fds]
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        actions: list[Any] = [(os.POSIX_SPAWN_DUP2, null, 0)]
+        actions += [(os.POSIX_SPAWN_DUP2, null, fd) for fd in (1, 2) if not is_open(fd)]
+        actions += [(os.POSIX_SPAWN_DUP2, fd, 3 + i) for i, fd in enumerate(high)]
+        return os.posix_spawn(
+            sys.executable,
+            argv,
+            os.environ,
+            file_actions=actions,
+            setpgroup=0,
+            setsigmask=(),
+            setsigdef=(signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM),
+        )
+    finally:
+        for fd in (*high, null):
+            os.close(fd)
+
+
+def is_open(fd: int) -> bool:
+    """Return whether *fd* is an open descriptor."""
+    try:
+        os.fstat(fd)
+    except OSError as error:
+        if error.errno == errno.EBADF:
+            return False
+        raise
+    return True
