@@ -11,34 +11,20 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
+from taskrun.config_layers import Layer
 from taskrun.setting_checks import WrongValueError, show
 from taskrun.settings import SETTINGS, Mistake, checked_value, misspelt, mistake_of
 
-__all__ = ["ConfigFile", "Entry", "Layer", "find_project_file", "find_user_file", "read_config_file"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["ConfigFile", "find_project_file", "find_user_file", "read_config_file"]
 
 PROJECT_FILE = "taskrun.toml"
 PYPROJECT = "pyproject.toml"
-
-
-class Entry(NamedTuple):
-    """A checked value and where it was written."""
-
-    value: Any
-    origin: str
-
-
-@dataclass(slots=True)
-class Layer:
-    """What one source says. Never changed once it is made: layers of files are kept and shared."""
-
-    settings: dict[str, Entry] = field(default_factory=dict)
-    options: dict[str, Entry] = field(default_factory=dict)
-    """Keys that are no settings: options of the backend, if it knows them."""
-    mistakes: list[Mistake] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -52,6 +38,8 @@ class ConfigFile:
     """All mistakes, those of the profiles included."""
     mentions: bool = True
     """Whether a pyproject.toml has a [tool.taskrun]."""
+    parsed: bool = True
+    """Whether it could be read at all."""
 
 
 # -- finding -----------------------------------------------------------------------------------------------------------
@@ -85,9 +73,9 @@ def _project_file_in(folder: str) -> ConfigFile | None:
         return pyproject if pyproject is not None and pyproject.mentions else None
     file = read_config_file(own)
     # A pyproject.toml that does not parse may well not mean us; the file that is all ours counts then.
-    if pyproject is not None and pyproject.mentions and not pyproject.mistakes:
+    if pyproject is not None and pyproject.mentions and pyproject.parsed:
         problem = f"both {own} and [tool.taskrun] in {shared} configure taskrun; keep one of them"
-        file = ConfigFile(own, file.top, file.profiles, [Mistake("", own, problem), *file.mistakes])
+        file = replace(file, mistakes=[Mistake("", own, problem), *file.mistakes])
     return file
 
 
@@ -127,7 +115,7 @@ def read_config_file(path: str, *, ignore_if_foreign: bool = False) -> ConfigFil
 
 
 def _broken(path: str, problem: str) -> ConfigFile:
-    return ConfigFile(path, mistakes=[Mistake("", path, problem)])
+    return ConfigFile(path, mistakes=[Mistake("", path, problem)], parsed=False)
 
 
 def _parse_file(path: str, data: bytes, ignore_if_foreign: bool) -> ConfigFile:
@@ -202,10 +190,10 @@ def _check_table(path: str, table: Mapping[str, Any], prefix: str) -> Layer:
             if mistake is not None:
                 layer.mistakes.append(mistake)
             else:
-                layer.options[key] = Entry(value, origin)
+                layer.options[key] = (value, origin)
             continue
         try:
-            layer.settings[key] = Entry(checked_value(setting, value, "file"), origin)
+            layer.put(key, checked_value(setting, value, "file"), origin, f"{origin}.{{}}")
         except WrongValueError as wrong:
             layer.mistakes.append(mistake_of(setting, wrong, origin, "file"))
     return layer
