@@ -14,7 +14,7 @@ from taskrun.setting_checks import WrongValueError, retry_table, variables
 from taskrun.settings import SETTINGS, Mistake, Setting, checked_value, misspelt, mistake_of, parsed_value
 from taskrun.units import parse_boolean
 
-__all__ = ["PREFIX", "Layer", "environment_layer", "python_layer"]
+__all__ = ["CONFIG_VARIABLE", "PREFIX", "Layer", "Resolved", "SettingInfo", "environment_layer", "python_layer"]
 
 PREFIX = "TASKRUN_"
 CONFIG_VARIABLE = "TASKRUN_CONFIG"
@@ -40,6 +40,33 @@ class Layer:
             self.settings[name] = (value, origin)
 
 
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The settings that apply to an executor, durations in seconds, sizes in bytes."""
+
+    settings: dict[str, Any]
+    """Every setting by name. `initializer` and `finalizer` are "module:function" strings when a file or variable names
+    them (`import_object` makes them functions); `retry` is a `Retry` or None."""
+    origins: dict[str, str]
+    """Where each setting, each key of a table ("retry.on") and each backend option comes from, in words."""
+    backend_options: dict[str, Any]
+    """Names that are no settings; `options_for` checks them against the backend's own."""
+    weaker_options: frozenset[str] = frozenset()
+    """Those whose source is weaker than the one that chose the backend: they may be meant for another backend."""
+    files: tuple[str, ...] = ()
+    """The configuration files that were read, the strongest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettingInfo:
+    """One line of `taskrun config`."""
+
+    name: str
+    value: Any
+    origin: str
+    doc: str
+
+
 # -- Python code -------------------------------------------------------------------------------------------------------
 
 
@@ -62,7 +89,7 @@ def python_layer(values: Mapping[str, Any], *, origin: str) -> Layer:
                 layer.mistakes.append(mistake)
             else:
                 layer.options[name] = (value, origin)
-        elif not (argument and value is setting.default):
+        elif not (argument and not setting.default and value is setting.default):
             try:
                 layer.put(name, checked_value(setting, value, "argument"), origin, origin)
             except WrongValueError as wrong:

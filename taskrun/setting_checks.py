@@ -40,7 +40,7 @@ def show(value: object) -> str:
     """Return value and type for a message, short, whatever the value's `repr` does."""
     try:
         text = repr(value)
-    except Exception:  # noqa: BLE001 - a user's __repr__ may raise anything; the message matters more
+    except Exception:
         return f"an object of type {type(value).__name__}"
     if len(text) > 80:
         text = f"{text[:60]}...{text[-15:]}"

@@ -173,9 +173,7 @@ _TABLE = (
         _number,
         optional=True,
     ),
-    Setting(
-        "seed", "Where the tasks' random numbers start.", "a whole number", checks.integer(), _number, optional=True
-    ),
+    Setting("seed", "Where the tasks' random numbers start.", "a whole number", checks.integer(), _number, optional=True),
     Setting(
         "context_vars",
         "Context variables that travel to worker processes.",
@@ -279,9 +277,7 @@ def checked_value(setting: Setting, value: Any, source: Source) -> Any:
 def parsed_value(setting: Setting, text: str) -> Any:
     """Return what the *text* of an environment variable means, checked; raises WrongValueError."""
     if setting.parse is None:
-        how = (
-            f"set its keys: TASKRUN_{setting.name.upper()}__NAME" if setting.table else "write it in a file or in code"
-        )
+        how = f"set its keys: TASKRUN_{setting.name.upper()}__NAME" if setting.table else "write it in a file or in code"
         raise WrongValueError(f"{setting.name} cannot be set by one environment variable; {how}")
     return checked_value(setting, setting.parse(text), "environment")
 

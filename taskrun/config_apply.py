@@ -1,0 +1,108 @@
+"""From resolved settings to what an executor uses: imported functions, and the options that its backend has."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from taskrun.errors import (
+    ConfigError,
+    TaskrunError,
+    UnsupportedOptionError,
+    UnsupportedOptionWarning,
+    did_you_mean,
+)
+from taskrun.settings import SETTINGS, Mistake, check_setting, raise_mistakes, unknown_option
+
+if TYPE_CHECKING:
+    from taskrun.backends.base import Backend
+    from taskrun.config_layers import Resolved
+
+__all__ = ["import_object", "options_for", "report_unsupported"]
+
+
+def import_object(reference: str, setting: str, origin: str) -> Any:
+    """Import and return what "module:attribute" names, for the *setting* that *origin* gives.
+
+    Raises ConfigError when there is no such module or attribute, or when importing the module fails (as `__cause__`).
+    """
+    import importlib
+
+    check_setting("initializer", reference, origin)
+    module_name, _, path = reference.partition(":")
+
+    def wrong(problem: str) -> ConfigError:
+        allowed = '"module:attribute" of a module that can be imported'
+        text = f"{origin}: {setting} is {reference!r}, but {problem}; allowed: {allowed}"
+        return ConfigError(text, setting=setting, origin=origin, allowed=allowed)
+
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module_name}.".startswith(f"{error.name}."):
+            raise wrong(f"there is no module {error.name!r} on sys.path") from error
+        raise wrong(f"importing {module_name} failed: {error}") from error
+    except (Exception, SystemExit) as error:
+        # Importing runs the user's module, which may fail in any way; the message has to say for which setting.
+        raise wrong(f"importing {module_name} failed with {type(error).__name__}: {error}") from error
+    for part in path.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError as error:
+            raise wrong(f"{module_name} has no {part!r}.{did_you_mean(part, dir(found))}") from error
+    return found
+
+
+def options_for(cls: type[Backend], resolved: Resolved) -> dict[str, Any]:
+    """Return those backend options in *resolved* that *cls* has; the others are errors or warnings, never dropped silently.
+
+    An option of another backend, and one from a source that was overruled in choosing the backend, is warned of once
+    (UnsupportedOptionWarning; an error when `strict` is set). Any other is an UnsupportedOptionError that tells them all.
+    """
+    taken: dict[str, Any] = {}
+    unknown: list[UnsupportedOptionError] = []
+    foreign: frozenset[str] | None = None
+    for name, value in resolved.backend_options.items():
+        if name in cls.option_names:
+            taken[name] = value
+            continue
+        origin = resolved.origins[name]
+        if foreign is None:
+            foreign = _options_of_all()
+        if name in resolved.weaker_options or name in foreign:
+            report_unsupported(name, cls.name, origin, strict=resolved.settings["strict"])
+        else:
+            unknown.append(unknown_option(name, origin, {*cls.option_names, *SETTINGS}, cls.name))
+    raise_mistakes([Mistake(e.option or "", e.origin or "", f"unknown option {e.option!r}", "", e) for e in unknown])
+    return taken
+
+
+def _options_of_all() -> frozenset[str]:
+    """Return the options of every built-in backend that can be loaded, and those of the standard executors."""
+    from taskrun.plugins import BUILTIN, load_backend
+
+    names = {"mp_context", "thread_name_prefix"}
+    for backend in BUILTIN:
+        try:
+            names.update(load_backend(backend).option_names)
+        except TaskrunError:  # not on this machine; its options are unknown here
+            continue
+    return frozenset(names)
+
+
+def report_unsupported(option: str, backend: str, origin: str, *, strict: bool, why: str = "") -> None:
+    """Say that *backend* cannot honour *option*: UnsupportedOptionWarning, or UnsupportedOptionError when *strict*.
+
+    The warning points at the first caller outside of taskrun, so that Python shows it once for each such place.
+    """
+    reason = why or f"backend {backend!r} cannot honour the option {option!r}"
+    if strict:
+        text = f"{origin}: {reason}; remove it, choose another backend, or allow it with strict=False"
+        raise UnsupportedOptionError(text, option=option, backend=backend, origin=origin)
+    import warnings
+
+    depth, frame = 1, sys._getframe(0)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "taskrun":
+        depth, frame = depth + 1, frame.f_back
+    text = f"{origin}: {reason}; it is ignored. strict=True makes this an error"
+    warnings.warn(text, UnsupportedOptionWarning, stacklevel=max(1, depth))
