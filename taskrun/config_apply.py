@@ -5,14 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from taskrun.errors import (
-    ConfigError,
-    TaskrunError,
-    UnsupportedOptionError,
-    UnsupportedOptionWarning,
-    did_you_mean,
-)
-from taskrun.settings import SETTINGS, Mistake, check_setting, raise_mistakes, unknown_option
+from taskrun import setting_checks as checks
+from taskrun.errors import ConfigError, TaskrunError, UnsupportedOptionError, UnsupportedOptionWarning, did_you_mean
+from taskrun.settings import SETTINGS, Mistake, raise_mistakes, unknown_option
 
 if TYPE_CHECKING:
     from taskrun.backends.base import Backend
@@ -28,14 +23,15 @@ def import_object(reference: str, setting: str, origin: str) -> Any:
     """
     import importlib
 
-    check_setting("initializer", reference, origin)
-    module_name, _, path = reference.partition(":")
-
     def wrong(problem: str) -> ConfigError:
         allowed = '"module:attribute" of a module that can be imported'
         text = f"{origin}: {setting} is {reference!r}, but {problem}; allowed: {allowed}"
         return ConfigError(text, setting=setting, origin=origin, allowed=allowed)
 
+    try:
+        module_name, _, path = checks.reference(setting, reference).partition(":")
+    except checks.WrongValueError:
+        raise wrong("that is not of this form") from None
     try:
         found: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -60,7 +56,7 @@ def options_for(cls: type[Backend], resolved: Resolved) -> dict[str, Any]:
     (UnsupportedOptionWarning; an error when `strict` is set). Any other is an UnsupportedOptionError that tells them all.
     """
     taken: dict[str, Any] = {}
-    unknown: list[UnsupportedOptionError] = []
+    unknown: list[Mistake] = []
     foreign: frozenset[str] | None = None
     for name, value in resolved.backend_options.items():
         if name in cls.option_names:
@@ -73,7 +69,7 @@ def options_for(cls: type[Backend], resolved: Resolved) -> dict[str, Any]:
             report_unsupported(name, cls.name, origin, strict=resolved.settings["strict"])
         else:
             unknown.append(unknown_option(name, origin, {*cls.option_names, *SETTINGS}, cls.name))
-    raise_mistakes([Mistake(e.option or "", e.origin or "", f"unknown option {e.option!r}", "", e) for e in unknown])
+    raise_mistakes(unknown)
     return taken
 
 

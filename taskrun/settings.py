@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -262,6 +262,8 @@ def raise_mistakes(mistakes: Iterable[Mistake]) -> None:
     exact = next((mistake.exact for mistake in found if mistake.exact is not None), None)
     if exact is not None:
         raise exact(text)
+    if all(isinstance(mistake.error, UnsupportedOptionError) for mistake in found):
+        raise UnsupportedOptionError(text, option=first.setting, origin=first.origin, allowed=first.allowed)
     raise ConfigError(text, setting=first.setting, origin=first.origin, allowed=first.allowed or None)
 
 
@@ -296,11 +298,11 @@ def check_setting(name: str, value: Any, origin: str = "argument") -> Any:
     *origin* begins the message: "argument" (what code gives), else a file and key. Raises ConfigError, or TypeError
     where the standard library does for an argument; UnsupportedOptionError for an unknown *name*.
     """
-    setting = SETTINGS.get(name)
-    if setting is None:
-        raise unknown_option(name, origin, SETTINGS)
-    source: Source = "argument" if origin.startswith(("argument", "taskrun.using")) else "file"
     where = f"argument {name}" if origin == "argument" else origin
+    if name not in SETTINGS:
+        raise_mistakes([unknown_option(name, where, SETTINGS)])
+    setting = SETTINGS[name]
+    source: Source = "argument" if origin.startswith(("argument", "taskrun.using")) else "file"
     try:
         return checked_value(setting, value, source)
     except WrongValueError as wrong:
@@ -308,21 +310,18 @@ def check_setting(name: str, value: Any, origin: str = "argument") -> Any:
         raise
 
 
-def unknown_option(name: str, origin: str, known: Iterable[str], backend: str | None = None) -> UnsupportedOptionError:
-    """Return the error for a *name* that is neither a setting nor an option of the backend."""
+def unknown_option(name: str, origin: str, known: Iterable[str], backend: str | None = None) -> Mistake:
+    """Return the mistake of a *name* that is neither a setting nor an option of the backend."""
     known = sorted(known)
-    what = f"unknown option {name!r}" + (f": backend {backend!r} has no such option" if backend else "")
-    allowed = ", ".join(known)
-    message = f"{origin}: {what}.{did_you_mean(name, known)}; allowed: {allowed}"
-    return UnsupportedOptionError(message, option=name, backend=backend, origin=origin, allowed=allowed)
+    owner = f"; backend {backend!r} has no such option" if backend else ""
+    mistake = Mistake(name, origin, f"unknown option {name!r}{owner}.{did_you_mean(name, known)}", ", ".join(known))
+    error = UnsupportedOptionError(str(mistake), option=name, backend=backend, origin=origin, allowed=mistake.allowed)
+    return replace(mistake, error=error)
 
 
 def misspelt(name: str, origin: str) -> Mistake | None:
     """Return a mistake when *name* is almost a setting's, or None: then it may be an option of some backend."""
-    if not _is_close(name):
-        return None
-    hint = did_you_mean(name, SETTINGS)
-    return Mistake(name, origin, f"unknown setting {name!r}.{hint}", error=unknown_option(name, origin, SETTINGS))
+    return unknown_option(name, origin, SETTINGS) if _is_close(name) else None
 
 
 @lru_cache(maxsize=256)  # asked for each unknown variable whenever an executor is made
