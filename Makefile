@@ -55,18 +55,16 @@ clean: ## remove the environments made here and what tools leave behind
 	find taskrun tests docs benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The stamps are in the environment: removed with it, and older than pyproject.toml once that changes.
-$(VENV)/installed: pyproject.toml | $(IN_VENV)
+# An environment without a working pip was left half made, or its Python is gone: it is made anew.
+$(VENV)/installed: pyproject.toml | python
 	@echo "installing taskrun and what its tests need into $(VENV)"
+	@$(PIP) --version >/dev/null 2>&1 || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); }
 	@$(PIP) install -e '.[test]'
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
 	@$(PIP) install -e '.[dev]'
 	@touch $@
-
-$(IN_VENV): | python
-	@rm -rf $(VENV)
-	@$(PYTHON) -m venv $(VENV)
 
 # Debian and Ubuntu keep ensurepip in a package of its own.
 python:

@@ -23,6 +23,7 @@ app = typer.Typer(
     epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # help texts contain brackets that are no markup
     pretty_exceptions_enable=False,  # a bug in taskrun shows as Python shows it
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -139,7 +139,7 @@ class Flow:
                 if not self._window.enter(item) or not self._announce(item):
                     break
                 self._start(item)
-        except BaseException as error:  # noqa: BLE001  # whatever ends this thread has to end the run, not hang it
+        except BaseException as error:  # whatever ends this thread has to end the run, not hang it
             self._events.put(error)
         with self._lock:
             self._read_all = True
@@ -176,9 +176,9 @@ def _outcome(item: Item, future: Future[Any]) -> Outcome:
         return Outcome(item, not_run=True)
     attempts = getattr(future, "attempts", ())
     times = [attempt.duration for attempt in attempts if attempt.duration is not None]
-    cost = {"seconds": sum(times) if times else None, "attempts": len(attempts)}
     error = future.exception()
-    return Outcome(item, None if error is not None else future.result(), error, **cost)
+    value = None if error is not None else future.result()
+    return Outcome(item, value, error, seconds=sum(times) if times else None, attempts=len(attempts))
 
 
 def in_order(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:

@@ -113,13 +113,9 @@ def plan(arguments: list[str], wanted: Format) -> list[Input]:
     if sum(source.path == STDIN for source in found) > 1:
         mistakes.append("'-' (standard input) can be given once only")
     if any(source.path == STDIN and source.format is Format.FILES for source in found):
-        mistakes.append(
-            "'-' with --format files: to pass the file names that come on standard input use --format lines"
-        )
+        mistakes.append("'-' with --format files: to pass the file names that come on standard input use --format lines")
     if mistakes:
-        raise CommandError(
-            "nothing was run, there is a mistake in the inputs:\n" + "\n".join(f"  {m}" for m in mistakes)
-        )
+        raise CommandError("nothing was run, there is a mistake in the inputs:\n" + "\n".join(f"  {m}" for m in mistakes))
     return found
 
 

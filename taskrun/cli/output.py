@@ -79,7 +79,7 @@ def _as_json(value: Any, as_repr: bool) -> tuple[str | None, Any]:
     """Return (problem or None, the value as JSON can hold it)."""
     try:
         json.dumps(value, allow_nan=False)
-    except Exception as error:  # noqa: BLE001  # subclasses of dict, list and str are the user's code and may raise anything
+    except Exception as error:  # subclasses of dict, list and str are the user's code and may raise anything
         if not as_repr:
             hint = "return plain values, or use --repr"
             return f"the function returned what JSON cannot hold: {_where(value) or error}; {hint}", None
@@ -87,7 +87,7 @@ def _as_json(value: Any, as_repr: bool) -> tuple[str | None, Any]:
         return None, value
     try:
         return None, json.loads(json.dumps(value, default=lambda part: _safe(repr, part), allow_nan=False))
-    except Exception:  # noqa: BLE001  # as above; and keys that are no strings, cycles, NaN: the whole value as text
+    except Exception:  # as above; and keys that are no strings, cycles, NaN: the whole value as text
         return None, _safe(repr, value)
 
 
@@ -115,7 +115,7 @@ def _where(value: Any, path: str = "value", depth: int = 0) -> str | None:
 def _safe(show: Any, thing: object) -> str:
     try:
         return cast("str", show(thing))
-    except Exception as error:  # noqa: BLE001  # a user's __str__ or __repr__ may raise anything; the item's record matters more
+    except Exception as error:  # a user's __str__ or __repr__ may raise anything; the item's record matters more
         return f"<{type(thing).__qualname__} whose text cannot be made: {type(error).__name__}>"
 
 
@@ -182,9 +182,7 @@ class Results:
             where = "standard output" if self._path == "-" else self._path
             raise CommandError(f"cannot write results to {where}: {error.strerror or error}", ExitCode.OUTPUT) from None
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             with self._told():
                 self._close()

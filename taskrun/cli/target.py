@@ -119,9 +119,7 @@ def _no_function(owner: str, part: str, holder: object, module: ModuleType) -> s
     """Say that there is no such function, with what there is: close names, else the public functions made there."""
     names = [name for name in dir(holder) if not name.startswith("_") and callable(getattr(holder, name, None))]
     close = difflib.get_close_matches(part, names, 3)
-    own = [
-        n for n in names if inspect.getmodule(getattr(holder, n)) is module and inspect.isroutine(getattr(holder, n))
-    ]
+    own = [n for n in names if inspect.getmodule(getattr(holder, n)) is module and inspect.isroutine(getattr(holder, n))]
     if close:
         hint = f"; did you mean {' or '.join(map(repr, close))}?"
     elif own:

@@ -1,0 +1,128 @@
+"""`taskrun backends`, `taskrun config` and `taskrun --version`: what is here, as tables or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from taskrun.cli.exits import CommandError
+
+if TYPE_CHECKING:
+    from taskrun.plugins import BackendInfo
+
+__all__ = ["show_backends", "show_config", "version"]
+
+YES_NO = {True: "yes", False: "no"}
+
+
+def version() -> str:
+    """Return the version of the installed distribution."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("taskrun-executor")
+    except metadata.PackageNotFoundError:
+        return "(a source tree that is not installed)"
+
+
+def show_backends(*, as_json: bool) -> None:
+    """Print every registered backend with what it can do, or why it cannot be used and what to do about it."""
+    from taskrun.plugins import describe_backends
+
+    backends = [(info, _capabilities(info)) for info in describe_backends()]
+    if as_json:
+        _print_json(
+            [
+                {
+                    "name": info.name,
+                    "source": info.source,
+                    "available": info.problem is None,
+                    "problem": info.problem,
+                    "capabilities": able,
+                    "options": {} if info.cls is None else dict(info.cls.option_names),
+                }
+                for info, able in backends
+            ]
+        )
+        return
+    here = [(info, able) for info, able in backends if info.problem is None]
+    rows = sorted({name for _, able in here for name in able}, key=_field_order(here))
+    _print_table(
+        ["can it", *(info.name for info, _ in here)],
+        [[row.replace("_", " "), *(str(YES_NO.get(able[row], able[row])) for _, able in here)] for row in rows],
+    )
+    described = [[info.name, option, doc] for info, _ in here if info.cls for option, doc in info.cls.option_names.items()]
+    if described:
+        _print_table(["backend", "option", "what it takes"], described)
+    others = [[info.name, info.source] for info, _ in here if info.source != "taskrun"]
+    if others:
+        _print_table(["backend", "comes from"], others)
+    missing = [[info.name, info.source, info.problem or ""] for info, _ in backends if info.problem is not None]
+    if missing:
+        _print_table(["not usable", "comes from", "why, and what to do"], missing)
+
+
+def _field_order(here: list[tuple[BackendInfo, dict[str, Any]]]) -> Any:
+    order = list(here[0][1]) if here else []
+    return lambda name: order.index(name) if name in order else len(order)
+
+
+def _capabilities(info: BackendInfo) -> dict[str, Any]:
+    able = getattr(info.cls, "capabilities", None)
+    # A backend may only know once it is made (an adapter, say); then there is nothing to show about the class.
+    return asdict(able) if able is not None and not isinstance(able, property) else {}
+
+
+def show_config(profile: str | None, *, as_json: bool) -> None:
+    """Print every setting with its value and where that was written.
+
+    Raises CommandError listing all mistakes, with their places, when the configuration has any.
+    """
+    from taskrun.config import describe
+    from taskrun.errors import ConfigError
+
+    try:
+        settings = describe(profile)
+    except ConfigError as error:
+        raise CommandError(str(error)) from None
+    if as_json:
+        plain = [{"name": s.name, "value": _plain(s.value), "origin": s.origin, "doc": s.doc} for s in settings]
+        _print_json(plain)
+        return
+    _print_table(
+        ["setting", "value", "from", "what it is"],
+        [[s.name, "" if s.value is None else str(_plain(s.value)), s.origin, s.doc] for s in settings],
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting's value as JSON can hold it."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return repr(value)
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def _print_table(header: list[str], rows: list[list[str]]) -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE)
+    for number, name in enumerate(header):
+        table.add_column(name, overflow="fold", no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*map(Text, row))  # Text: a value may contain what rich reads as markup
+    # Written to a file or a pipe a table is as wide as it needs to be, so that grep finds whole values.
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 1000)
+    console.print(table)
