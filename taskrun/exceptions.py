@@ -1,0 +1,332 @@
+"""Exceptions across processes: the exception itself with its whole chain, whatever its class does to be in the way.
+
+Pickle rebuilds an exception by calling its class with `args`. That fails for constructors that want something else, and
+changes the message of those that make `args` themselves. So here an exception is taken apart and put together without its
+constructor: class, `args`, `__dict__` (notes included), slots and the fields that built-in classes keep in C. A class that
+brings a `__reduce__` of its own is pickled with it, if that works. What cannot travel among the parts is replaced by its
+`repr`; an exception whose class cannot travel is replaced by a RemoteError that derives from the bases that can.
+
+Each exception of the chain travels apart from the others; causes, contexts and members of groups are numbers of others, so
+cycles do no harm. Tracebacks travel as text.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import pickle
+import traceback
+import types
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from taskrun.errors import RemoteTraceback
+from taskrun.serialization import dump_upward
+from taskrun.stand_in import base_names, stand_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["dump_exception", "load_exception"]
+
+_LONGEST_CHAIN = 1_000
+"""Exceptions that are sent of one chain; a loop that goes on for ever raising from the last error makes more."""
+_LONGEST_TEXT = 100_000
+_LONGEST_REPR = 1_000
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement
+
+
+class _Node(NamedTuple):
+    """One exception of a chain, as it travels. Numbers are positions in the list of nodes; -1 is none."""
+
+    data: bytes | None
+    """A pickle of the exception or of its _Parts; None if nothing of it but text can travel."""
+    type_name: str
+    text: str
+    notes: list[str]
+    bases: tuple[str, ...]
+    members: tuple[int, ...] | None
+    """Of an exception group."""
+    cause: int
+    context: int
+    suppress: bool
+
+
+class _Parts(NamedTuple):
+    """What an exception is put together from without its constructor."""
+
+    cls: type[BaseException]
+    args: tuple[Any, ...]
+    fields: dict[str, Any]
+    """Slots, and what built-in classes keep in C."""
+    attributes: dict[str, Any]
+
+
+_MEMBERS = "\0members"
+"""Stands in the `args` of a group for its list of exceptions."""
+
+
+def dump_exception(error: BaseException, *, task: str | None = None) -> bytes:
+    """Pickle an exception with its chain for the process that sent the task; never raises."""
+    try:
+        text = _traceback_text(error)
+        graph = _graph(error)
+        numbers = {id(item): number for number, item in enumerate(graph)}
+        return pickle.dumps(([_node(item, numbers) for item in graph], text, task), 5)
+    except BaseException as problem:  # a worker must be able to report whatever happens
+        node = _Node(None, _type_name(type(error)), f"{_said(problem)} while it was sent", [], (), None, -1, -1, False)
+        return pickle.dumps(([tuple(node)], "", task), 5)
+
+
+def load_exception(data: bytes) -> BaseException:
+    """Undo `dump_exception`; never raises. A RemoteTraceback hangs below the last exception that has no cause."""
+    try:
+        nodes, text, task = pickle.loads(data)
+        nodes = [_Node(*node) for node in nodes]
+        built: list[BaseException | None] = [None] * len(nodes)
+        for number in _members_first(nodes):
+            built[number] = _build(nodes[number], built, text, task)
+        _link(nodes, built)
+        error = built[0]
+        assert error is not None  # noqa: S101 - _members_first yields every number
+        if text:
+            _hang(error, RemoteTraceback(text))
+        return error
+    except BaseException as problem:  # the message was cut off, or worse
+        return stand_in("an exception", f"its message cannot be read: {_said(problem)}", ())
+
+
+# -- sending -----------------------------------------------------------------------------------------------------------
+
+
+def _graph(error: BaseException) -> list[BaseException]:
+    """Return the exceptions that can be reached from *error*, itself first, each once."""
+    found = [error]
+    seen = {id(error)}
+    for item in found:  # grows
+        for other in (item.__cause__, item.__context__, *_members(item)):
+            if other is not None and id(other) not in seen and len(found) < _LONGEST_CHAIN:
+                seen.add(id(other))
+                found.append(other)
+    return found
+
+
+def _members(error: BaseException) -> tuple[BaseException, ...]:
+    # The base's own descriptor: a subclass may say something else.
+    return BaseExceptionGroup.exceptions.__get__(error) if isinstance(error, BaseExceptionGroup) else ()
+
+
+def _node(error: BaseException, numbers: dict[int, int]) -> tuple[Any, ...]:
+    members = None
+    if isinstance(error, BaseExceptionGroup):
+        members = tuple(numbers[id(item)] for item in _members(error) if id(item) in numbers)
+    notes = getattr(error, "__notes__", None)
+    return tuple(
+        _Node(
+            _dump_one(error),
+            _type_name(type(error)),
+            _text(error),
+            [str(note) for note in notes if type(note) is str] if isinstance(notes, (list, tuple)) else [],
+            base_names(type(error)),
+            members,
+            numbers.get(id(error.__cause__), -1),
+            numbers.get(id(error.__context__), -1),
+            error.__suppress_context__,
+        )
+    )
+
+
+def _dump_one(error: BaseException) -> bytes | None:
+    cls = type(error)
+    if _pickles_itself(cls) and not isinstance(error, BaseExceptionGroup):
+        data = _checked(error, lambda copy: type(copy) is cls)
+        if data is not None:
+            return data
+    parts = _take_apart(error)
+    harmless = all(_is_plain(value) for value in (*parts.args, *parts.fields.values(), *parts.attributes.values()))
+    check = None if harmless else _anything
+    data = _checked(tuple(parts), check)
+    if data is None:
+        data = _checked(tuple(_with_text(parts)), _anything)
+    return data
+
+
+def _checked(obj: Any, check: Callable[[Any], bool] | None) -> bytes | None:
+    """Return the pickle of *obj*, or None if it does not pickle, or does not come back and pass the check."""
+    try:
+        data = dump_upward(obj)
+        return data if check is None or check(pickle.loads(data)) else None
+    except BaseException:  # a user's pickling code may raise anything, SystemExit included
+        return None
+
+
+def _anything(_: Any) -> bool:
+    return True
+
+
+def _pickles_itself(cls: type[BaseException]) -> bool:
+    """Return whether somebody took care of how this class is pickled, beyond what built-in exceptions do."""
+    own = {"__reduce__", "__reduce_ex__", "__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__"}
+    return cls in copyreg.dispatch_table or any(
+        base.__flags__ & _HEAP_TYPE and not own.isdisjoint(vars(base)) for base in cls.__mro__
+    )
+
+
+def _take_apart(error: BaseException) -> _Parts:
+    args = error.args
+    members = _members(error)
+    if members and len(args) > 1 and isinstance(args[1], (list, tuple)) and _same(args[1], members):
+        args = (args[0], _MEMBERS, *args[2:])
+    fields: dict[str, Any] = {}
+    for base in type(error).__mro__:
+        if base in (BaseException, BaseExceptionGroup, object):
+            continue
+        for name, descriptor in vars(base).items():
+            if isinstance(descriptor, types.MemberDescriptorType) and name != "__weakref__":
+                with suppress(AttributeError):  # a slot without a value
+                    fields.setdefault(name, descriptor.__get__(error))
+    if isinstance(error, AttributeError):
+        fields.pop("obj", None)  # any object at all, large or not; pickle leaves it out too
+    # None is what a field in C reads as when it is not set, and OSError prints a file name that was set to None.
+    fields = {name: value for name, value in fields.items() if value is not None}
+    return _Parts(type(error), args, fields, dict(error.__dict__))
+
+
+def _same(listed: Any, members: tuple[BaseException, ...]) -> bool:
+    return len(listed) == len(members) and all(a is b for a, b in zip(listed, members, strict=True))
+
+
+def _with_text(parts: _Parts) -> _Parts:
+    """Replace what does not travel by its repr."""
+    return _Parts(
+        parts.cls,
+        tuple(_or_repr(value) for value in parts.args),
+        {name: _or_repr(value) for name, value in parts.fields.items()},
+        {name: _or_repr(value) for name, value in parts.attributes.items()},
+    )
+
+
+def _or_repr(value: Any) -> Any:
+    if _is_plain(value) or _checked(value, _anything) is not None:
+        return value
+    try:
+        return repr(value)[:_LONGEST_REPR]
+    except BaseException:  # a user's __repr__
+        return f"<{_type_name(type(value))} object>"
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether *value* is sure to travel; to try out the others costs time."""
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return len(value) < 100 and all(_is_plain(item) for item in value if item is not value)
+    return value is None or type(value) in (str, int, float, bool, bytes)
+
+
+def _traceback_text(error: BaseException) -> str:
+    try:
+        text = "".join(traceback.format_exception(error))
+    except BaseException:  # an exception class can break the module that formats it
+        text = "".join(traceback.format_tb(error.__traceback__)) + _said(error) + "\n"
+    if len(text) > _LONGEST_TEXT:
+        half = _LONGEST_TEXT // 2
+        text = f"{text[:half]}\n[... {len(text) - 2 * half} characters ...]\n{text[-half:]}"
+    # Half a surrogate pair, from a file name perhaps, could not be pickled.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _type_name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error).encode("utf-8", "backslashreplace").decode("utf-8")
+    except BaseException:  # a user's __str__
+        return "<its str() failed>"
+
+
+def _said(error: BaseException) -> str:
+    return f"{_type_name(type(error))}: {_text(error)}"
+
+
+# -- receiving ---------------------------------------------------------------------------------------------------------
+
+
+def _members_first(nodes: list[_Node]) -> list[int]:
+    """Return the numbers of all nodes, those of a group's members before the group's: it is made with its members."""
+    order: list[int] = []
+    state = [0] * len(nodes)
+    for start in range(len(nodes)):
+        pending = [start]
+        while pending:
+            number = pending[-1]
+            if state[number] == 0:
+                state[number] = 1
+                pending += [item for item in nodes[number].members or () if state[item] == 0]
+            else:
+                pending.pop()
+                if state[number] == 1:
+                    state[number] = 2
+                    order.append(number)
+    return order
+
+
+def _build(node: _Node, built: list[BaseException | None], text: str, task: str | None) -> BaseException:
+    members = [item for item in map(built.__getitem__, node.members or ()) if item is not None]
+    problem = ""
+    if node.data is not None:
+        try:
+            loaded = pickle.loads(node.data)
+            error = _put_together(_Parts(*loaded), members) if type(loaded) is tuple else loaded
+            if isinstance(error, BaseException):
+                return error
+        except BaseException as reason:  # the class is not here, or its code fails here
+            problem = _said(reason)
+    if members:
+        kind = ExceptionGroup if all(isinstance(item, Exception) for item in members) else BaseExceptionGroup
+        group = kind(node.text or "unnamed group", members)
+        for note in (*node.notes, f"taskrun: stands in for {node.type_name}, which cannot be rebuilt here. {problem}"):
+            group.add_note(note)
+        return group
+    return stand_in(node.type_name, node.text, node.bases, traceback=text, task=task, notes=node.notes, problem=problem)
+
+
+def _put_together(parts: _Parts, members: list[BaseException]) -> BaseException:
+    cls, args, fields, attributes = parts
+    native: Any = cls
+    while native.__flags__ & _HEAP_TYPE:
+        native = native.__base__
+    if issubclass(cls, BaseExceptionGroup):
+        error = native.__new__(cls, str(args[0]) if args else "", members)
+        args = tuple(members if type(item) is str and item == _MEMBERS else item for item in args)
+    else:
+        try:
+            error = native.__new__(cls, *args)
+        except TypeError:  # one that is strict about its arguments
+            error = native.__new__(cls)
+    for name, value in fields.items():
+        with suppress(AttributeError, TypeError):  # read-only
+            object.__setattr__(error, name, value)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error  # type: ignore[no-any-return]
+
+
+def _link(nodes: list[_Node], built: list[BaseException | None]) -> None:
+    for node, error in zip(nodes, built, strict=True):
+        if error is not None:
+            error.__cause__ = built[node.cause] if node.cause >= 0 else None
+            error.__context__ = built[node.context] if node.context >= 0 else None
+            error.__suppress_context__ = node.suppress  # after the cause, which sets it
+
+
+def _hang(error: BaseException, remote: RemoteTraceback) -> None:
+    """Make *remote* the cause of the last exception, along the causes, that has none."""
+    seen = {id(error)}
+    while error.__cause__ is not None:
+        error = error.__cause__
+        if id(error) in seen:
+            return  # they go round in a circle
+        seen.add(id(error))
+    suppressed = error.__suppress_context__
+    error.__cause__ = remote
+    error.__suppress_context__ = suppressed
