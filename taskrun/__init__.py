@@ -1,0 +1,44 @@
+"""One Executor over every way Python runs work concurrently; the concurrency model is a setting."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from taskrun.backends.base import Capabilities
+from taskrun.errors import (
+    BackendUnavailableError,
+    ConfigError,
+    InitializerError,
+    JournalError,
+    QueueFullError,
+    RemoteError,
+    RemoteTraceback,
+    SerializationError,
+    TaskKilledError,
+    TaskTimeoutError,
+    TaskrunError,
+    UnfinishedMapWarning,
+    UnknownBackendError,
+    UnsafeForkWarning,
+    UnsupportedOptionError,
+    UnsupportedOptionWarning,
+)
+from taskrun.executor import Executor
+from taskrun.future import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Future, as_completed, wait
+from taskrun.retry import Retry
+from taskrun.task import current_task
+
+if TYPE_CHECKING:
+    from taskrun.errors import WorkerCrashedError
+
+__all__ = ["ALL_COMPLETED", "BackendUnavailableError", "Capabilities", "ConfigError", "Executor", "FIRST_COMPLETED", "FIRST_EXCEPTION", "Future", "InitializerError", "JournalError", "QueueFullError", "RemoteError", "RemoteTraceback", "Retry", "SerializationError", "TaskKilledError", "TaskTimeoutError", "TaskrunError", "UnfinishedMapWarning", "UnknownBackendError", "UnsafeForkWarning", "UnsupportedOptionError", "UnsupportedOptionWarning", "WorkerCrashedError", "as_completed", "current_task", "wait"]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "WorkerCrashedError":  # its base lives in a module that imports multiprocessing
+        from taskrun import errors
+
+        return errors.WorkerCrashedError
+    raise AttributeError(f"module 'taskrun' has no attribute {name!r}")

@@ -43,7 +43,7 @@ class Closing:
         self.settings = settings
         self.timer = Timer(settings.name)
         self.callbacks = CallbackRunner(settings.name)
-        self.counts = {"submitted": 0, "succeeded": 0, "failed": 0, "cancelled": 0, "retried": 0}
+        self.counts = {"succeeded": 0, "failed": 0, "cancelled": 0, "retried": 0}
         self._backend = backend
         self._inline = not backend.capabilities.concurrent
         self._queue: TaskQueue = CallerQueue() if self._inline else TaskQueue()
@@ -58,12 +58,23 @@ class Closing:
         self._ended = False  # ... and is through
         self._quiet = threading.Condition(self.lock)  # notified when `_open` falls to 0 and when `_ended` is set
         self._broken: InitializerError | None = None
+        self.dropped: object = None  # the executor's weak reference to itself, kept alive for its callback
         self._initializer_failures = 0
 
     @property
     def concurrent(self) -> bool:
         """False when tasks run in the caller, at `submit`."""
         return not self._inline
+
+    def stats(self) -> dict[str, Any]:
+        """Return the counters and the names of the live workers."""
+        with self.lock:
+            counts = dict(self.counts)
+            unfinished = self._open - len(self._feeders)
+            queued = len(self._queue) + len(self._backoff)
+        ended = counts["succeeded"] + counts["failed"] + counts["cancelled"]
+        totals = {"submitted": ended + unfinished, "queued": queued, "unfinished": unfinished}
+        return {**totals, **counts, "workers": self._backend.workers()}
 
     # -- who may still submit ---------------------------------------------------------------------------------------------
 
@@ -133,14 +144,14 @@ class Closing:
 
     def _let_go(self, tasks: Iterable[Task]) -> None:
         """Let settled tasks go of the user's objects, run callbacks and have maps go on. Not under the lock."""
-        owners = set()
+        owners: dict[Feeder, int] = {}
         for task in tasks:
             if task.owner is not None:
-                owners.add(task.owner)
+                owners[task.owner] = owners.get(task.owner, 0) + 1
             task.forget()
         self.callbacks.run(here=self._inline)
-        for owner in owners:
-            owner.advance()
+        for owner, ended in owners.items():
+            owner.advance(ended)
 
     # -- ending -----------------------------------------------------------------------------------------------------------
 

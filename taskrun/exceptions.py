@@ -282,8 +282,8 @@ def _build(node: _Node, built: list[BaseException | None], text: str, task: str 
         except BaseException as reason:  # the class is not here, or its code fails here
             problem = _said(reason)
     if members:
-        kind = ExceptionGroup if all(isinstance(item, Exception) for item in members) else BaseExceptionGroup
-        group = kind(node.text or "unnamed group", members)
+        # An ExceptionGroup if all of them are Exceptions.
+        group = BaseExceptionGroup(node.text or "unnamed group", members)
         for note in (*node.notes, f"taskrun: stands in for {node.type_name}, which cannot be rebuilt here. {problem}"):
             group.add_note(note)
         return group

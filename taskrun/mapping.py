@@ -73,8 +73,11 @@ class _Feed:
         self._calls = calls
         self._context = scheduler.context_for_tasks()
         self._index = 0
-        self._by_demand = buffersize is not None  # the window moves when results are taken, not when tasks end
         serial = not scheduler.concurrent
+        # The window moves when results are taken, not when tasks end. On `serial` the first item runs at the call.
+        self._by_demand = buffersize is not None or serial
+        self._unfinished = 0
+        self._advancing = False
         default = MAX_WINDOW if sized else max(2 * scheduler.settings.max_workers, 32)
         self._window = buffersize if buffersize is not None else 1 if serial else default
         self._lock = threading.RLock()
@@ -85,41 +88,40 @@ class _Feed:
             self.scheduler.hold(self)
         self.advance(reading=True)
 
-    def advance(self, *, reading: bool = False) -> None:
-        """Submit what the window has room for; *reading*: the caller is the thread that asks for results."""
+    def advance(self, ended: int = 0, *, reading: bool = False) -> None:
+        """Submit what the window has room for; *ended* tasks are over; *reading*: the caller asks for results."""
         with self._lock:
+            self._unfinished -= ended
             self._changed.notify_all()
-            if self.exhausted or (not self.sized and not reading):
-                return
-            room = self._room()
-            if room <= 0:
-                return
+            if self._advancing:
+                return  # on `serial` tasks end while they are submitted, below in this very thread
+            self._advancing = True
             try:
-                calls = list(islice(self._calls, room))
-                if calls and not self.sized:
-                    self.scheduler.check_open()
-                first, self._index = self._index, self._index + len(calls)
-                self.ready.extend(
-                    self.scheduler.submit_all(self._fn, calls, first, self.options, self, self._context) if calls else ()
-                )
-            except BaseException as error:
-                self._stop(error)
-                if not self.sized:
-                    raise
-                return
-            if len(calls) < room:
-                self._stop(None)
+                while not self.exhausted and (self.sized or reading) and (room := self._room()) > 0:
+                    self._submit(room)
+            finally:
+                self._advancing = False
 
     def _room(self) -> int:
-        if self._by_demand or not self.sized:
-            return self._window - len(self.ready)
-        undone = 0
-        for future in reversed(self.ready):  # the newest are the ones that are still open
-            if not future.done():
-                undone += 1
-            elif undone == 0 or undone >= self._window:
-                break
-        return self._window - undone
+        taken = len(self.ready) if self._by_demand or not self.sized else self._unfinished
+        return self._window - taken
+
+    def _submit(self, room: int) -> None:
+        try:
+            calls = list(islice(self._calls, room))
+            if calls and not self.sized:
+                self.scheduler.check_open()
+            first, self._index = self._index, self._index + len(calls)
+            if calls:
+                self._unfinished += len(calls)
+                self.ready.extend(self.scheduler.submit_all(self._fn, calls, first, self.options, self, self._context))
+        except BaseException as error:
+            self._stop(error)
+            if not self.sized:
+                raise
+            return
+        if len(calls) < room:
+            self._stop(None)
 
     def _stop(self, error: BaseException | None) -> None:
         self.exhausted = True

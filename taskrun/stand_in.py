@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["base_names", "stand_in"]
 
-_UNFIT = (object, BaseException, Exception, BaseExceptionGroup, ExceptionGroup)
-"""Bases that add nothing to a RemoteError, and groups, which are nothing without members."""
+_UNFIT = (object, BaseException, Exception)
+"""Bases that add nothing to a RemoteError."""
 
 
 def base_names(cls: type[BaseException]) -> tuple[str, ...]:
@@ -22,7 +22,11 @@ def base_names(cls: type[BaseException]) -> tuple[str, ...]:
     return tuple(
         f"{base.__module__}:{base.__qualname__}"
         for base in cls.__mro__
-        if base not in _UNFIT and importable(base.__module__) and "<" not in base.__qualname__
+        # Groups are nothing without their members.
+        if base not in _UNFIT
+        and not issubclass(base, BaseExceptionGroup)
+        and importable(base.__module__)
+        and "<" not in base.__qualname__
     )
 
 
@@ -74,7 +78,7 @@ def _make_class(names: tuple[str, ...]) -> type[RemoteError]:
         try:
             # Some cannot be combined: a class has room for the C fields of one built-in class only.
             made = type("RemoteError", (RemoteError, *bases, base), dict(namespace))
-        except Exception:  # a metaclass or __init_subclass__ of anybody's
+        except Exception:  # noqa: S112 - a metaclass or __init_subclass__ of anybody's
             continue
         bases += (base,)
     return made

@@ -16,10 +16,12 @@ gives each byte to one of the two, so no memory order has to be relied upon. 255
 
 from __future__ import annotations
 
-import socket
 import struct
 from collections import deque
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import socket
 
 __all__ = ["REPLY", "TASK_HEADER", "FrameReader", "FrameWriter"]
 

@@ -184,7 +184,7 @@ def start_python(code: str, args: list[str], fds: list[int]) -> int:
     import fcntl
     import subprocess
 
-    flags = getattr(subprocess, "_args_from_interpreter_flags", list)()
+    flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
     argv = [sys.executable, *flags, "-c", code, *args]
     # Duplicates above the target numbers, so that putting one in place does not overwrite another.
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in fds]
