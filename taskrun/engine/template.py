@@ -16,6 +16,7 @@ ends, and its workers with it, when the parent does or when the last connection 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import select
@@ -138,14 +139,16 @@ class _Server:
                 posix.signal_group(child.pid, signal.SIGKILL)
 
     def _fork(self, connection: socket.socket, number: int, streams: int, fds: list[int]) -> None:
+        template = os.getpid()
         try:
             pid = os.fork()
         except OSError as error:
             self._send(connection, FAILED, number, error.errno or 0)
         else:
             if pid == 0:
-                _become_worker(os.getppid(), streams, fds)
-            os.setpgid(pid, pid)
+                _become_worker(template, streams, fds)
+            with contextlib.suppress(OSError):
+                os.setpgid(pid, pid)  # the child does it too; whoever is first, it has its group before anybody signals it
             pidfd = os.pidfd_open(pid)
             self._children[pidfd] = _Child(connection, number, pid)
             self._poll.register(pidfd, select.POLLIN)

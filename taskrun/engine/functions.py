@@ -1,0 +1,135 @@
+"""Which functions a worker has: plain functions, builtins and classes are sent once, under the number of a slot.
+
+A slot lives as long as its function. When the function is gone, or 512 newer ones are in use, the number is given to
+another one, and workers replace what they have there; so a program that submits a fresh lambda each time leaks nothing.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from taskrun.importable import importable
+from taskrun.serialization import dump_function
+from taskrun.task import function_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Functions", "Slot"]
+
+_MOST = 512
+_MOST_GLOBALS = 2000
+_MISSING = object()
+
+
+class Slot:
+    """A function that workers keep, and what is known of its pace."""
+
+    __slots__ = ("data", "name", "number", "reads", "ref", "seconds", "version")
+
+    def __init__(self, number: int, version: int, ref: weakref.ref[Any], fn: Callable[..., Any]) -> None:
+        self.number = number
+        self.version = version
+        """Grows whenever the slot's content changes: a worker has it if it was sent this very version."""
+        self.ref = ref
+        self.name = function_name(fn)
+        self.data: bytes | None = None
+        self.reads: list[tuple[dict[str, Any], str, Any]] = []
+        self.seconds: float | None = None
+        """Moving average of what one call takes; None: never seen."""
+
+    def observe(self, seconds: float) -> None:
+        """Note how long a call took. Quick to believe in slowness, slow to believe in speed: a wrong bet blocks others."""
+        known = self.seconds
+        if known is None:
+            self.seconds = seconds
+        else:
+            self.seconds = known + (seconds - known) * (0.5 if seconds > known else 0.2)
+
+
+class Functions:
+    """The slots of one executor. Used by its I/O thread only; the callbacks of weak references just append to a deque."""
+
+    def __init__(self) -> None:
+        self._slots: dict[int, Slot] = {}  # by id of the function, least recently made first
+        self._free: list[int] = []
+        self._gone: deque[tuple[int, weakref.ref[Any]]] = deque()
+        self._versions = 0
+
+    def slot(self, fn: Callable[..., Any]) -> Slot | None:
+        """Return the slot of *fn*, or None for callables that are pickled anew for each task (partials, methods, objects)."""
+        known = self._slots.get(id(fn))
+        if known is not None and known.ref() is fn:
+            return known
+        kind = type(fn)
+        if kind is BuiltinFunctionType:
+            owner = fn.__self__  # type: ignore[attr-defined]
+            if owner is not None and type(owner) is not ModuleType:
+                return None  # a method of some object, whose state may change
+        elif kind is not FunctionType and not isinstance(fn, type):
+            return None
+        return self._add(fn)
+
+    def _add(self, fn: Callable[..., Any]) -> Slot:
+        self._collect()
+        if len(self._slots) >= _MOST:
+            oldest = next(iter(self._slots))
+            self._free.append(self._slots.pop(oldest).number)
+        number = self._free.pop() if self._free else len(self._slots)
+        key, gone = id(fn), self._gone
+        self._versions += 1
+        # The callback runs wherever the collector does: it must not do more than this.
+        slot = Slot(number, self._versions, weakref.ref(fn, lambda ref: gone.append((key, ref))), fn)
+        self._slots[key] = slot
+        return slot
+
+    def _collect(self) -> None:
+        while self._gone:
+            key, ref = self._gone.popleft()
+            slot = self._slots.get(key)
+            if slot is not None and slot.ref is ref:
+                del self._slots[key]
+                self._free.append(slot.number)
+
+    def data(self, slot: Slot, fn: Callable[..., Any]) -> bytes:
+        """Return what a worker loads the function from. Raises SerializationError.
+
+        A function that travels by value is pickled again when a global it reads was bound to something else since: a helper
+        defined anew in a notebook would otherwise never reach the workers.
+        """
+        if slot.data is not None:
+            for namespace, name, value in slot.reads:
+                if namespace.get(name, _MISSING) is not value:
+                    break
+            else:
+                return slot.data
+            self._versions += 1
+            slot.version = self._versions
+        slot.data = dump_function(fn, task=slot.name)
+        slot.reads = _globals_read(fn)
+        return slot.data
+
+
+def _globals_read(fn: Any) -> list[tuple[dict[str, Any], str, Any]]:
+    """Return (namespace, name, value) for the globals that *fn* and the by-value functions it calls read."""
+    reads: list[tuple[dict[str, Any], str, Any]] = []
+    pending, seen = [fn], {id(fn)}
+    while pending and len(reads) < _MOST_GLOBALS:
+        here = pending.pop()
+        if type(here) is not FunctionType or importable(here.__module__):
+            continue
+        namespace = here.__globals__
+        codes = [here.__code__]
+        while codes:
+            code = codes.pop()
+            codes += [item for item in code.co_consts if isinstance(item, CodeType)]
+            for name in code.co_names:
+                value = namespace.get(name, _MISSING)
+                reads.append((namespace, name, value))
+                if id(value) not in seen:
+                    seen.add(id(value))
+                    pending.append(value)
+    return reads

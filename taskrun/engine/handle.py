@@ -1,0 +1,195 @@
+"""The parent's end of one worker: its channel, the tasks it holds, and the tokens that say which of them have begun.
+
+`flight` holds the tasks sent and not answered, oldest first: at most one that was claimed, then those that were not. How
+many were not is how many tokens are in the pipe; whoever reads a token has the task. The supervisor's lock guards `flight`
+and the pipe; everything else belongs to the I/O thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import struct
+import termios
+import time
+from typing import TYPE_CHECKING
+
+from taskrun.engine import channel
+from taskrun.engine.worker import STACK_AT
+
+if TYPE_CHECKING:
+    from taskrun.task import Cause, Task
+
+__all__ = ["Handle", "Stop"]
+
+_INT = struct.Struct("i")
+_MOST_STACK = 1 << 18
+
+
+class Stop:
+    """A worker's execution: for which task and with which error, and how far it has come."""
+
+    __slots__ = ("asked_at", "cause", "error", "killed", "task", "terminate_at")
+
+    def __init__(self, task: Task | None, error: BaseException, cause: Cause, now: float, patience: float) -> None:
+        self.task = task
+        self.error = error
+        self.cause: Cause = cause
+        self.terminate_at = now + patience
+        """Until then the worker may write its stack."""
+        self.asked_at: float | None = None
+        """When SIGTERM was sent."""
+        self.killed = False
+
+
+class Handle:
+    """One worker, from the request to make it until it is reaped."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        ours, theirs = socket.socketpair()
+        read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.sock = ours
+        self.fd = ours.fileno()
+        ours.setblocking(False)
+        self.tokens_in = write
+        self.tokens_out = read
+        self.notes = os.memfd_create(f"taskrun-worker-{number}", os.MFD_CLOEXEC)
+        os.ftruncate(self.notes, STACK_AT)
+        # Descriptors for the worker, closed here once it has them.
+        self.theirs = [theirs.detach(), os.dup(read), os.dup(self.notes)]
+        self.reader = channel.FrameReader(ours, channel.REPLY)
+        self.writer = channel.FrameWriter(ours)
+        self.watched_for_room = False
+        self.pid: int | None = None
+        self.pidfd = -1
+        self.label = ""
+        """"pid 123", for records."""
+        self.ready = False
+        self.leaving = False
+        self.dead = False
+        self.stop: Stop | None = None
+        self.flight: dict[int, Task] = {}
+        self.next_sequence = 0
+        self.answered = -1
+        """The last sequence number that was answered: frames up to it have been read."""
+        self.assigned = 0
+        """Tasks sent and not taken back, for recycling by count."""
+        self.alone = False
+        """Runs one suspect task and takes no other beside it."""
+        self.has: dict[int, int] = {}
+        """Functions the worker has: slot number -> version."""
+        self.root: int | None = None
+        self.pace = 0.0
+        """Seconds that the tasks in flight take each, as far as known."""
+        self.born = time.monotonic()
+        self.moved = self.born
+        """When it last made progress: answered, or was given work while idle."""
+        self.rss = 0
+        self.exit_status: int | None = None
+
+    @property
+    def free(self) -> bool:
+        """Whether it can be given a task at once."""
+        return self.ready and not self.flight and not self.leaving and self.stop is None and not self.dead
+
+    # -- sending (I/O thread) ------------------------------------------------------------------------------------------------
+
+    def send(self, parts: list[bytes]) -> None:
+        """Send frames without blocking. A worker that is gone is found out by its death, not here."""
+        with contextlib.suppress(OSError):
+            self.writer.send(parts)
+
+    def flush(self) -> None:
+        """Send what waits for the socket, as far as it goes."""
+        with contextlib.suppress(OSError):
+            self.writer.flush()
+
+    def put_tokens(self, tokens: bytes) -> None:
+        """Let the worker claim tasks, or leave. Under the lock."""
+        os.write(self.tokens_in, tokens)  # our own read end is open: no EPIPE; a few hundred bytes: never full
+
+    def leave(self) -> None:
+        """Have the worker end in order once it has run what it was given. Under the lock."""
+        if not self.leaving:
+            self.leaving = True
+            self.put_tokens(bytes((channel.LEAVE,)))
+
+    # -- tokens (under the lock) ---------------------------------------------------------------------------------------------
+
+    def _read_tokens(self) -> bytes:
+        try:
+            return os.read(self.tokens_out, 1024)
+        except BlockingIOError:
+            return b""
+
+    def unclaimed(self) -> int:
+        """Return how many tasks of the flight have not begun, without disturbing them."""
+        (count,) = _INT.unpack(fcntl.ioctl(self.tokens_out, termios.FIONREAD, bytes(4)))
+        return min(int(count) - self.leaving, len(self.flight)) if count else 0
+
+    def has_claimed(self, task: Task) -> bool:
+        """Return whether *task* of this flight has begun."""
+        begun = len(self.flight) - self.unclaimed()
+        return any(each is task for _, each in zip(range(begun), self.flight.values(), strict=False))
+
+    def take_back(self, only: Task | None = None) -> list[Task]:
+        """Take tasks that have not begun out of the flight: all of them, or *only* that one; oldest first.
+
+        The tokens of the others, and the one to leave, are put back in order.
+        """
+        tokens = self._read_tokens()
+        if not tokens:
+            return []
+        to_leave = tokens[-1:] == bytes((channel.LEAVE,))
+        count = len(tokens) - to_leave
+        waiting = list(self.flight.items())[len(self.flight) - count :] if count else []
+        back: list[Task] = []
+        stay = bytearray()
+        for (sequence, task), token in zip(waiting, tokens, strict=False):
+            if only is None or task is only:
+                del self.flight[sequence]
+                back.append(task)
+            else:
+                stay.append(token)
+        if to_leave:
+            stay.append(channel.LEAVE)
+        if stay:
+            self.put_tokens(bytes(stay))
+        self.assigned -= len(back)
+        return back
+
+    # -- notes ---------------------------------------------------------------------------------------------------------------
+
+    def note_cancel(self, sequence: int) -> None:
+        """Let `current_task().cancelled` of that task be true."""
+        os.pwrite(self.notes, (sequence + 1).to_bytes(8, "little"), 0)
+
+    def stack(self) -> str | None:
+        """Return the Python stack that the worker wrote, if it did."""
+        data = os.pread(self.notes, _MOST_STACK, STACK_AT)
+        return data.decode("utf-8", "replace").strip() or None
+
+    def has_stack(self) -> bool:
+        """Return whether the worker has begun to write its stack."""
+        return os.fstat(self.notes).st_size > STACK_AT
+
+    # -- end -----------------------------------------------------------------------------------------------------------------
+
+    def close_theirs(self) -> None:
+        """Close the worker's descriptors here: it has them, or will never be."""
+        for fd in self.theirs:
+            os.close(fd)
+        self.theirs = []
+
+    def close(self) -> None:
+        """Close everything; also in a forked child of the parent."""
+        self.close_theirs()
+        self.sock.close()
+        for fd in (self.tokens_in, self.tokens_out, self.notes, self.pidfd):
+            if fd >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+        self.tokens_in = self.tokens_out = self.notes = self.pidfd = -1

@@ -1,0 +1,176 @@
+"""What a worker takes over from its parent: path, directory, environment, affinity, seeds, context variables.
+
+The parent's half (`describe`) and the worker's (`apply`) stand side by side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from contextvars import Context, ContextVar
+from typing import TYPE_CHECKING, Any
+
+from taskrun.errors import ConfigError
+from taskrun.serialization import dump_arguments, dump_function, load_arguments
+
+if TYPE_CHECKING:
+    from taskrun.options import WorkerSettings
+
+__all__ = ["apply", "context_payload", "describe", "locate_context_vars", "outer_workers", "seed_generators"]
+
+outer_workers: int | None = None
+"""In a worker: how many workers its executor has, so that an executor made in a task takes its share of the CPUs only."""
+
+# The variables by which the common BLAS and OpenMP libraries are told how many threads to use.
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+_STRUCTLOG = "structlog_"
+
+
+# -- in the parent ------------------------------------------------------------------------------------------------------
+
+
+def describe(settings: WorkerSettings, number: int, cpus: int, context_vars: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return what worker *number* has to know, all of it picklable by the plain pickler.
+
+    Raises SerializationError when the initializer, its arguments or the finalizer cannot travel.
+    """
+    environ = dict(os.environ)
+    threads = settings.inner_max_num_threads or max(1, cpus // settings.max_workers)
+    for name in _THREAD_VARIABLES:
+        environ.setdefault(name, str(threads))
+    environ.update({str(key): str(value) for key, value in (settings.env or {}).items()})
+    affinity = settings.cpu_affinity
+    multiprocessing = sys.modules.get("multiprocessing.process")
+    initializer, finalizer = settings.initializer, settings.finalizer
+    return {
+        "path": [entry for entry in sys.path if isinstance(entry, str)],
+        "cwd": _working_directory(),
+        "environ": environ,
+        "affinity": affinity[number % len(affinity)] if affinity else None,
+        "threads": threads,
+        "workers": settings.max_workers,
+        "seeded": settings.seed is not None,
+        "argv": [str(arg) for arg in getattr(sys, "argv", [])],
+        "authkey": bytes(multiprocessing.current_process().authkey) if multiprocessing is not None else None,
+        "initializer": None if initializer is None else dump_function(initializer, task="initializer"),
+        "initargs": dump_arguments(settings.initargs, {}, task="initializer"),
+        "finalizer": None if finalizer is None else dump_function(finalizer, task="finalizer"),
+        "context_vars": [reference for reference, _ in context_vars],
+    }
+
+
+def _working_directory() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # removed under our feet; the worker keeps the one it was born in
+        return None
+
+
+def locate_context_vars(given: tuple[Any, ...]) -> list[tuple[str, ContextVar[Any]]]:
+    """Return each of `context_vars=` as ("module:attribute", variable). Raises ConfigError for what cannot be found."""
+    return [_locate(item) for item in given]
+
+
+def _locate(item: Any) -> tuple[str, ContextVar[Any]]:
+    allowed = 'ContextVar objects that are attributes of an importable module, or "module:attribute"'
+    if isinstance(item, str):
+        try:
+            variable = _resolve(item)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigError(
+                f"context_vars: {item!r} cannot be found ({error}); allowed: {allowed}", setting="context_vars", allowed=allowed
+            ) from error
+        if isinstance(variable, ContextVar):
+            return item, variable
+    elif isinstance(item, ContextVar):
+        for name, module in list(sys.modules.items()):
+            for attribute, value in list(getattr(module, "__dict__", {}).items()):
+                if value is item and name != "__main__":
+                    return f"{name}:{attribute}", item
+    raise ConfigError(
+        f"context_vars: {item!r} is not a context variable that a worker can import; allowed: {allowed}",
+        setting="context_vars",
+        allowed=allowed,
+    )
+
+
+def context_payload(context: Context, variables: list[tuple[str, ContextVar[Any]]], task: str) -> bytes | None:
+    """Pickle the values that *variables*, and structlog's bound ones, have in *context*; None when there are none.
+
+    Raises SerializationError.
+    """
+    found = [(reference, context[variable]) for reference, variable in variables if variable in context]
+    if "structlog.contextvars" in sys.modules:
+        bound = {var.name[len(_STRUCTLOG) :]: context[var] for var in context if var.name.startswith(_STRUCTLOG)}
+        bound = {key: value for key, value in bound.items() if value is not Ellipsis}  # Ellipsis: unbound again
+        if bound:
+            found.append(("structlog", bound))
+    return dump_arguments((found,), {}, task=task) if found else None
+
+
+# -- in the worker ------------------------------------------------------------------------------------------------------
+
+
+def apply(setup: dict[str, Any]) -> None:
+    """Make this process like its parent, as *setup* (from `describe`) says."""
+    global outer_workers
+    outer_workers = setup["workers"]
+    sys.path[:] = setup["path"]
+    sys.argv[:] = setup["argv"]
+    if setup["cwd"] is not None:
+        with contextlib.suppress(OSError):
+            os.chdir(setup["cwd"])
+    if dict(os.environ) != setup["environ"]:
+        zone = os.environ.get("TZ")
+        os.environ.clear()
+        os.environ.update(setup["environ"])
+        if os.environ.get("TZ") != zone:
+            time.tzset()
+    if setup["affinity"] is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {setup["affinity"]})
+    if "threadpoolctl" in sys.modules:  # libraries loaded before a fork have read their variables already
+        sys.modules["threadpoolctl"].threadpool_limits(setup["threads"])
+    if setup["authkey"] is not None:
+        import multiprocessing
+
+        # Without the parent's key its managers and listeners would refuse this process.
+        multiprocessing.current_process().authkey = setup["authkey"]
+
+
+def set_context_vars(payload: bytes) -> None:
+    """Set the variables that `context_payload` pickled, in the current context."""
+    (found,), _ = load_arguments(payload, task="context_vars")
+    for reference, value in found:
+        if reference == "structlog":
+            import structlog
+
+            structlog.contextvars.bind_contextvars(**value)
+        else:
+            _resolve(reference).set(value)
+
+
+def _resolve(reference: str) -> Any:
+    import importlib
+
+    module, _, attribute = reference.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the global generators of `random`, and of NumPy if it is loaded, for one task."""
+    import random
+
+    random.seed(seed)
+    numpy = sys.modules.get("numpy.random")
+    if numpy is not None:
+        numpy.seed(seed % 2**32)

@@ -1,0 +1,391 @@
+"""The loop in a worker process: claim a token, find its frame, run the call, answer, again.
+
+Everything a task may do to its process is survived or reported: BaseExceptions are outcomes, values that do not pickle are
+errors of their task, a fork that comes back from the task's code is ended here. What kills the process is seen by the parent.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+from collections import deque
+from contextvars import copy_context
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from taskrun.engine import channel, posix, surroundings
+from taskrun.exceptions import dump_exception
+from taskrun.serialization import dump_result, load_arguments, load_function
+from taskrun.task import CurrentTask, entered, function_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+__all__ = ["STACK_AT", "Worker", "serve"]
+
+STACK_AT = 4096
+"""Where stacks begin in the worker's notes; the first eight bytes hold the number of the task asked to cancel, plus one."""
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_RSS_EVERY = 0.02  # seconds between looks at the resident size: a look costs as much as a tiny task
+_EXTRAS = struct.Struct("<I")
+
+
+class _Claimed:
+    """Tells `current_task().cancelled` what the parent wrote into this worker's notes."""
+
+    __slots__ = ("_notes", "_sequence")
+
+    def __init__(self, notes: int, sequence: int) -> None:
+        self._notes = notes
+        self._sequence = sequence
+
+    @property
+    def cancel_requested(self) -> bool:
+        try:
+            return int.from_bytes(os.pread(self._notes, 8, 0), "little") == self._sequence + 1
+        except OSError:  # in a process that the task has forked: it has no channel
+            return False
+
+
+def serve(channel_fd: int, tokens_fd: int, notes_fd: int) -> int:
+    """Run tasks from the channel until told to leave; returns the exit status of the process."""
+    worker = Worker(socket.socket(fileno=channel_fd), tokens_fd, notes_fd)
+    if not worker.begin():
+        return 0
+    worker.loop()
+    return worker.leave()
+
+
+class Worker:
+    """One worker process. All of it runs in the main thread."""
+
+    def __init__(self, sock: socket.socket, tokens: int, notes: int) -> None:
+        self._sock = sock
+        self._tokens = tokens
+        self._notes = notes
+        self._reader = channel.FrameReader(sock, channel.TASK_HEADER)
+        self._frames: deque[tuple[tuple[int, ...], bytes | bytearray]] = deque()
+        self._functions: dict[int, Any] = {}  # by slot: what dump_function made, replaced by the function at first use
+        self._idle = select.poll()
+        self._idle.register(tokens, select.POLLIN)
+        self._root: int | None = None
+        self._setup: dict[str, Any] = {}
+        self._runner: Any = None
+        self._running = False  # the task's code runs: KeyboardInterrupt may be raised
+        self._forked = False
+        self._soft_error: BaseException | None = None  # what the soft timeout raised in the task
+        self._cpu = 0.0
+        self._rss_at = 0.0
+        self._statm = -1
+        self._finalizer: Callable[[], object] | None = None
+
+    # -- beginning and end ------------------------------------------------------------------------------------------------
+
+    def begin(self) -> bool:
+        """Take the parent's surroundings over and run the initializer; False when that failed (the parent is told)."""
+        import faulthandler
+
+        os.register_at_fork(after_in_child=self._in_forked_child)
+        signal.signal(signal.SIGINT, self._on_interrupt)
+        os.lseek(self._notes, STACK_AT, os.SEEK_SET)
+        faulthandler.enable(file=self._notes, all_threads=True)
+        faulthandler.register(posix.STACK_SIGNAL, file=self._notes, all_threads=True, chain=False)
+        self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        self._running = True  # the initializer is the user's code too
+        try:
+            while not self._setup:
+                self._receive()
+                self._sort_until_task()
+            surroundings.apply(self._setup)
+            self._initialize()
+        except BaseException as error:  # an initializer may raise anything; the parent turns it into an InitializerError
+            self._running = False
+            self._reply(channel.NOT_READY, 0, 0.0, 0.0, 0.0, 0, dump_exception(error, task="initializer"))
+            return False
+        self._running = False
+        self._cpu = time.process_time()
+        self._reply(channel.READY, 0, time.monotonic(), 0.0, self._cpu, self._rss(), b"")
+        return True
+
+    def _initialize(self) -> None:
+        setup = self._setup
+        if setup["finalizer"] is not None:
+            self._finalizer = load_function(setup["finalizer"], task="finalizer")
+        if setup["initializer"] is not None:
+            initializer = load_function(setup["initializer"], task="initializer")
+            args, _ = load_arguments(setup["initargs"], task="initializer")
+            value = initializer(*args)
+            if type(value) is CoroutineType:
+                self._await(value)
+
+    def leave(self) -> int:
+        """End in order: finalizer, then what the interpreter would do at its exit; returns the exit status."""
+        import atexit
+        import threading
+
+        status = 0
+        self._running = True
+        try:
+            if self._finalizer is not None:
+                value = self._finalizer()
+                if type(value) is CoroutineType:
+                    self._await(value)
+        except BaseException:  # nobody waits for it: show it as the interpreter shows errors at exit
+            sys.excepthook(*sys.exc_info())
+        try:
+            if self._runner is not None:
+                self._runner.close()
+            # Non-daemon threads are waited for; then exit handlers, among them those that flush multiprocessing's queues.
+            getattr(threading, "_shutdown", lambda: None)()
+            getattr(atexit, "_run_exitfuncs", lambda: None)()
+        except BaseException:  # an exit handler's own trouble
+            sys.excepthook(*sys.exc_info())
+            status = 1
+        self._flush()
+        return status
+
+    # -- the loop ---------------------------------------------------------------------------------------------------------
+
+    def loop(self) -> None:
+        """Claim and run tasks until the token to leave comes."""
+        tokens, read = self._tokens, os.read
+        while True:
+            try:
+                token = read(tokens, 1)
+            except BlockingIOError:
+                self._flush()
+                self._idle.poll()
+                continue
+            if not token:
+                self._parent_gone()
+            if token[0] == channel.LEAVE:
+                return
+            self._run(*self._frame_of(token[0]))
+            if self._forked:
+                # os.fork in the task, and the child came back from the task's code: it must not work for our parent.
+                self._flush()
+                os._exit(0)
+
+    def _frame_of(self, token: int) -> tuple[tuple[Any, ...], bytes | bytearray]:
+        """Return the frame of a claimed task, passing over those that were taken back."""
+        while True:
+            frame = self._sort_until_task()
+            if frame is None:
+                self._receive()
+            elif frame[0][4] % channel.TOKENS == token:
+                return frame
+
+    def _sort_until_task(self) -> tuple[tuple[Any, ...], bytes | bytearray] | None:
+        frames = self._frames
+        while frames:
+            header, payload = frame = frames.popleft()
+            kind = header[1]
+            if kind <= channel.TASK_MORE:
+                return frame
+            if kind == channel.FUNCTION:
+                self._functions[header[2]] = payload
+            else:
+                state = pickle.loads(payload)
+                self._root = state.get("root", self._root)
+                self._setup = state.get("setup", self._setup)
+        return None
+
+    def _receive(self) -> None:
+        try:
+            self._frames.extend(self._reader.read())
+        except EOFError:
+            self._parent_gone()
+
+    def _run(self, header: tuple[Any, ...], payload: bytes | bytearray) -> None:
+        """Run one task and answer. A method of its own, so that nothing of the task outlives it."""
+        _, kind, slot, attempt, sequence, index, timeout, soft = header
+        extras: dict[str, Any] | None = None
+        arguments: bytes | bytearray | memoryview = payload
+        name = None
+        try:
+            if kind == channel.TASK_MORE:
+                (size,) = _EXTRAS.unpack_from(payload)
+                extras = pickle.loads(memoryview(payload)[4 : 4 + size])
+                arguments = payload[4 + size :]
+                name = extras.get("name")
+            fn = self._function(slot, extras, name)
+            if name is None:
+                name = function_name(fn)
+            args, kwargs = load_arguments(arguments, task=name)
+        except BaseException as error:  # SerializationError, or what a signal handler of the user's raised
+            started = time.monotonic()
+            self._answer_error(channel.UNSENDABLE, sequence, started, error, name)
+            return
+        started = time.monotonic()
+        deadline = started + timeout if timeout else None
+        current = CurrentTask(name, index, attempt, deadline, self._root, _Claimed(self._notes, sequence))
+        failed = 0
+        try:
+            self._running = True
+            if soft:
+                value = self._call_softly(soft, fn, args, kwargs, current, extras)
+            else:
+                value = copy_context().run(self._call, fn, args, kwargs, current, extras)
+            self._running = False
+        except BaseException as error:  # SystemExit and KeyboardInterrupt of a task are its outcomes, too
+            self._running = False
+            failed = channel.TIMED_OUT if error is self._soft_error else channel.RAISED
+            self._soft_error = None
+            _without_engine_frames(error)
+            self._answer_error(failed, sequence, started, error, name)
+            return
+        del args, kwargs
+        duration = time.monotonic() - started
+        try:
+            data = dump_result(value, task=name)
+        except BaseException as error:  # SerializationError, or what a signal handler of the user's raised
+            self._answer_error(channel.UNSENDABLE, sequence, started, error, name)
+            return
+        cpu = time.process_time()
+        used, self._cpu = cpu - self._cpu, cpu
+        rss = self._rss() if started + duration - self._rss_at > _RSS_EVERY else 0
+        self._reply(channel.DONE, sequence, started, duration, used, rss, data)
+
+    def _function(self, slot: int, extras: dict[str, Any] | None, name: str | None) -> Callable[..., Any]:
+        if extras is not None and "fn" in extras:
+            return load_function(extras["fn"], task=name)
+        fn = self._functions[slot]
+        if type(fn) is bytes or type(fn) is bytearray:
+            # Loaded after the claim: if it takes the process down, the parent knows with which task.
+            fn = self._functions[slot] = load_function(fn, task=name)
+        return fn  # type: ignore[no-any-return]
+
+    def _call(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        current: CurrentTask,
+        extras: dict[str, Any] | None,
+    ) -> Any:
+        """Run the task's code, in a context of its own."""
+        entered.set(current)
+        if extras is not None and "vars" in extras:
+            surroundings.set_context_vars(extras["vars"])
+        if self._setup["seeded"]:
+            surroundings.seed_generators(current.seed)
+        value = fn(*args, **kwargs)
+        if type(value) is CoroutineType:
+            value = self._await(value)
+        return value
+
+    def _await(self, coroutine: Any) -> Any:
+        import asyncio
+
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        try:
+            return self._runner.run(coroutine, context=copy_context())
+        except Exception:
+            raise
+        except BaseException:
+            # SystemExit and KeyboardInterrupt tear through the loop: the next coroutine gets a new one.
+            runner, self._runner = self._runner, None
+            runner.close()
+            raise
+
+    def _call_softly(
+        self, soft: float, fn: Any, args: Any, kwargs: Any, current: CurrentTask, extras: Any
+    ) -> Any:
+        """Run the task's code; once *soft* seconds are over, TaskTimeoutError is raised in it."""
+        began = time.monotonic()
+
+        def on_alarm(_: int, frame: FrameType | None) -> None:
+            # In a frame of ours the call has not begun, or is over and its value counts: the timer comes again.
+            if frame is None or not self._running or frame.f_globals is globals():
+                return
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            from taskrun.errors import TaskTimeoutError
+
+            elapsed = time.monotonic() - began
+            error = TaskTimeoutError(limit=soft, elapsed=elapsed, task=current.name, attempt=current.attempt, soft=True)
+            self._soft_error = error
+            raise error
+
+        previous = signal.signal(signal.SIGALRM, on_alarm)
+        signal.setitimer(signal.ITIMER_REAL, soft, 0.002)
+        try:
+            return copy_context().run(self._call, fn, args, kwargs, current, extras)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, previous if previous is not None else signal.SIG_DFL)
+
+    # -- answering --------------------------------------------------------------------------------------------------------
+
+    def _answer_error(self, kind: int, sequence: int, started: float, error: BaseException, name: str | None) -> None:
+        duration = time.monotonic() - started
+        data = dump_exception(error, task=name or "")
+        cpu = time.process_time()
+        used, self._cpu = cpu - self._cpu, cpu
+        self._reply(kind, sequence, started, duration, used, self._rss(), data)
+
+    def _reply(
+        self, kind: int, sequence: int, started: float, duration: float, cpu: float, rss: int, data: bytes
+    ) -> None:
+        if self._forked:
+            self._flush()
+            os._exit(0)
+        head = channel.REPLY.pack(len(data), kind, sequence, started, duration, cpu, rss)
+        try:
+            if len(data) < 1 << 16:
+                self._sock.sendall(head + data)  # one write: the parent finds whole frames
+            else:
+                self._sock.sendall(head)
+                self._sock.sendall(data)
+        except (BrokenPipeError, ConnectionResetError):
+            self._parent_gone()
+
+    def _rss(self) -> int:
+        self._rss_at = time.monotonic()
+        try:
+            return int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE
+        except (OSError, IndexError, ValueError):  # closed by a task that closes everything
+            return 0
+
+    def _parent_gone(self) -> NoReturn:
+        os._exit(0)
+
+    def _flush(self) -> None:
+        """What the task printed appears when the worker has nothing to do, not when it ends: it may be killed."""
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                if stream is not None:
+                    stream.flush()
+            except BaseException:  # noqa: S112 - a replaced or broken stream of the user's
+                continue
+
+    def _on_interrupt(self, _: int, __: FrameType | None) -> None:
+        if self._running:
+            raise KeyboardInterrupt
+
+    def _in_forked_child(self) -> None:
+        """A process forked by a task has no part in the channel: it neither answers nor keeps it open."""
+        if not self._forked:
+            self._forked = True
+            self._sock.close()
+            for fd in (self._tokens, self._notes, self._statm):
+                try:
+                    os.close(fd)
+                except OSError:
+                    continue
+
+
+def _without_engine_frames(error: BaseException) -> None:
+    """Cut the frames of this file from the top of the traceback, unless it has no others."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_globals is globals() and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    error.__traceback__ = traceback
