@@ -15,8 +15,8 @@ from taskrun.errors import (
     RemoteTraceback,
     SerializationError,
     TaskKilledError,
-    TaskTimeoutError,
     TaskrunError,
+    TaskTimeoutError,
     UnfinishedMapWarning,
     UnknownBackendError,
     UnsafeForkWarning,
@@ -31,7 +31,35 @@ from taskrun.task import current_task
 if TYPE_CHECKING:
     from taskrun.errors import WorkerCrashedError
 
-__all__ = ["ALL_COMPLETED", "BackendUnavailableError", "Capabilities", "ConfigError", "Executor", "FIRST_COMPLETED", "FIRST_EXCEPTION", "Future", "InitializerError", "JournalError", "QueueFullError", "RemoteError", "RemoteTraceback", "Retry", "SerializationError", "TaskKilledError", "TaskTimeoutError", "TaskrunError", "UnfinishedMapWarning", "UnknownBackendError", "UnsafeForkWarning", "UnsupportedOptionError", "UnsupportedOptionWarning", "WorkerCrashedError", "as_completed", "current_task", "wait"]
+__all__ = [
+    "ALL_COMPLETED",
+    "FIRST_COMPLETED",
+    "FIRST_EXCEPTION",
+    "BackendUnavailableError",
+    "Capabilities",
+    "ConfigError",
+    "Executor",
+    "Future",
+    "InitializerError",
+    "JournalError",
+    "QueueFullError",
+    "RemoteError",
+    "RemoteTraceback",
+    "Retry",
+    "SerializationError",
+    "TaskKilledError",
+    "TaskTimeoutError",
+    "TaskrunError",
+    "UnfinishedMapWarning",
+    "UnknownBackendError",
+    "UnsafeForkWarning",
+    "UnsupportedOptionError",
+    "UnsupportedOptionWarning",
+    "WorkerCrashedError",
+    "as_completed",
+    "current_task",
+    "wait",
+]
 
 __version__ = "0.1.0"
 

@@ -83,9 +83,7 @@ class TaskrunError(Exception):
 class ConfigError(TaskrunError, ValueError):
     """A setting has a value that cannot be used; the message says which, where it came from and what is allowed."""
 
-    def __init__(
-        self, message: str, *, setting: str | None = None, origin: str | None = None, allowed: Any = None
-    ) -> None:
+    def __init__(self, message: str, *, setting: str | None = None, origin: str | None = None, allowed: Any = None) -> None:
         super().__init__(message)
         self.setting = setting
         self.origin = origin
@@ -343,9 +341,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f' Did you mean "{by_lower[close[0]]}"?' if close else ""
 
 
-def _timeout_message(
-    limit: float | None, elapsed: float | None, task: str | None, attempt: int | None, soft: bool
-) -> str:
+def _timeout_message(limit: float | None, elapsed: float | None, task: str | None, attempt: int | None, soft: bool) -> str:
     who = f"task {task!r}" if task else "the task"
     if attempt is not None:
         who += f" (attempt {attempt})"

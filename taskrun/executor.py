@@ -36,7 +36,9 @@ DEFAULT_BACKEND = "thread"
 _names = itertools.count()
 _TASK_OPTIONS = tuple(field.name for field in fields(TaskOptions) if field.name != "backend")
 # Accepted on every backend, since they change no result.
-_WORKER_FIELDS = tuple(field.name for field in fields(WorkerSettings) if field.name not in {"max_workers", "name", "backend_options"})
+_WORKER_FIELDS = tuple(
+    field.name for field in fields(WorkerSettings) if field.name not in {"max_workers", "name", "backend_options"}
+)
 _PROCESS_ONLY = ("env", "cpu_affinity", "inner_max_num_threads")
 
 
@@ -107,9 +109,7 @@ class _Submitting(standard.Executor):
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
-        return start_map(
-            self._scheduler, fn, iterables, self._options, timeout=timeout, buffersize=buffersize, ordered=ordered
-        )
+        return start_map(self._scheduler, fn, iterables, self._options, timeout=timeout, buffersize=buffersize, ordered=ordered)
 
     def options(self, **options: Any) -> OptionsView:
         """Return a view on this executor whose tasks have *options*; views can be chained.
@@ -283,9 +283,7 @@ def _backend_of(backend: str | Backend | None) -> Backend:
         backend = os.environ.get("TASKRUN_BACKEND")
         origin = "environment variable TASKRUN_BACKEND" if backend else None
     if backend is not None and not isinstance(backend, str):
-        raise ConfigError(
-            f"backend must be a name or a taskrun.backends.Backend instance, not {backend!r}", setting="backend"
-        )
+        raise ConfigError(f"backend must be a name or a taskrun.backends.Backend instance, not {backend!r}", setting="backend")
     return load_backend(backend or DEFAULT_BACKEND, origin=origin)()
 
 

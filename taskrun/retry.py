@@ -221,9 +221,7 @@ class Retry:
         if isinstance(error, Exception):
             return False
         return any(
-            _matches(error, rule)
-            for rule in _rules(self.on)
-            if isinstance(rule, str) or not issubclass(rule, Exception)
+            _matches(error, rule) for rule in _rules(self.on) if isinstance(rule, str) or not issubclass(rule, Exception)
         )
 
     def _compile(self) -> _Compiled:
@@ -358,6 +356,4 @@ def _is_number(value: object) -> bool:
 
 def _check(good: bool, name: str, value: object, allowed: str, hint: str = "") -> None:
     if not good:
-        raise ConfigError(
-            f"retry.{name} is {value!r}; allowed: {allowed}.{hint}", setting=f"retry.{name}", allowed=allowed
-        )
+        raise ConfigError(f"retry.{name} is {value!r}; allowed: {allowed}.{hint}", setting=f"retry.{name}", allowed=allowed)

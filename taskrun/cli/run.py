@@ -89,7 +89,11 @@ def run(wanted: Run) -> ExitCode:
         function = load_target(wanted.target)
         with _executor(wanted.settings) as executor:
             results.open(sources)
-            flow = Flow(items(sources), _submitter(executor, function, wanted.expand), concurrent=_concurrent(executor))
+            flow = Flow(
+                items(sources),
+                _submitter(executor, function, wanted.expand),
+                concurrent=executor.capabilities.concurrent,
+            )
             who = _backend_text(executor)
             try:
                 with (
@@ -103,7 +107,7 @@ def run(wanted: Run) -> ExitCode:
                 raise  # through the executor's `with`: that stops what still runs
             except CommandError:  # the results cannot be written: nobody would ever see what still runs
                 flow.stop()
-                _kill(executor)
+                executor.kill_workers()
                 raise
             finally:
                 flow.stop()
@@ -160,18 +164,10 @@ def _submitter(executor: Executor, function: Callable[..., Any], expand: bool) -
     return submit
 
 
-def _concurrent(executor: Executor) -> bool:
-    return executor.capabilities.concurrent
-
-
 def _backend_text(executor: Executor) -> str:
-    workers = executor._max_workers
-    return f"{executor.backend_name} ({workers} worker{'' if workers == 1 else 's'})"
-
-
-def _kill(executor: Executor) -> None:
-    with contextlib.suppress(NotImplementedError):
-        executor.kill_workers()
+    facts = executor.stats()
+    workers = facts["max_workers"]
+    return f"{facts['backend']} ({workers} worker{'' if workers == 1 else 's'})"
 
 
 @contextlib.contextmanager

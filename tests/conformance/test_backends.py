@@ -1,0 +1,11 @@
+"""Every built-in backend keeps every promise."""
+
+from taskrun.testing import BackendConformance
+
+
+class TestSerial(BackendConformance):
+    backend = "serial"
+
+
+class TestThread(BackendConformance):
+    backend = "thread"
