@@ -25,7 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         app(arguments, prog_name="taskrun")
     except CommandError as error:
-        print(f"taskrun: {error}", file=sys.stderr)
+        if str(error):
+            print(f"taskrun: {error}", file=sys.stderr)
         return error.code
     except SystemExit as ending:  # how typer ends: after --help, a mistake in the arguments, or a command's own code
         return ending.code if isinstance(ending.code, int) else ExitCode.OK if ending.code is None else ExitCode.USAGE

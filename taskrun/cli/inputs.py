@@ -204,7 +204,7 @@ def _json_lines(stream: IO[bytes]) -> Iterator[_Piece]:
         value: Any = text.rstrip("\r\n")
         if problem is None:
             try:
-                value = json.loads(text)
+                value = json.loads(value)
             except json.JSONDecodeError as error:
                 problem = f"not valid JSON: {error.msg} (column {error.colno})"
             except (ValueError, RecursionError) as error:  # a number of too many digits; brackets nested too deep

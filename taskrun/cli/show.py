@@ -18,13 +18,10 @@ YES_NO = {True: "yes", False: "no"}
 
 
 def version() -> str:
-    """Return the version of the installed distribution."""
-    from importlib import metadata
+    """Return taskrun's version."""
+    import taskrun
 
-    try:
-        return metadata.version("taskrun-executor")
-    except metadata.PackageNotFoundError:
-        return "(a source tree that is not installed)"
+    return taskrun.__version__
 
 
 def show_backends(*, as_json: bool) -> None:

@@ -12,8 +12,8 @@ from taskrun.cli.exits import CommandError, ExitCode
 from taskrun.cli.inputs import Format, Input, Item, items, plan, total_weight
 
 
-def read(path, format=Format.AUTO) -> list[Item]:
-    return list(items(plan([str(path)], format)))
+def read(path, wanted=Format.AUTO) -> list[Item]:
+    return list(items(plan([str(path)], wanted)))
 
 
 def values(found: list[Item]) -> list[object]:

@@ -1,0 +1,61 @@
+"""`taskrun backends`, `taskrun config` and `--version`."""
+
+from __future__ import annotations
+
+import json
+
+import taskrun
+
+
+def test_backends_are_shown_with_what_they_can_do(command):
+    done = command("backends")
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in ("serial", "thread", "process", "crash isolation"))
+
+
+def test_backends_as_json(command):
+    done = command("backends", "--json")
+    found = {backend["name"]: backend for backend in json.loads(done.stdout)}
+    assert found["process"]["available"]
+    assert found["process"]["capabilities"]["crash_isolation"] is True
+    assert found["thread"]["capabilities"]["kill"] == "slot only"
+    assert "start_method" in found["process"]["options"]
+
+
+def test_a_backend_that_cannot_be_used_is_shown_with_the_reason(command):
+    info = command.directory / "broken_plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[taskrun.backends]\nbroken = no_such_module_q:Backend\n")
+    command.env["PYTHONPATH"] += f":{command.directory}"
+    done = command("backends")
+    assert done.returncode == 0, done.stderr
+    assert "no_such_module_q" in done.stdout
+    assert "broken" in done.stdout
+    found = {backend["name"]: backend for backend in json.loads(command("backends", "--json").stdout)}
+    assert found["broken"]["available"] is False
+    assert "no_such_module_q" in found["broken"]["problem"]
+
+
+def test_config_shows_values_and_origins(command):
+    command.write("taskrun.toml", 'max_workers = 3\n[profiles.night]\ntimeout = "2h"\n')
+    command.env["TASKRUN_BACKEND"] = "thread"
+    found = {setting["name"]: setting for setting in json.loads(command("config", "--json", "--profile", "night").stdout)}
+    assert found["backend"]["value"] == "thread"
+    assert "TASKRUN_BACKEND" in found["backend"]["origin"]
+    assert found["max_workers"]["value"] == 3
+    assert "taskrun.toml" in found["max_workers"]["origin"]
+    assert found["timeout"]["value"] == 7200
+    assert found["strict"] == found["strict"] | {"value": False, "origin": "default"}
+    table = command("config").stdout
+    assert "TASKRUN_BACKEND" in table
+    assert "max_workers" in table
+
+
+def test_version_and_help(command):
+    assert command("--version").stdout == f"taskrun {taskrun.__version__}\n"
+    for arguments in (["--help"], ["run", "--help"]):
+        done = command(*arguments)
+        assert done.returncode == 0
+        assert "Exit codes: 0 all done; 1 some items failed" in done.stdout
+    assert command("rum").returncode == 2
