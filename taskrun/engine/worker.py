@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-__all__ = ["STACK_AT", "Worker", "serve"]
+__all__ = ["STACK_AT", "Worker", "main", "serve"]
 
 STACK_AT = 4096
 """Where stacks begin in the worker's notes; the first eight bytes hold the number of the task asked to cancel, plus one."""
@@ -297,9 +297,7 @@ class Worker:
             runner.close()
             raise
 
-    def _call_softly(
-        self, soft: float, fn: Any, args: Any, kwargs: Any, current: CurrentTask, extras: Any
-    ) -> Any:
+    def _call_softly(self, soft: float, fn: Any, args: Any, kwargs: Any, current: CurrentTask, extras: Any) -> Any:
         """Run the task's code; once *soft* seconds are over, TaskTimeoutError is raised in it."""
         began = time.monotonic()
 
@@ -332,9 +330,7 @@ class Worker:
         used, self._cpu = cpu - self._cpu, cpu
         self._reply(kind, sequence, started, duration, used, self._rss(), data)
 
-    def _reply(
-        self, kind: int, sequence: int, started: float, duration: float, cpu: float, rss: int, data: bytes
-    ) -> None:
+    def _reply(self, kind: int, sequence: int, started: float, duration: float, cpu: float, rss: int, data: bytes) -> None:
         if self._forked:
             self._flush()
             os._exit(0)
@@ -389,3 +385,17 @@ def _without_engine_frames(error: BaseException) -> None:
     while traceback is not None and traceback.tb_frame.f_globals is globals() and traceback.tb_next is not None:
         traceback = traceback.tb_next
     error.__traceback__ = traceback
+
+
+def main(parent: int) -> NoReturn:
+    """Serve the channel in descriptors 3, 4 and 5, in a fresh Python that *parent* has started ("spawn")."""
+    status = 1
+    try:
+        posix.die_with(parent)
+        posix.reset_signals()
+        posix.close_all_but({3, 4, 5})
+        status = serve(3, 4, 5)
+    except BaseException:  # as at the end of any program
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)

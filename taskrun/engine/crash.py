@@ -1,0 +1,76 @@
+"""The evidence after a worker's death, made into the error of the task that ran in it."""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+from taskrun.engine import posix
+
+if TYPE_CHECKING:
+    from taskrun.engine.handle import Handle
+    from taskrun.errors import WorkerCrashedError
+    from taskrun.task import Task
+
+__all__ = ["OutOfMemoryWatch", "crash_error", "how_it_ended"]
+
+
+class OutOfMemoryWatch:
+    """Tells whether the kernel killed a process of this control group since it was last asked."""
+
+    def __init__(self) -> None:
+        self._seen = posix.memory_events()
+
+    def killed(self, exit_status: int | None) -> bool | None:
+        """Return whether a worker that ended so was killed for want of memory; None: the system does not say."""
+        if exit_status is not None and exit_status != -signal.SIGKILL:
+            return False
+        before, self._seen = self._seen, posix.memory_events()
+        if before is None or self._seen is None:
+            return None
+        return self._seen > before
+
+
+def how_it_ended(exit_status: int | None) -> str:
+    """Return an exit status in words."""
+    if exit_status is None:
+        return "ended in an unknown way (something else in this program reaped it)"
+    if exit_status < 0:
+        try:
+            name = signal.Signals(-exit_status).name
+        except ValueError:
+            name = f"signal {-exit_status}"
+        return f"was killed by {name}"
+    return f"exited with code {exit_status}"
+
+
+def crash_error(handle: Handle, task: Task, oom: bool | None, template_died: bool) -> WorkerCrashedError:
+    """Return the error for *task*, which was running when the worker of *handle* died."""
+    from taskrun.errors import WorkerCrashedError
+
+    status = handle.exit_status
+    name = task.name
+    if template_died:
+        how = "ended because the template process, which all workers come from, was killed; the task is not to blame"
+        advice = "Run it again, or let options(retry=taskrun.Retry(...)) do so."
+    elif oom:
+        how = "was killed by the kernel because memory ran out"
+        advice = (
+            "Use fewer workers or smaller tasks, or raise the memory limit; max_memory_per_child= replaces workers that grow."
+        )
+    else:
+        how = how_it_ended(status)
+        advice = "The other tasks are not harmed. If it may run again after a crash, say options(retry=taskrun.Retry(...))."
+        if status is not None and status >= 0:
+            advice = "Something in the task called os._exit or ended the process. " + advice
+    label = f"pid {handle.pid}" if handle.pid is not None else "not started yet"
+    return WorkerCrashedError(
+        f"the worker process ({label}) that ran task {name!r} (attempt {task.number}) {how}. {advice}",
+        pid=handle.pid,
+        exitcode=status,
+        signal=-status if status is not None and status < 0 else None,
+        oom=oom,
+        stack=handle.stack(),
+        task=name,
+        attempt=task.number,
+    )
