@@ -128,7 +128,7 @@ class Retry:
         for key in table:
             if key not in known:
                 raise ConfigError(
-                    f"unknown setting retry.{key}; known: {', '.join(known)}.{did_you_mean(str(key), known)}",
+                    f"unknown setting retry.{key}; allowed: {', '.join(known)}.{did_you_mean(str(key), known)}",
                     setting=f"retry.{key}",
                     allowed=tuple(known),
                 )
