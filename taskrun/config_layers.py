@@ -138,8 +138,6 @@ def _table_key(setting: Setting, key: str, text: str) -> dict[str, Any]:
 
 def _retry_value(key: str, text: str) -> Any:
     """Return the text of a retry policy's key in its type; what does not fit is left to the check."""
-    if key in ("max_attempts", "max_time") and text.lower() == "none":
-        return None
     if key == "on":
         return [name.strip() for name in text.split(",") if name.strip()]
     try:

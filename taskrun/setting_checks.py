@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from taskrun.errors import ConfigError, did_you_mean
-from taskrun.units import parse_duration, parse_size
+from taskrun.units import DURATIONS, parse_duration, parse_size
 
 __all__ = ["Check", "WrongValueError", "show"]
 
@@ -248,13 +248,15 @@ def retry_table(name: str, table: Mapping[Any, Any]) -> dict[str, Any]:
     for key, value in table.items():
         item = value
         try:
-            if key in RETRY_DURATIONS and isinstance(value, str):
+            if key in ("max_attempts", "max_time") and isinstance(value, str) and value.strip().lower() == "none":
+                item = None  # TOML has no null
+            elif key in RETRY_DURATIONS and isinstance(value, str):
                 item = parse_duration(value)
             Retry.of({key: item})
         except ConfigError as error:
             problems.append(str(error))
         except ValueError:
-            problems.append(f"{name}.{key} is no duration: {show(value)}")
+            problems.append(f"{name}.{key} is no duration: {show(value)}; allowed: {DURATIONS}")
         checked[str(key)] = item
     if problems:
         raise WrongValueError("; ".join(problems), allowed="")
