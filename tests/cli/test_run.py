@@ -164,7 +164,7 @@ def test_a_full_disk_stops_the_run_with_its_own_exit_code(command):
         (["jobs:od", "n.txt"], "jobs has no function 'od'; did you mean 'odd'?"),
         (["jobz:odd", "n.txt"], "there is no module 'jobz'"),
         (["jobs:odd", "absent.csv"], "absent.csv: no such file"),
-        (["jobs:odd", "n.txt", "--backend", "thred"], "did you mean 'thread'"),
+        (["jobs:odd", "n.txt", "--backend", "thred"], 'Did you mean "thread"?'),
         (["jobs:odd", "n.txt", "--max-workers", "0"], "max_workers must be greater than 0"),
         (["jobs:odd", "n.txt", "--timeout", "soon"], "timeout"),
         (["jobs:odd", "n.txt", "--set", "max_worker=3"], "max_worker"),
