@@ -170,7 +170,8 @@ def _check_file(path: str, table: Mapping[str, Any], prefix: str) -> ConfigFile:
             problem = f"a profile must be a table, not {show(content)}"
             file.mistakes.append(Mistake("profiles", _key(path, origin), problem, f"[profiles.{name}]"))
             continue
-        layer = _check_table(path, content, f"{origin}.")
+        inner = {key: value for key, value in content.items() if key not in ("profile", "profiles")}
+        layer = _check_table(path, inner, f"{origin}.")
         for nested in ("profile", "profiles"):
             if nested in content:
                 problem = "a profile cannot choose or hold another profile"

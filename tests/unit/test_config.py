@@ -9,10 +9,9 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -22,6 +21,9 @@ from taskrun.config import describe, import_object, options_for, report_unsuppor
 from taskrun.errors import ConfigError, UnknownBackendError, UnsupportedOptionError, UnsupportedOptionWarning
 from taskrun.retry import Retry
 from taskrun.settings import SETTINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Sources:
@@ -500,8 +502,9 @@ def test_describe_takes_a_profile(sources: Sources) -> None:
 def test_reading_a_configuration_imports_nothing_that_it_names(sources: Sources) -> None:
     (sources.work / "trap.py").write_text("raise SystemExit('imported')")
     sources.write(sources.project, 'initializer = "trap:start"\ncontext_vars = ["trap:var"]\n[retry]\non = "trap.Oops"\n')
+    root = str(Path(config.__file__).parents[1])
     code = (
-        f"import sys; sys.path[:0] = ['.', {str(Path(config.__file__).parents[1])!r}]; from taskrun.config import describe; describe();"
+        f"import sys; sys.path[:0] = ['.', {root!r}]; from taskrun.config import describe; describe();"
         "heavy = 'trap multiprocessing asyncio sqlite3 tenacity structlog cloudpickle typer rich importlib.metadata';"
         "print([name for name in heavy.split() if name in sys.modules])"
     )

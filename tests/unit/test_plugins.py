@@ -5,13 +5,16 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from taskrun.backends.base import Backend
 from taskrun.errors import BackendUnavailableError, ConfigError, UnknownBackendError
 from taskrun.plugins import BUILTIN, describe_backends, known_backends, load_backend
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Install = Callable[..., None]
 
