@@ -52,8 +52,8 @@ class _Entry:
     """"module:class"."""
     distribution: str
     """Name and version; "taskrun" for what is built in."""
-    module: str
-    """What it is installed as, without the version; for `pip install`."""
+    project: str
+    """The name of the distribution without its version; for `pip install`."""
 
     @property
     def source(self) -> str:
@@ -177,9 +177,9 @@ def _not_importable(entry: _Entry, module: str, error: ImportError, origin: str 
     """Return the error for a backend whose import failed: its own module is missing, or something that it needs."""
     missing = error.name
     if isinstance(error, ModuleNotFoundError) and missing and f"{module}.".startswith(f"{missing}."):
-        return _bad(entry, f"there is no module {missing!r}; reinstall {entry.distribution}", origin)
+        return _bad(entry, f"there is no module {missing!r}; reinstall {entry.project}", origin)
     needed = missing.partition(".")[0] if isinstance(error, ModuleNotFoundError) and missing else None
-    install = f"pip install {needed}" if needed else f"pip install --force-reinstall {entry.module}"
+    install = f"pip install {needed}" if needed else f"pip install --force-reinstall {entry.project}"
     step = f"Install the package that provides {needed!r}, for example: {install}" if needed else f"Try: {install}"
     message = f"backend {entry.name!r} of {entry.source} cannot be used here{_from(origin)}: {error}. {step}"
     return BackendUnavailableError(message, backend=entry.name, missing=needed or missing, install=install)
