@@ -86,6 +86,8 @@ def _descend(obj: Any) -> tuple[list[str], Any]:
     path: list[str] = []
     seen = {id(obj)}
     for _ in range(_DEEPEST):
+        if _advice(obj):
+            break  # a thread is what the user knows, not the lock inside of it
         for name, part in _parts(obj):
             if id(part) not in seen and _problem(part) is not None:
                 path.append(name)
@@ -293,12 +295,16 @@ def _brief(key: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _hint(obj: Any) -> str:
+def _advice(obj: Any) -> str | None:
     names = {cls.__name__ for cls in type(obj).__mro__}
-    for known, advice in _HINTS:
-        if names.intersection(known):
-            return f" A {type(obj).__name__} belongs to one process: {advice}."
-    return " Pass data from which the task can make it, or give its class a __reduce__ method."
+    return next((advice for known, advice in _HINTS if names.intersection(known)), None)
+
+
+def _hint(obj: Any) -> str:
+    advice = _advice(obj)
+    if advice is None:
+        return " Pass data from which the task can make it, or give its class a __reduce__ method."
+    return f" An object like this belongs to one process: {advice}."
 
 
 def _with_cause(new: SerializationError, error: BaseException) -> SerializationError:

@@ -78,13 +78,24 @@ class _Pickler(cp.Pickler):  # type: ignore[misc] # cloudpickle has no types
         if isinstance(obj, type):
             if obj not in cp._BUILTIN_TYPE_NAMES and travels_by_value(obj):
                 return self.reduce_class(obj)
-        elif isinstance(obj, types.FunctionType) and travels_by_value(obj):
-            return self.reduce_function(obj)
+        elif isinstance(obj, types.FunctionType):
+            if travels_by_value(obj):
+                return self.reduce_function(obj)
+        elif isinstance(obj, types.ModuleType):
+            # cloudpickle believes that what is in sys.modules can be imported. Of __main__ a worker has its own.
+            if obj.__name__ != "__main__" and obj.__name__ in sys.modules and not importable(obj.__name__):
+                own = ("__builtins__", "__loader__", "__spec__")
+                return cp.dynamic_subimport, (obj.__name__, {k: v for k, v in vars(obj).items() if k not in own})
+        elif isinstance(obj, io.TextIOWrapper) and obj not in (sys.stdout, sys.stderr):
+            # cloudpickle sends a text file's contents; that is not the file, which writes and moves on.
+            raise TypeError(f"cannot pickle {type(obj).__name__!r} object")
         return super().reducer_override(obj)
 
     def reduce_class(self, cls: type) -> Any:
         tracker_id = cp._get_or_create_tracker_id(cls)
         maker, args, state, _, _, setter = cp._dynamic_class_reduce(cls)
+        if maker is cp._make_skeleton_class and "__slots__" in vars(cls):
+            args[3]["__slots__"] = cls.__slots__  # type: ignore[attr-defined] # else it had a __dict__ in the worker
         version = None if self.upward else _class_version(cls)
         return rebuild.make_class, (tracker_id, maker, args), (setter, state, version), None, None, rebuild.set_class
 
