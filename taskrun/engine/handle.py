@@ -26,6 +26,7 @@ __all__ = ["Handle", "Stop"]
 
 _INT = struct.Struct("i")
 _MOST_STACK = 1 << 18
+_ENGINE = os.path.dirname(__file__) + os.sep
 
 
 class Stop:
@@ -169,8 +170,9 @@ class Handle:
 
     def stack(self) -> str | None:
         """Return the Python stack that the worker wrote, if it did."""
-        data = os.pread(self.notes, _MOST_STACK, STACK_AT)
-        return data.decode("utf-8", "replace").strip() or None
+        text = os.pread(self.notes, _MOST_STACK, STACK_AT).decode("utf-8", "replace").strip()
+        # The worker's own loop, and the template's below it, are the same in every stack.
+        return "\n".join(line for line in text.splitlines() if _ENGINE not in line) or None
 
     def has_stack(self) -> bool:
         """Return whether the worker has begun to write its stack."""

@@ -109,7 +109,7 @@ class _Template:
         self._forget()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            path = [entry for entry in sys.path if isinstance(entry, str)]
+            path = map(str, sys.path)
             try:
                 self.pid = posix.start_python(template.BOOTSTRAP, [str(os.getpid()), *path], [theirs.fileno()])
             except BaseException:
@@ -226,7 +226,7 @@ class _Own(Launcher):
 
 class _Spawned(_Own):
     def launch(self, handle: Handle) -> list[Event]:
-        path = [entry for entry in sys.path if isinstance(entry, str)]
+        path = map(str, sys.path)
         pid = posix.start_python(_SPAWN, [str(os.getpid()), *path], handle.theirs)
         handle.close_theirs()
         return [Event("started", handle.number, pid, os.pidfd_open(pid))]

@@ -53,7 +53,7 @@ def describe(settings: WorkerSettings, number: int, cpus: int, context_vars: lis
     multiprocessing = sys.modules.get("multiprocessing.process")
     initializer, finalizer = settings.initializer, settings.finalizer
     return {
-        "path": [entry for entry in sys.path if isinstance(entry, str)],
+        "path": list(map(str, sys.path)),
         "cwd": _working_directory(),
         "environ": environ,
         "affinity": affinity[number % len(affinity)] if affinity else None,

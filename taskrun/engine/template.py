@@ -163,7 +163,7 @@ class _Server:
         """Load what most workers come to need, once the first one is on its way: it does not wait for this."""
         self._preloaded = True
         try:
-            import taskrun.by_value
+            import taskrun.by_value  # noqa: F401 - loaded for the workers
         except ImportError:
             return  # the parent's error to report, where it matters
         gc.freeze()

@@ -208,7 +208,7 @@ class Worker:
         """Run one task and answer. A method of its own, so that nothing of the task outlives it."""
         _, kind, slot, attempt, sequence, index, timeout, soft = header
         extras: dict[str, Any] | None = None
-        arguments: bytes | bytearray | memoryview = payload
+        arguments: Any = payload  # bytes, or a bytearray if large
         name = None
         try:
             if kind == channel.TASK_MORE:
@@ -260,7 +260,7 @@ class Worker:
         fn = self._functions[slot]
         if type(fn) is bytes or type(fn) is bytearray:
             # Loaded after the claim: if it takes the process down, the parent knows with which task.
-            fn = self._functions[slot] = load_function(fn, task=name)
+            fn = self._functions[slot] = load_function(bytes(fn), task=name)
         return fn  # type: ignore[no-any-return]
 
     def _call(
