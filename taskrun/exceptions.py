@@ -305,8 +305,8 @@ def _put_together(parts: _Parts, members: list[BaseException]) -> BaseException:
             error = native.__new__(cls)
     for name, value in fields.items():
         with suppress(AttributeError, TypeError):  # read-only
-            object.__setattr__(error, name, value)
-    error.args = args
+            _set(error, name, value)
+    _set(error, "args", args)
     error.__dict__.update(attributes)
     return error  # type: ignore[no-any-return]
 
@@ -314,9 +314,9 @@ def _put_together(parts: _Parts, members: list[BaseException]) -> BaseException:
 def _link(nodes: list[_Node], built: list[BaseException | None]) -> None:
     for node, error in zip(nodes, built, strict=True):
         if error is not None:
-            error.__cause__ = built[node.cause] if node.cause >= 0 else None
-            error.__context__ = built[node.context] if node.context >= 0 else None
-            error.__suppress_context__ = node.suppress  # after the cause, which sets it
+            _set(error, "__cause__", built[node.cause] if node.cause >= 0 else None)
+            _set(error, "__context__", built[node.context] if node.context >= 0 else None)
+            _set(error, "__suppress_context__", node.suppress)  # after the cause, which sets it
 
 
 def _hang(error: BaseException, remote: RemoteTraceback) -> None:
@@ -328,5 +328,9 @@ def _hang(error: BaseException, remote: RemoteTraceback) -> None:
             return  # they go round in a circle
         seen.add(id(error))
     suppressed = error.__suppress_context__
-    error.__cause__ = remote
-    error.__suppress_context__ = suppressed
+    _set(error, "__cause__", remote)
+    _set(error, "__suppress_context__", suppressed)
+
+
+def _set(error: BaseException, name: str, value: Any) -> None:
+    object.__setattr__(error, name, value)  # past a __setattr__ of the user's

@@ -9,7 +9,7 @@ from taskrun.errors import RemoteError
 from taskrun.importable import importable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Sequence
 
 __all__ = ["base_names", "stand_in"]
 
@@ -37,7 +37,7 @@ def stand_in(
     *,
     traceback: str | None = None,
     task: str | None = None,
-    notes: Iterable[str] = (),
+    notes: Sequence[str] = (),
     problem: str = "",
 ) -> RemoteError:
     """Return a RemoteError for an exception of class *type_name*, which also is each of *bases* that can be imported."""
@@ -45,9 +45,10 @@ def stand_in(
     reason = f" ({problem})" if problem else ""
     message = f"{type_name}: {text}\nThe exception{whose} cannot be rebuilt in this process{reason}; this stands in for it."
     error = _bare(_class(bases), (message,))
-    error.type_name, error.text, error.traceback = type_name, text, traceback
-    for note in notes:
-        error.add_note(note)
+    # Not by setting attributes: that may be code of a base.
+    error.__dict__.update(type_name=type_name, text=text, traceback=traceback)
+    if notes:
+        error.__dict__["__notes__"] = [*notes]
     return error
 
 
@@ -102,7 +103,8 @@ def _bare(cls: type[RemoteError], args: tuple[Any, ...]) -> RemoteError:
     while native.__flags__ & (1 << 9):  # Py_TPFLAGS_HEAPTYPE: made by a class statement
         native = native.__base__
     error: RemoteError = native.__new__(cls)
-    RemoteError.__init__(error, *args)
+    BaseException.__init__(error, *args)
+    error.__dict__.update(type_name=None, text=None, traceback=None)
     return error
 
 
