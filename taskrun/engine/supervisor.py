@@ -1,0 +1,441 @@
+"""The process engine, seen from the parent: one I/O thread for each executor. How a task travels::
+
+      submitting threads            I/O thread (this file)                             worker processes (worker.py)
+    ┌─────────────────────┐   ┌───────────────────────────────────────────────┐      ┌──────────────────────────────┐
+    │ Scheduler.submit    │   │ feed: pull a batch ─► pickle ─► frames ────────┼─────►│ socket ─► frame of the token │
+    │   queue ────────────┼──►│ (dispatch.py)            └────► tokens ────────┼─────►│ pipe ───► claim ─► unpickle  │
+    │   wake ── eventfd ──┼──►│                                               │      │              │              │
+    │                     │   │ epoll                                         │      │              ▼              │
+    │ future.cancel       │   │ settle ◄─ unpickle ◄─ frames ◄─────────────────┼──────┤ answer ◄─ pickle ◄─ fn(...)  │
+    │   revoke ── pipe ───┼─┐ │   │                                           │      └──────────────────────────────┘
+    │ Future, callbacks ◄─┼─┼─┼───┘   deaths, deadlines, recycling (fleet.py)   │               ▲ fork
+    └─────────────────────┘ │ └───────────────────────┬───────────────────────┘      ┌────────┴─────────────────────┐
+       takes tokens back ◄──┘                         └── launch.py: please fork ────►│ template process (template.py)│
+                                                                                      └──────────────────────────────┘
+
+Each worker has a channel of its own and shares no lock with anybody. Who reads a task's token has the task: the worker, to
+run it, or the parent, to take it back; so when a worker dies the tokens left say exactly what did not begin.
+
+Locks. `_lock` (leaf, re-entrant) guards the flights and token pipes; it is held for dictionary work and one or two system
+calls on a pipe, never while pickling, sending frames, or calling the scheduler. The rest belongs to the I/O thread, to which
+other threads speak through a deque and an eventfd.
+
+Traps of epoll: a descriptor number may be given out again within one result, to a worker that is not meant. So events are
+looked up by number of the worker, not of the descriptor, and workers are buried after the loop over the events.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import select
+import threading
+import time
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from taskrun.engine import channel
+from taskrun.engine.dispatch import PULLED, RECALLED, Dispatcher
+from taskrun.engine.fleet import Fleet
+from taskrun.engine.handle import Handle
+from taskrun.exceptions import load_exception
+from taskrun.serialization import load_result
+from taskrun.threads import OwnThread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from taskrun.engine.launch import Launcher, StartMethod
+    from taskrun.options import WorkerSettings
+    from taskrun.scheduler import Outcome, Scheduler
+    from taskrun.task import Cause, Task
+
+__all__ = ["Supervisor"]
+
+_log = logging.getLogger("taskrun")
+
+_WAKE, _LAUNCHER = -1, -2  # in `_watched`, beside the numbers of workers
+_READS = 8  # chunks read from one worker before the others have their turn
+_MOST_TROUBLE = 20
+_CAUSES: dict[int, Cause] = {channel.RAISED: "raised", channel.UNSENDABLE: "serialization", channel.TIMED_OUT: "timeout"}
+
+_living: weakref.WeakSet[Supervisor] = weakref.WeakSet()
+
+
+class Supervisor:
+    """Runs the tasks of one scheduler in worker processes."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        settings: WorkerSettings,
+        method: StartMethod,
+        context_vars: list[tuple[str, Any]],
+    ) -> None:
+        self._scheduler = scheduler
+        self._lock = threading.RLock()
+        self._inside = False  # `_lock` is held by this thread in the middle of a change: see `revoke`
+        self._commands: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._asleep = False
+        self._hungry = True
+        self._ending = False
+        self.closed = False
+        self._trouble = 0
+        self._alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll = select.epoll()
+        self._watched: dict[int, tuple[int, bool]] = {}  # descriptor -> (worker or _WAKE or _LAUNCHER, is it a pidfd?)
+        self._watch(self._alarm, _WAKE)
+        self._fleet = fleet = Fleet(scheduler, settings, method, context_vars, self._lock)
+        fleet.on_launcher = self._watch_launcher  # type: ignore[method-assign]
+        fleet.on_worker = self._watch_worker  # type: ignore[method-assign]
+        fleet.off_worker = self._unwatch_worker  # type: ignore[method-assign]
+        fleet.on_pidfd = self._watch_pidfd  # type: ignore[method-assign]
+        self._dispatcher = Dispatcher(scheduler, settings, fleet, context_vars, self._lock)
+        self.thread = OwnThread(f"{settings.name}-engine", self._run)
+        _living.add(self)
+        try:
+            self.thread.start()
+        except BaseException:
+            self._close()
+            raise
+
+    # -- for other threads ----------------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Tasks were queued. Costs next to nothing while the I/O thread is awake, or could not use them."""
+        # No wake-up is lost: the I/O thread says that it sleeps, then looks at the queue again; the caller has queued under
+        # the scheduler's lock, then looks here.
+        if self._asleep and self._hungry:
+            self._ring()
+
+    def _ring(self) -> None:
+        self._asleep = False
+        try:
+            os.eventfd_write(self._alarm, 1)
+        except OSError:
+            return  # closed: the engine has ended
+
+    def tell(self, what: Callable[..., None], *args: Any) -> None:
+        """Have the I/O thread call ``what(*args)`` soon. Safe anywhere: it only appends and rings."""
+        self._commands.append((what, args))
+        if self._asleep:
+            self._ring()
+
+    def stop(self, task: Task, error: BaseException, cause: Cause) -> None:
+        """Stop a task that has begun."""
+        self.tell(self._fleet.stop, task, error, cause)
+
+    def abort(self, force: bool) -> None:
+        """Stop all workers."""
+        self.tell(self._abort, force)
+
+    def recall(self) -> None:
+        """Give back everything that has not begun."""
+        self.tell(self._recall)
+
+    def shutdown(self) -> None:
+        """End the workers once they are idle, then this thread."""
+        self.tell(self._end_soon)
+
+    def revoke(self, task: Task) -> bool:
+        """Take a task back if no worker has claimed it."""
+        with self._lock:
+            if self._inside:
+                # A destructor or signal handler that struck this very thread while it was in here: the pipe may be half
+                # read. Not to be had now is a permitted answer.
+                return False
+            self._inside = True
+            try:
+                place = task.place
+                if place is PULLED:
+                    task.place = RECALLED
+                    return True
+                if not isinstance(place, Handle) or place.dead:
+                    return False
+                if not place.take_back(only=task):
+                    return False
+                task.place = None
+                return True
+            finally:
+                self._inside = False
+
+    def refresh(self, task: Task) -> None:
+        """Look whether a worker has claimed *task*, and report it if so."""
+        with self._lock:
+            place = task.place
+            begun = isinstance(place, Handle) and not place.dead and place.has_claimed(task)
+        if begun:
+            self._scheduler.begin(task)
+
+    def notice_cancel(self, task: Task) -> None:
+        """Let `current_task().cancelled` be true in the worker that runs *task*."""
+        with self._lock:
+            place = task.place
+            if isinstance(place, Handle) and not place.dead:
+                for sequence, each in place.flight.items():
+                    if each is task:
+                        place.note_cancel(sequence)
+
+    def labels(self) -> list[str]:
+        """Return the names of the live workers."""
+        return [handle.label for handle in list(self._fleet.workers.values()) if handle.label and not handle.dead]
+
+    # -- the thread -----------------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            try:
+                if not self._turn():
+                    break
+            except BaseException as error:
+                # This thread must not die: every open future depends on it. The workers are replaced, their tasks fail.
+                _log.exception("error in the engine of %s", self._scheduler.settings.name)
+                if not self._recover(error):
+                    break
+        self._close()
+
+    def _turn(self) -> bool:
+        """Do everything there is to do, then wait for news; False when all is over."""
+        while self._commands:
+            what, args = self._commands.popleft()
+            what(*args)
+        self._report()
+        self._hungry = self._dispatcher.feed()
+        now = time.monotonic()
+        times = (self._fleet.tick(now), self._dispatcher.reclaim_overdue(now))
+        self._report()
+        if self._ending and not self._end():
+            return False
+        timeout = min((when - now for when in times if when is not None), default=-1.0)
+        if timeout != -1.0:
+            timeout = max(0.0, timeout) if timeout < 1e6 else -1.0
+        self._asleep = True
+        if self._commands or (self._hungry and self._scheduler.queued) or self._fleet.outcomes or self._fleet.returned:
+            timeout = 0.0
+        events = self._epoll.poll(timeout)
+        self._asleep = False
+        for fd, mask in events:
+            self._handle(fd, mask)
+        self._bury()
+        return True
+
+    def _handle(self, fd: int, mask: int) -> None:
+        number, is_pidfd = self._watched.get(fd, (None, False))
+        if number is None:
+            return
+        if number == _WAKE:
+            os.eventfd_read(self._alarm)
+        elif number == _LAUNCHER:
+            self._fleet.launcher_ready()
+            self._watch_launcher_room()
+        else:
+            handle = self._fleet.workers.get(number)
+            if handle is None:
+                return
+            if is_pidfd:
+                self._unwatch(fd)
+                self._fleet.ended(handle)
+                return
+            if mask & select.EPOLLOUT:
+                handle.flush()
+            if mask & ~select.EPOLLOUT:
+                self._read(handle)
+            self._watch_room(handle)
+
+    def _bury(self) -> None:
+        """See the dead off, now that no event of theirs is left: read what they have still sent, then settle the rest."""
+        for handle in [handle for handle in self._fleet.workers.values() if handle.dead]:
+            while self._read(handle):
+                pass
+            self._fleet.bury(handle)
+
+    def _report(self) -> None:
+        """Hand outcomes and returned tasks to the scheduler."""
+        fleet = self._fleet
+        while fleet.outcomes or fleet.returned:
+            outcomes, fleet.outcomes = fleet.outcomes, []
+            returned, fleet.returned = fleet.returned, []
+            for task in returned:
+                task.place = None
+            if outcomes:
+                self._scheduler.settle(outcomes)
+            if returned:
+                self._scheduler.give_back(returned)
+
+    # -- answers --------------------------------------------------------------------------------------------------------------
+
+    def _read(self, handle: Handle) -> bool:
+        """Read what a worker has sent and note the outcomes; False when there is no more."""
+        read, more = handle.reader.read, True
+        for _ in range(_READS):
+            try:
+                frames = read()
+            except BlockingIOError:
+                more = False
+                break
+            except (EOFError, OSError):
+                # Its end is closed: it is dying, or a task has closed it. Its pidfd tells; listening on would only spin.
+                self._unwatch(handle.fd)
+                more = False
+                break
+            if frames:
+                self._take_frames(handle, frames)
+        return more
+
+    def _take_frames(self, handle: Handle, frames: list[tuple[tuple[Any, ...], bytes | bytearray]]) -> None:
+        # The hot loop of the parent: one pass for what the lock guards, one for what runs the user's code.
+        flight = handle.flight
+        answers: list[tuple[Task | None, tuple[Any, ...], bytes | bytearray]] = []
+        with self._lock:
+            for header, payload in frames:
+                answers.append((flight.pop(header[2], None), header, payload))
+            head = next(iter(flight.values()), None)
+        outcomes, label, loads = self._fleet.outcomes, handle.label, pickle.loads
+        size = 0
+        for task, header, payload in answers:
+            _, kind, sequence, started, duration, cpu, rss = header
+            if task is None:
+                self._life_cycle(handle, kind, rss, payload)
+                continue
+            handle.answered = sequence
+            size = rss or size
+            run = (label, started, duration, cpu, rss or handle.rss)
+            task.place = None
+            if kind == channel.DONE:
+                slot = self._dispatcher.pace_slot(task.fn)
+                if slot is not None:
+                    slot.observe(duration)
+                try:
+                    outcomes.append((task, True, loads(payload), None, run))
+                except BaseException:  # the user's __setstate__ may raise anything, SystemExit included
+                    outcomes.append(_unreadable(task, payload, run))
+            else:
+                outcomes.append((task, False, load_exception(bytes(payload)), _CAUSES[kind], run))
+            if handle.stop is not None:
+                self._fleet.answered(handle, task)
+        handle.moved = time.monotonic()
+        if size:
+            self._fleet.check_size(handle, size)
+        if head is not None:
+            self._scheduler.begin(head)
+
+    def _life_cycle(self, handle: Handle, kind: int, rss: int, payload: bytes | bytearray) -> None:
+        if kind == channel.READY:
+            self._fleet.ready(handle, rss)
+        elif kind == channel.NOT_READY:
+            self._fleet.not_ready(handle, bytes(payload))
+
+    # -- commands -------------------------------------------------------------------------------------------------------------
+
+    def _abort(self, force: bool) -> None:
+        self._fleet.abort(force=force)
+        self._recall()
+
+    def _recall(self) -> None:
+        with self._lock:
+            for handle in self._fleet.workers.values():
+                self._fleet.returned += handle.take_back()
+        suspects = self._dispatcher.suspects
+        while suspects:
+            self._fleet.returned.append(suspects.popleft())
+
+    def _end_soon(self) -> None:
+        self._ending = True
+
+    def _end(self) -> bool:
+        """Have idle workers leave; False when the last one is gone and nothing is left to do."""
+        if self._scheduler.queued and not self._fleet.broken:
+            return True
+        with self._lock:
+            for handle in self._fleet.workers.values():
+                if not handle.flight and handle.stop is None:
+                    handle.leave()
+        return bool(self._fleet.workers or self._commands or self._fleet.outcomes or self._fleet.returned)
+
+    def _recover(self, error: BaseException) -> bool:
+        self._trouble += 1
+        try:
+            for handle in list(self._fleet.workers.values()):
+                handle.dead = True
+                self._fleet._signal(handle, 9)
+            self._bury()
+            if self._trouble < _MOST_TROUBLE:
+                self._report()
+                return True
+            self._scheduler.break_down(f"the engine of this executor failed {self._trouble} times: {error}", error)
+            self._report()
+        except BaseException:
+            _log.exception("the engine of %s could not recover", self._scheduler.settings.name)
+        return self._trouble < _MOST_TROUBLE
+
+    # -- descriptors ----------------------------------------------------------------------------------------------------------
+
+    def _watch(self, fd: int, number: int, *, pidfd: bool = False) -> None:
+        self._watched[fd] = (number, pidfd)
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def _unwatch(self, fd: int) -> None:
+        if self._watched.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def _watch_launcher(self, launcher: Launcher) -> None:
+        for fd in [fd for fd, (number, _) in self._watched.items() if number == _LAUNCHER]:
+            del self._watched[fd]  # of a dead one: its close has taken it out of the epoll
+        if launcher.fileno() >= 0:
+            self._watch(launcher.fileno(), _LAUNCHER)
+
+    def _watch_launcher_room(self) -> None:
+        fd = self._fleet.launcher_fd
+        if fd >= 0 and fd in self._watched:
+            self._epoll.modify(fd, select.EPOLLIN | (select.EPOLLOUT if self._fleet.launcher_blocked else 0))
+
+    def _watch_worker(self, handle: Handle) -> None:
+        self._watch(handle.fd, handle.number)
+
+    def _watch_room(self, handle: Handle) -> None:
+        blocked = handle.writer.blocked
+        if blocked != handle.watched_for_room and handle.fd in self._watched:
+            handle.watched_for_room = blocked
+            self._epoll.modify(handle.fd, select.EPOLLIN | (select.EPOLLOUT if blocked else 0))
+
+    def _watch_pidfd(self, handle: Handle) -> None:
+        if handle.pidfd not in self._watched:
+            self._watch(handle.pidfd, handle.number, pidfd=True)
+
+    def _unwatch_worker(self, handle: Handle) -> None:
+        self._unwatch(handle.fd)
+        self._unwatch(handle.pidfd)
+
+    def _close(self) -> None:
+        self.closed = True
+        self._fleet.close()
+        self._epoll.close()
+        with self._lock:
+            alarm, self._alarm = self._alarm, -1
+            os.close(alarm)
+        _living.discard(self)
+
+    def close_forked_copy(self) -> None:
+        """In a child made by os.fork: close the copies of our descriptors, so that they hold nothing open."""
+        self._lock = threading.RLock()
+        if not self.closed:
+            self._watched.clear()  # the epoll is shared with the parent: nothing must be unregistered from it
+            self._close()
+
+
+def _unreadable(task: Task, payload: bytes | bytearray, run: tuple[Any, ...]) -> Outcome:
+    """Return the outcome for a result that did not unpickle: a second try, to have the error say which task it was."""
+    try:
+        return task, True, load_result(bytes(payload), task=task.name), None, run
+    except BaseException as error:  # SerializationError
+        return task, False, error, "serialization", run
+
+
+def _after_fork_in_child() -> None:
+    for supervisor in list(_living):
+        supervisor.close_forked_copy()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
