@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -204,12 +205,16 @@ def held(command):
     os.mkfifo(command.directory / "go")
     command.write("n.txt", "first\nsecond\n")
     processes = []
+    started = os.open(command.directory / "started", os.O_RDONLY | os.O_NONBLOCK)
 
     def start(backend: str) -> subprocess.Popen:
         process = command.start("run", "jobs:tell_and_wait", "n.txt", "--backend", backend, "--max-workers", "1")
         processes.append(process)
-        with open(command.directory / "started") as fifo:
-            assert fifo.read() == "first\n"
+        ended = os.pidfd_open(process.pid)
+        ready, _, _ = select.select([started, ended], [], [], 30)
+        os.close(ended)
+        assert started in ready, process.communicate(timeout=10)
+        assert os.read(started, 100) == b"first\n"
         return process
 
     yield start
@@ -217,6 +222,7 @@ def held(command):
         process.kill()
         with process:
             pass
+    os.close(started)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
