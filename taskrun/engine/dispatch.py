@@ -21,10 +21,9 @@ from taskrun.serialization import dump_arguments, dump_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from threading import RLock
 
     from taskrun.engine.fleet import Fleet
-    from taskrun.engine.handle import Handle
+    from taskrun.engine.handle import Guard, Handle
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Scheduler
     from taskrun.task import Task
@@ -53,7 +52,7 @@ class Dispatcher:
         settings: WorkerSettings,
         fleet: Fleet,
         context_vars: list[tuple[str, Any]],
-        lock: RLock,
+        lock: Guard,
     ) -> None:
         self._scheduler = scheduler
         self._fleet = fleet
@@ -107,9 +106,8 @@ class Dispatcher:
                 if suspects and not handle.assigned:
                     return handle
                 # The one that worked last: its caches are warm, and the others can grow idle.
-                if waiting or not suspects:
-                    if best is None or handle.moved > best.moved:
-                        best = handle
+                if (waiting or not suspects) and (best is None or handle.moved > best.moved):
+                    best = handle
         if best is not None:
             # Workers on their way out still count while they work: never more than max_workers run at once.
             return best if busy < self._max_workers else None

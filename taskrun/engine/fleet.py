@@ -6,7 +6,7 @@ supervisor hands to the scheduler.
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import os
 import signal
 import time
@@ -21,8 +21,7 @@ from taskrun.errors import TaskKilledError, TaskrunError
 from taskrun.exceptions import load_exception
 
 if TYPE_CHECKING:
-    from threading import RLock
-
+    from taskrun.engine.handle import Guard
     from taskrun.engine.launch import StartMethod
     from taskrun.future import Future
     from taskrun.options import WorkerSettings
@@ -35,7 +34,6 @@ _STACK_PATIENCE = 0.05  # seconds for a worker to write its stack before it is a
 _KILL_AFTER = 0.3  # seconds between SIGTERM and SIGKILL
 _TICK = 0.005
 _EARLY_DEATHS = 5  # workers in a row that die before they have done anything; then the executor is broken
-_log = logging.getLogger("taskrun")
 
 
 class Fleet:
@@ -47,7 +45,7 @@ class Fleet:
         settings: WorkerSettings,
         method: StartMethod,
         context_vars: list[tuple[str, Any]],
-        lock: RLock,
+        lock: Guard,
     ) -> None:
         self.workers: dict[int, Handle] = {}
         self.outcomes: list[Outcome] = []
@@ -294,10 +292,8 @@ class Fleet:
                 self._ask_for_stack(handle)
 
     def _ask_for_stack(self, handle: Handle) -> None:
-        try:
+        with contextlib.suppress(OSError):  # it is dead, or belongs to another user by now: no stack
             signal.pidfd_send_signal(handle.pidfd, posix.STACK_SIGNAL)
-        except OSError:
-            pass  # it is dead, or belongs to another user by now: no stack
 
     def answered(self, handle: Handle, task: Task) -> None:
         """A task was answered: if it was about to be stopped and nothing has been done to the worker, nothing will."""

@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 import termios
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -22,11 +23,32 @@ from taskrun.engine.worker import STACK_AT
 if TYPE_CHECKING:
     from taskrun.task import Cause, Task
 
-__all__ = ["Handle", "Stop"]
+__all__ = ["Guard", "Handle", "Stop"]
 
 _INT = struct.Struct("i")
 _MOST_STACK = 1 << 18
 _ENGINE = os.path.dirname(__file__) + os.sep
+
+
+class Guard:
+    """The lock of the flights and token pipes: re-entrant, and it says when it was re-entered.
+
+    A signal handler or a destructor may strike the thread that holds it, in the middle of a change, and ask for a task back.
+    """
+
+    __slots__ = ("_lock", "depth")
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self.depth = 0
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self.depth += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.depth -= 1
+        self._lock.release()
 
 
 class Stop:

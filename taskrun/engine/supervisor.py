@@ -30,7 +30,6 @@ import logging
 import os
 import pickle
 import select
-import threading
 import time
 import weakref
 from collections import deque
@@ -39,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 from taskrun.engine import channel
 from taskrun.engine.dispatch import PULLED, RECALLED, Dispatcher
 from taskrun.engine.fleet import Fleet
-from taskrun.engine.handle import Handle
+from taskrun.engine.handle import Guard, Handle
 from taskrun.exceptions import load_exception
 from taskrun.serialization import load_result
 from taskrun.threads import OwnThread
@@ -75,8 +74,7 @@ class Supervisor:
         context_vars: list[tuple[str, Any]],
     ) -> None:
         self._scheduler = scheduler
-        self._lock = threading.RLock()
-        self._inside = False  # `_lock` is held by this thread in the middle of a change: see `revoke`
+        self._lock = Guard()
         self._commands: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._asleep = False
         self._hungry = True
@@ -142,24 +140,18 @@ class Supervisor:
     def revoke(self, task: Task) -> bool:
         """Take a task back if no worker has claimed it."""
         with self._lock:
-            if self._inside:
+            place = task.place
+            if self._lock.depth > 1:
                 # A destructor or signal handler that struck this very thread while it was in here: the pipe may be half
-                # read. Not to be had now is a permitted answer.
+                # read. "Not to be had" is a permitted answer.
                 return False
-            self._inside = True
-            try:
-                place = task.place
-                if place is PULLED:
-                    task.place = RECALLED
-                    return True
-                if not isinstance(place, Handle) or place.dead:
-                    return False
-                if not place.take_back(only=task):
-                    return False
-                task.place = None
+            if place is PULLED:
+                task.place = RECALLED
                 return True
-            finally:
-                self._inside = False
+            if not isinstance(place, Handle) or place.dead or not place.take_back(only=task):
+                return False
+            task.place = None
+            return True
 
     def refresh(self, task: Task) -> None:
         """Look whether a worker has claimed *task*, and report it if so."""
@@ -419,7 +411,7 @@ class Supervisor:
 
     def close_forked_copy(self) -> None:
         """In a child made by os.fork: close the copies of our descriptors, so that they hold nothing open."""
-        self._lock = threading.RLock()
+        self._lock = Guard()
         if not self.closed:
             self._watched.clear()  # the epoll is shared with the parent: nothing must be unregistered from it
             self._close()
