@@ -27,8 +27,8 @@ __all__ = ["REPLY", "TASK_HEADER", "FrameReader", "FrameWriter"]
 
 TASK_HEADER: Final = struct.Struct("<QBxHIQqdd")
 """length, kind, slot, attempt, sequence number, index, timeout, soft timeout (seconds, 0: none)."""
-REPLY: Final = struct.Struct("<QBxxxIQdddQ")
-"""length, kind, (unused), sequence number, started (monotonic), duration, CPU seconds, resident bytes (0: not measured)."""
+REPLY: Final = struct.Struct("<QB7xQdddQ")
+"""length, kind, sequence number, started (monotonic), duration, CPU seconds, resident bytes (0: not measured)."""
 
 TASK, TASK_MORE, FUNCTION, STATE = 1, 2, 3, 4
 READY, NOT_READY, DONE, RAISED, UNSENDABLE, TIMED_OUT = 10, 11, 12, 13, 14, 15
