@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["cpu_count"]
+__all__ = ["cpu_count", "outer_workers"]
+
+outer_workers: int = 1
+"""In a worker process: how many workers its executor has (times those around it), who share the CPUs with it."""
 
 
 def cpu_count(root: str = "/") -> int:

@@ -190,10 +190,17 @@ class CancelFlag(Protocol):
 class CurrentTask:
     """What running code can ask about itself; `taskrun.current_task()` returns it."""
 
-    __slots__ = ("_flag", "_rng", "_seed", "_seed_root", "attempt", "deadline", "index", "name")
+    __slots__ = ("_flag", "_rng", "_seed", "_seed_root", "attempt", "deadline", "index", "name", "workers")
 
     def __init__(
-        self, name: str, index: int, attempt: int, deadline: float | None, seed_root: int | None, flag: CancelFlag
+        self,
+        name: str,
+        index: int,
+        attempt: int,
+        deadline: float | None,
+        seed_root: int | None,
+        flag: CancelFlag,
+        workers: int = 1,
     ) -> None:
         self.name = name
         self.index = index
@@ -201,6 +208,8 @@ class CurrentTask:
         """1 for the first."""
         self.deadline = deadline
         """In `time.monotonic()` seconds, or None."""
+        self.workers = workers
+        """How many workers share this process: an executor made in the task takes its part of the CPUs only."""
         self._seed_root = seed_root
         self._flag = flag
         self._seed: int | None = None

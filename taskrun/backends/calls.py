@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import time
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from taskrun.task import CurrentTask, entered
@@ -11,40 +11,61 @@ from taskrun.task import CurrentTask, entered
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from taskrun.coroutines import CoroutineRunner
+    from taskrun.scheduler import Outcome, Scheduler
     from taskrun.task import Task
 
 __all__ = ["call"]
 
 
-def call(task: Task, worker: str) -> tuple[BaseException | None, Any, tuple[Any, ...]]:
-    """Run *task* in a copy of its context: (error or None, value, run record). Raises nothing."""
+def call(scheduler: Scheduler, task: Task, worker: str, runner: CoroutineRunner) -> Outcome:
+    """Run *task* in a copy of its context, its soft timeout armed; return what to report. Raises nothing.
+
+    *runner* is the worker's: it awaits coroutines.
+    """
     # Taken once: a deadline may settle the task, which empties it, while it runs.
-    fn, args, kwargs, context = task.fn, task.args, task.kwargs, task.context
-    limit, begun = task.options.timeout, task.begun
-    deadline = None if limit is None or begun is None else begun + limit
-    current = CurrentTask(task.name, task.index, task.number, deadline, task.seed_root, task)
+    fn, args, kwargs, context, options = task.fn, task.args, task.kwargs, task.context, task.options
+    begun, soft = task.begun, options.soft_timeout
+    deadline = None if options.timeout is None or begun is None else begun + options.timeout
+    workers = scheduler.settings.max_workers
+    current = CurrentTask(task.name, task.index, task.number, deadline, task.seed_root, task, workers)
     error: BaseException | None = None
     value: Any = None
+    alarm = None
     started = time.monotonic()
     cpu = time.thread_time()
     try:
-        # A copy, since a retry starts from the submitter's context again, not from what this attempt left.
-        value = _enter(current, fn, args, kwargs) if context is None else context.copy().run(_enter, current, fn, args, kwargs)
+        if soft is not None:
+            from taskrun.backends.soft_timeout import SoftTimeout
+
+            alarm = SoftTimeout(scheduler.timer, task, soft)
+        try:
+            # A copy, since a retry starts from the submitter's context again, not from what this attempt left.
+            if context is None:
+                value = _enter(current, runner, fn, args, kwargs)
+            else:
+                value = context.copy().run(_enter, current, runner, fn, args, kwargs)
+        finally:
+            if alarm is not None:
+                alarm.disarm()
     except BaseException as raised:  # an outcome like any other: SystemExit of a task must not end its worker
         # Without this frame in the traceback, which would close a cycle: exception -> traceback -> frame -> exception.
         error = raised.with_traceback(raised.__traceback__ and raised.__traceback__.tb_next)
     run = (worker, started, time.monotonic() - started, time.thread_time() - cpu, None)
-    return error, value, run
+    if error is None:
+        return task, True, value, None, run
+    timed_out = alarm.public(error) if alarm is not None else None
+    if timed_out is not None:
+        return task, False, timed_out, "timeout", run
+    return task, False, error, "raised", run
 
 
-def _enter(current: CurrentTask, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def _enter(
+    current: CurrentTask, runner: CoroutineRunner, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
     token = entered.set(current)
     try:
         value = fn(*args, **kwargs)
-        if inspect.iscoroutine(value) and inspect.iscoroutinefunction(fn):
-            import asyncio
-
-            return asyncio.run(value)
-        return value
+        return runner.run(value) if type(value) is CoroutineType else value
     finally:
         entered.reset(token)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from taskrun.backends.base import Backend, Capabilities
 from taskrun.backends.calls import call
+from taskrun.coroutines import CoroutineRunner
 from taskrun.errors import TaskKilledError, TaskTimeoutError
 from taskrun.threads import OwnThread
 
@@ -38,6 +39,7 @@ class _Worker(OwnThread):
         self.gate = threading.Lock()
         self.gate.acquire()
         self.task: Task | None = None
+        self.runner = CoroutineRunner()
         self.abandoned = False  # its task timed out or was killed; another thread has its place
 
 
@@ -119,17 +121,11 @@ class ThreadBackend(Backend):
             task = worker.task
             if task is None:
                 continue
-            cancel_soft = self._arm_soft_timeout(worker, task)
-            error, value, run = call(task, worker.name)
-            if cancel_soft:
-                self._disarm_soft_timeout(worker)
+            outcome = call(scheduler, task, worker.name, worker.runner)
             with scheduler.lock:
                 worker.task = None
-            if error is not None:
-                scheduler.fail(task, error, "raised", run)
-            else:
-                scheduler.succeed(task, value, run)
-            del task, error, value  # an idle worker keeps nothing alive
+            scheduler.settle((outcome,))
+            del task, outcome  # an idle worker keeps nothing alive
             done += 1
             if worker.abandoned or done == limit:
                 break
@@ -138,6 +134,7 @@ class ThreadBackend(Backend):
                 self._settings.finalizer()
             except BaseException:
                 traceback.print_exc()  # nobody waits for this thread's outcome
+        worker.runner.close()
         self._leave(worker)
 
     def _initialize(self) -> bool:
@@ -176,36 +173,7 @@ class ThreadBackend(Backend):
             self._workers.discard(worker)
         self.wake()  # work may be left: for whoever takes this place
 
-    # -- timeouts ---------------------------------------------------------------------------------------------------------------
-
-    def _arm_soft_timeout(self, worker: _Worker, task: Task) -> bool:
-        soft = task.options.soft_timeout
-        if soft is None:
-            return False
-        self._scheduler.timer.call_at(time.monotonic() + soft, self._raise_in, worker, task, soft)
-        return True
-
-    def _raise_in(self, worker: _Worker, task: Task, soft: float) -> None:
-        with self._scheduler.lock:
-            if worker.task is not task or worker.ident is None:
-                return  # it is on another task by now
-            name, number = task.name, task.number
-
-            class SoftTimeout(TaskTimeoutError):
-                """The interpreter makes the exception itself, without arguments."""
-
-                def __init__(self, *args: object) -> None:
-                    super().__init__(limit=soft, elapsed=soft, task=name, attempt=number, soft=True)
-
-            SoftTimeout.__name__ = SoftTimeout.__qualname__ = "TaskTimeoutError"
-            _set_async_exc(worker.ident, SoftTimeout)
-
-    def _disarm_soft_timeout(self, worker: _Worker) -> None:
-        """Clear an exception that was set and not yet raised: it must not hit what the worker does next."""
-        with self._scheduler.lock:
-            worker.task = None
-            if worker.ident is not None:
-                _set_async_exc(worker.ident, None)
+    # -- stopping -----------------------------------------------------------------------------------------------------------------
 
     def stop(self, task: Task, error: BaseException, cause: Literal["timeout", "killed"]) -> bool:
         """Give the task's place to another thread; the thread itself cannot be stopped."""
@@ -277,10 +245,3 @@ class ThreadBackend(Backend):
         """Return the names of the threads."""
         with self._scheduler.lock:
             return sorted(worker.name for worker in self._workers)
-
-
-def _set_async_exc(ident: int, exception: type[BaseException] | None) -> None:
-    import ctypes  # at first use: most programs set no soft_timeout
-
-    argument = ctypes.py_object(exception) if exception is not None else None
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), argument)

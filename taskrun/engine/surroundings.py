@@ -12,16 +12,14 @@ import time
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any
 
+from taskrun import cpus
 from taskrun.errors import ConfigError
 from taskrun.serialization import dump_arguments, dump_function, load_arguments
 
 if TYPE_CHECKING:
     from taskrun.options import WorkerSettings
 
-__all__ = ["apply", "context_payload", "describe", "locate_context_vars", "outer_workers", "seed_generators"]
-
-outer_workers: int | None = None
-"""In a worker: how many workers its executor has, so that an executor made in a task takes its share of the CPUs only."""
+__all__ = ["apply", "context_payload", "describe", "locate_context_vars", "seed_generators"]
 
 # The variables by which the common BLAS and OpenMP libraries are told how many threads to use.
 _THREAD_VARIABLES = (
@@ -39,13 +37,13 @@ _STRUCTLOG = "structlog_"
 # -- in the parent ------------------------------------------------------------------------------------------------------
 
 
-def describe(settings: WorkerSettings, number: int, cpus: int, context_vars: list[tuple[str, Any]]) -> dict[str, Any]:
+def describe(settings: WorkerSettings, number: int, cpu_count: int, context_vars: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return what worker *number* has to know, all of it picklable by the plain pickler.
 
     Raises SerializationError when the initializer, its arguments or the finalizer cannot travel.
     """
     environ = dict(os.environ)
-    threads = settings.inner_max_num_threads or max(1, cpus // settings.max_workers)
+    threads = settings.inner_max_num_threads or max(1, cpu_count // settings.max_workers)
     for name in _THREAD_VARIABLES:
         environ.setdefault(name, str(threads))
     environ.update({str(key): str(value) for key, value in (settings.env or {}).items()})
@@ -58,7 +56,7 @@ def describe(settings: WorkerSettings, number: int, cpus: int, context_vars: lis
         "environ": environ,
         "affinity": affinity[number % len(affinity)] if affinity else None,
         "threads": threads,
-        "workers": settings.max_workers,
+        "workers": settings.max_workers * cpus.outer_workers,
         "seeded": settings.seed is not None,
         "argv": [str(arg) for arg in getattr(sys, "argv", [])],
         "authkey": bytes(multiprocessing.current_process().authkey) if multiprocessing is not None else None,
@@ -123,8 +121,7 @@ def context_payload(context: Context, variables: list[tuple[str, ContextVar[Any]
 
 def apply(setup: dict[str, Any]) -> None:
     """Make this process like its parent, as *setup* (from `describe`) says."""
-    global outer_workers
-    outer_workers = setup["workers"]
+    cpus.outer_workers = setup["workers"]
     sys.path[:] = setup["path"]
     sys.argv[:] = setup["argv"]
     if setup["cwd"] is not None:

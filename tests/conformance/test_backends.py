@@ -9,3 +9,7 @@ class TestSerial(BackendConformance):
 
 class TestThread(BackendConformance):
     backend = "thread"
+
+
+class TestProcess(BackendConformance):
+    backend = "process"
