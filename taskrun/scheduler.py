@@ -65,7 +65,7 @@ class Scheduler(Closing):
         self._armed = math.inf  # when the timer looks at them next
         lifetime.register(self)
 
-    # -- for the executor -------------------------------------------------------------------------------------------------
+    # -- for the executor ------------------------------------------------------------------------------------------------------
 
     def submit(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: TaskOptions
@@ -123,7 +123,7 @@ class Scheduler(Closing):
     def _full(self) -> bool:
         return self._closed is None and self._room.limit is not None and self._open >= self._room.limit
 
-    # -- for futures ------------------------------------------------------------------------------------------------------
+    # -- for futures -----------------------------------------------------------------------------------------------------------
 
     def cancel(self, future: Future[Any]) -> bool:
         """Do what `Future.cancel` says."""
@@ -154,7 +154,7 @@ class Scheduler(Closing):
         if self._backend.revoke(task):
             with self.lock:
                 if not task.settled and task.pulled:
-                    self._queue.put_back([task])
+                    self._put_back([task])
             return True
         with self.lock:
             # It began or was given back or ended meanwhile, or the worker has it and has not said so yet.
@@ -204,7 +204,7 @@ class Scheduler(Closing):
             )
         return self._backend.waiting()
 
-    # -- for backends: taking tasks ---------------------------------------------------------------------------------------
+    # -- for backends: taking tasks --------------------------------------------------------------------------------------------
 
     @property
     def queued(self) -> int:
@@ -228,9 +228,9 @@ class Scheduler(Closing):
         return task
 
     def begin(self, task: Task, when: float | None = None) -> bool:
-        """Note that a worker took *task* up, at *when* (`time.monotonic`); False: it is over already, forget it."""
+        """Note that a worker took *task* up, at *when* (`time.monotonic`); False: it is over or was given back, forget it."""
         with self.lock:
-            if task.settled:
+            if task.settled or not task.pulled:
                 return False
             if task.begun is None:
                 self._begin(task, time.monotonic() if when is None else when)
@@ -241,18 +241,21 @@ class Scheduler(Closing):
     def give_back(self, tasks: Iterable[Task]) -> None:
         """Put tasks that were pulled and did not run back at the head of the queue: no blame, no attempt used up."""
         with self.lock:
-            back = [task for task in tasks if not task.settled and task.pulled]
-            for task in back:
-                task.begun = None
-                task.future._state = PENDING
-                self._deadlines.pop(task, None)
-            self._queue.put_back(back)
+            self._put_back([task for task in tasks if not task.settled and task.pulled])
             refused = self._turn_away()
             ending = self._progress()
         self._after_turning_away(refused, ending)
         self._backend.wake()
 
-    # -- for backends: reporting ------------------------------------------------------------------------------------------
+    def _put_back(self, tasks: list[Task]) -> None:
+        """Under the lock. A task sent ahead may have been believed to run."""
+        for task in tasks:
+            task.begun = None
+            task.future._state = PENDING
+            self._deadlines.pop(task, None)
+        self._queue.put_back(tasks)
+
+    # -- for backends: reporting -----------------------------------------------------------------------------------------------
 
     def succeed(self, task: Task, value: Any, run: Run | tuple[Any, ...] | None = None) -> None:
         """Report that *task* returned *value*."""
@@ -353,7 +356,7 @@ class Scheduler(Closing):
             self._queue.put(task)
         self._backend.wake()
 
-    # -- deadlines --------------------------------------------------------------------------------------------------------
+    # -- deadlines -------------------------------------------------------------------------------------------------------------
 
     def _begin(self, task: Task, now: float) -> None:
         """Under the lock; follow with `_arm` outside of it, since it may start the timer's thread."""
