@@ -64,55 +64,67 @@ class Dispatcher:
         self._pull_size = 1
         self.suspects: deque[Task] = deque()
         """Tasks that took a worker down and run again: each alone, on a fresh worker."""
+        self._in_hand: list[Task] = []  # pulled and neither sent nor returned yet
 
-    # -- choosing -------------------------------------------------------------------------------------------------------------
+    def drop(self) -> list[Task]:
+        """Return the tasks that are in nobody's hands, after an error struck this thread in the middle of something."""
+        dropped, self._in_hand = self._in_hand, []
+        return [task for task in dropped if task.place is PULLED and task not in self.suspects]
+
+    # -- choosing --------------------------------------------------------------------------------------------------------------
 
     def feed(self) -> bool:
         """Give work to whoever has room for it; True if there is room for more than there is."""
         scheduler, fleet = self._scheduler, self._fleet
+        if self.suspects:
+            self._prepare_for_suspects()
         while scheduler.queued or self.suspects:
-            handle = self._next_worker()
+            handle = self._next_worker(bool(scheduler.queued))
             if handle is None:
                 break
             self._give_batch(handle)
         waiting = scheduler.queued + len(self.suspects)
         if waiting > 0:
-            self._start_workers(waiting)
-        return fleet.room_to_start() > 0 or self._next_worker() is not None
+            for _ in range(min(waiting - fleet.starting(), fleet.room_to_start())):
+                if not fleet.start_worker():
+                    break
+        return fleet.room_to_start() > 0 or self._next_worker(True) is not None
 
-    def _start_workers(self, waiting: int) -> None:
+    def _prepare_for_suspects(self) -> None:
+        """See to it that there is, or will be, a fresh worker for a suspect: else one that was used makes room."""
         fleet = self._fleet
-        room = fleet.room_to_start()
-        if room <= 0 and self.suspects and not fleet.starting():
-            # A suspect waits for a fresh worker and there is no place for one: an idle one makes room.
-            used = [handle for handle in fleet.free() if handle.assigned]
-            if used:
-                fleet.retire(used[0])
-                room = fleet.room_to_start()
-        for _ in range(min(waiting - fleet.starting(), room)):
-            if not fleet.start_worker():
-                return
+        if fleet.broken:
+            while self.suspects:
+                fleet.returned.append(self.suspects.popleft())
+            return
+        if fleet.room_to_start() > 0 or fleet.starting():
+            return
+        current = [handle for handle in fleet.workers.values() if not (handle.leaving or handle.stop or handle.dead)]
+        if current and all(handle.assigned for handle in current):
+            fleet.retire(max(current, key=lambda handle: (not handle.flight, handle.moved)))
 
-    def _next_worker(self) -> Handle | None:
+    def _next_worker(self, queued: bool) -> Handle | None:
         """Return the worker to give a batch to: a free one, else one that will soon be, else None."""
         best: Handle | None = None
+        fresh: Handle | None = None
         busy = 0
-        suspects = bool(self.suspects)
-        waiting = self._scheduler.queued
         for handle in self._fleet.workers.values():
             if handle.flight:
                 busy += 1
             elif handle.free:
-                if suspects and not handle.assigned:
-                    return handle
+                if not handle.assigned:
+                    fresh = handle
                 # The one that worked last: its caches are warm, and the others can grow idle.
-                if (waiting or not suspects) and (best is None or handle.moved > best.moved):
+                if best is None or (not handle.unresponsive, handle.moved) > (not best.unresponsive, best.moved):
                     best = handle
-        if best is not None:
-            # Workers on their way out still count while they work: never more than max_workers run at once.
-            return best if busy < self._max_workers else None
-        if not waiting and suspects:
-            return None
+        if best is not None and busy >= self._max_workers:
+            return None  # workers on their way out still count while they work: never more than max_workers run at once
+        if fresh is not None and self.suspects:
+            return fresh
+        if best is not None or not queued:
+            if best is not None and best.unresponsive and (self._fleet.room_to_start() > 0 or self._fleet.starting()):
+                return None  # a new one is the better choice
+            return best if queued else None
         now = time.monotonic()
         for handle in self._fleet.workers.values():
             if (
@@ -136,8 +148,13 @@ class Dispatcher:
 
     def _give_batch(self, handle: Handle) -> None:
         if self.suspects and not handle.assigned and not handle.flight:
-            handle.alone = True
-            self._send(handle, [self.suspects.popleft()])
+            task = self.suspects.popleft()
+            with self._lock:
+                wanted = task.place is PULLED
+                task.place = PULLED if wanted else None
+            if wanted:
+                handle.alone = True
+                self._send(handle, [task])
             return
         room = self._room(handle)
         if room <= 0:
@@ -145,24 +162,27 @@ class Dispatcher:
             self._fleet.retire(handle)
             return
         share = -(-self._scheduler.queued // self._max_workers)
-        tasks = self._scheduler.pull(max(1, min(room, share, self._pull_size)))
+        tasks = self._in_hand = self._scheduler.pull(max(1, min(room, share, self._pull_size)))
+        tasks = self._without_suspects(tasks) if self._fleet.crashed else tasks
         for task in tasks:
             task.place = PULLED
-        tasks = self._without_suspects(tasks)
         batch = self._within_budget(tasks)
         if len(batch) < len(tasks):
             self._return(tasks[len(batch) :])
         if batch:
             self._send(handle, batch)
+        self._in_hand = []
 
     def _without_suspects(self, tasks: list[Task]) -> list[Task]:
         crashed = self._fleet.crashed
-        if not crashed:
-            return tasks
         innocent = []
         for task in tasks:
             if task.number > 1 and task.future in crashed:
-                self.suspects.append(task)
+                with self._lock:
+                    waits = task.place is RECALLED  # asked back while it waited among the suspects: it is there still
+                    task.place = PULLED
+                if not waits:
+                    self.suspects.append(task)
             else:
                 innocent.append(task)
         return innocent
@@ -185,11 +205,12 @@ class Dispatcher:
         slot = self._functions.slot(fn)
         if slot is not None:
             return slot
-        if isinstance(fn, functools.partial):
-            return self._functions.slot(fn.func)
-        if isinstance(fn, MethodType):
-            return self._functions.slot(fn.__func__)
-        return self._functions.slot(type(fn))
+        kind = type(fn)  # not isinstance, which asks fn.__class__: a proxy's may run any code
+        if issubclass(kind, functools.partial):
+            return self._functions.slot(fn.func)  # type: ignore[attr-defined]
+        if kind is MethodType:
+            return self._functions.slot(fn.__func__)  # type: ignore[attr-defined]
+        return self._functions.slot(kind)
 
     def _return(self, tasks: list[Task]) -> None:
         back = []
@@ -200,28 +221,29 @@ class Dispatcher:
                 task.place = None
         self._scheduler.give_back(back)
 
-    # -- sending --------------------------------------------------------------------------------------------------------------
+    # -- sending ---------------------------------------------------------------------------------------------------------------
 
     def _send(self, handle: Handle, batch: list[Task]) -> None:
         """Make frames of a batch and send them, then let the worker claim the tasks."""
         parts: list[bytes] = []
         sent: list[Task] = []
+        failed: list[tuple[Task, BaseException]] = []
         first = sequence = handle.next_sequence
         for task in batch:
             try:
                 self._encode(handle, task, sequence, parts)
-            except BaseException as error:  # pickling runs the user's code, and a signal may be for this thread
-                if not isinstance(error, SerializationError):
-                    error = _unexpected(error, task)
-                task.place = None
-                self._fleet.outcomes.append((task, False, error, "serialization", None))
+            except BaseException as error:  # pickling runs the user's code, which may raise anything
+                failed.append((task, error if isinstance(error, SerializationError) else _unexpected(error, task)))
                 continue
             sent.append(task)
             sequence += 1
+        if failed:
+            self._not_sent(failed)
+        if parts:
+            handle.next_sequence = sequence
+            handle.send(parts)  # also if there are only functions in it: `handle.has` counts on them
         if not sent:
             return
-        handle.next_sequence = sequence
-        handle.send(parts)
         tokens = bytearray()
         was_idle = not handle.flight
         with self._lock:
@@ -235,6 +257,7 @@ class Dispatcher:
                 tokens.append(i % channel.TOKENS)
             if tokens:
                 handle.assigned += len(tokens)
+                handle.fed = time.monotonic()
                 handle.put_tokens(bytes(tokens))
                 if (self._max_tasks is not None and handle.assigned >= self._max_tasks) or handle.alone:
                     handle.leave()  # after these; its replacement starts meanwhile
@@ -244,6 +267,13 @@ class Dispatcher:
         if was_idle and head is not None:
             handle.moved = time.monotonic()
             self._scheduler.begin(head)
+
+    def _not_sent(self, failed: list[tuple[Task, BaseException]]) -> None:
+        with self._lock:
+            for task, error in failed:
+                if task.place is not RECALLED:  # else it is the scheduler's again
+                    self._fleet.outcomes.append((task, False, error, "serialization", None))
+                task.place = None
 
     def _encode(self, handle: Handle, task: Task, sequence: int, parts: list[bytes]) -> None:
         """Append the frames of one task to *parts*: its function if the worker lacks it, then the call itself."""
@@ -284,25 +314,33 @@ class Dispatcher:
         parts.append(_HEADER(len(data), kind, number, task.number, sequence, task.index, timeout, soft))
         parts.append(data)
 
-    # -- taking back ----------------------------------------------------------------------------------------------------------
+    # -- taking back -----------------------------------------------------------------------------------------------------------
 
     def reclaim_overdue(self, now: float) -> float | None:
-        """Take back what waits behind a slow task while somebody else could run it; return when to look again, or None."""
+        """Take back what waits while somebody else could run it; return when to look again, or None.
+
+        It waits behind a slow task, or at a worker that does not take it up: stopped, or without a CPU.
+        """
         following: float | None = None
         somebody: bool | None = None
         for handle in self._fleet.workers.values():
-            if len(handle.flight) < 2:
+            flight = handle.flight
+            if not flight or (len(flight) == 1 and handle.seen in flight.values()):
                 continue
             if somebody is None:
                 somebody = bool(self._fleet.free()) or self._fleet.room_to_start() > 0
             if not somebody:
                 return None
-            due = handle.moved + _OVERDUE
+            due = handle.fed + _OVERDUE
             if due > now:
                 following = due if following is None else min(due, following)
                 continue
             with self._lock:
-                self._fleet.returned += handle.take_back()
+                back = handle.take_back()
+                handle.seen = next(iter(flight.values()), None)
+                # Nothing claimed, or nothing but what it has answered without our having read it: it will answer soon.
+                handle.unresponsive = handle.seen is None
+            self._fleet.returned += back
         return following
 
 

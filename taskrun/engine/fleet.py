@@ -15,14 +15,18 @@ from weakref import WeakSet
 
 from taskrun.cpus import cpu_count
 from taskrun.engine import channel, crash, posix, surroundings
-from taskrun.engine.handle import Handle, Stop
+from taskrun.engine.handle import Handle
 from taskrun.engine.launch import Event, Launcher, make_launcher
-from taskrun.errors import TaskKilledError, TaskrunError
+from taskrun.engine.poller import LAUNCHER
+from taskrun.engine.stopping import STACK_PATIENCE, Stop
+from taskrun.errors import TaskrunError
 from taskrun.exceptions import load_exception
+from taskrun.threads import call_soon
 
 if TYPE_CHECKING:
     from taskrun.engine.handle import Guard
     from taskrun.engine.launch import StartMethod
+    from taskrun.engine.poller import Poller
     from taskrun.future import Future
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Outcome, Scheduler
@@ -30,9 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Fleet"]
 
-_STACK_PATIENCE = 0.05  # seconds for a worker to write its stack before it is asked to end
-_KILL_AFTER = 0.3  # seconds between SIGTERM and SIGKILL
-_TICK = 0.005
 _EARLY_DEATHS = 5  # workers in a row that die before they have done anything; then the executor is broken
 
 
@@ -46,6 +47,7 @@ class Fleet:
         method: StartMethod,
         context_vars: list[tuple[str, Any]],
         lock: Guard,
+        poller: Poller,
     ) -> None:
         self.workers: dict[int, Handle] = {}
         self.outcomes: list[Outcome] = []
@@ -59,6 +61,7 @@ class Fleet:
         self._method: StartMethod = method
         self._context_vars = context_vars
         self._lock = lock
+        self._poller = poller
         self._launcher: Launcher | None = None
         self._next_number = 0
         self._not_before = 0.0  # no worker is started before, after a failure
@@ -66,11 +69,11 @@ class Fleet:
         self._memory: crash.OutOfMemoryWatch | None = None
         self._template_died: set[int] = set()  # workers that died with the template
 
-    # -- counting -------------------------------------------------------------------------------------------------------------
+    # -- counting --------------------------------------------------------------------------------------------------------------
 
     def free(self) -> list[Handle]:
-        """Return the workers that can be given a task at once."""
-        return [handle for handle in self.workers.values() if handle.free]
+        """Return the workers that can be given a task at once, and can be expected to take it up."""
+        return [handle for handle in self.workers.values() if handle.free and not handle.unresponsive]
 
     def room_to_start(self) -> int:
         """Return how many more workers may be started now. Those that are on their way out do not count."""
@@ -83,7 +86,7 @@ class Fleet:
         """Return how many workers are being made."""
         return sum(not (h.ready or h.dead or h.stop is not None) for h in self.workers.values())
 
-    # -- starting -------------------------------------------------------------------------------------------------------------
+    # -- starting --------------------------------------------------------------------------------------------------------------
 
     def start_worker(self) -> bool:
         """Begin to make one worker; False when that cannot work now."""
@@ -95,10 +98,11 @@ class Fleet:
             if self._launcher is None:
                 self._launcher = make_launcher(self._method)
                 self._memory = crash.OutOfMemoryWatch()
-                self.on_launcher(self._launcher)
+                if self._launcher.fileno() >= 0:
+                    self._poller.add(self._launcher.fileno(), LAUNCHER)
             handle = Handle(number)
             self.workers[number] = handle
-            self.on_worker(handle)
+            self._poller.add(handle.fd, number)
             self.send_state(handle, {"setup": setup})
             for event in self._launcher.launch(handle):
                 self.take_event(event)
@@ -113,18 +117,6 @@ class Fleet:
             return False
         return True
 
-    def on_launcher(self, launcher: Launcher) -> None:
-        """Called when there is a new launcher to listen to."""
-
-    def on_worker(self, handle: Handle) -> None:
-        """Called when there is a new channel to listen to."""
-
-    def off_worker(self, handle: Handle) -> None:
-        """Called when the descriptors of a worker are about to be closed."""
-
-    def on_pidfd(self, handle: Handle) -> None:
-        """Called when the end of a worker has to be seen by its pidfd."""
-
     def send_state(self, handle: Handle, state: dict[str, Any]) -> None:
         """Tell a worker what holds from here on."""
         import pickle
@@ -134,11 +126,22 @@ class Fleet:
 
     def _start_failed(self, error: BaseException) -> None:
         """Wait a little before the next try; give up if there is no worker and it failed too often in a row."""
+        now = time.monotonic()
+        if now < self._not_before:
+            return  # of several that were tried at the same time: one failure
         self._early_deaths += 1
-        self._not_before = time.monotonic() + min(0.05 * 2**self._early_deaths, 1.0)
+        self._not_before = now + min(0.05 * 2**self._early_deaths, 1.0)
         if self._early_deaths > _EARLY_DEATHS and not any(handle.ready for handle in self.workers.values()):
             self.broken = True
-            self._scheduler.break_down(f"{self._early_deaths} worker processes in a row did not start: {error}", error)
+            self._scheduler.break_down(
+                f"worker processes could not be started {self._early_deaths} times in a row, the last time: {error}; "
+                "look at the limits on processes, descriptors and memory (ulimit -a), then make a new executor",
+                error,
+            )
+
+    def progress(self) -> None:
+        """A worker has taken a task up: workers can be started here."""
+        self._early_deaths = 0
 
     def ready(self, handle: Handle, rss: int) -> None:
         """A worker has started and its initializer went well."""
@@ -160,7 +163,7 @@ class Fleet:
         else:
             self._not_before = max(self._not_before, time.monotonic() + pause)
 
-    # -- what the launcher says -----------------------------------------------------------------------------------------------
+    # -- what the launcher says ------------------------------------------------------------------------------------------------
 
     def launcher_ready(self) -> None:
         """Take the events of the launcher; if it is dead, see its workers off and make another one when needed."""
@@ -170,15 +173,24 @@ class Fleet:
             for event in self._launcher.receive():
                 self.take_event(event)
         except EOFError:
-            self._launcher.close()
-            self._launcher = None
-            for handle in list(self.workers.values()):
-                if handle.pidfd < 0:  # never came to life: it has no task
-                    self._discard(handle)
-                elif not handle.dead:
-                    # Killed by the kernel as their template ended; what they have sent until then still counts.
-                    self._template_died.add(handle.number)
-                    self.on_pidfd(handle)
+            self._launcher_died()
+
+    def _launcher_died(self) -> None:
+        self._close_launcher()
+        unborn = False
+        for handle in list(self.workers.values()):
+            if handle.pidfd < 0:  # never came to life: it has no task
+                self._discard(handle)
+                unborn = True
+            elif not handle.dead:
+                # Killed by the kernel as their template ended (by us, where a Python has no ctypes to ask for that); what
+                # they have sent until then still counts.
+                self._template_died.add(handle.number)
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(handle.pidfd, signal.SIGKILL)
+                self._watch_end(handle)
+        if unborn:
+            self._start_failed(RuntimeError("the template process, which workers are forked from, ended at once"))
 
     def take_event(self, event: Event) -> None:
         """Act on news of one worker."""
@@ -191,13 +203,16 @@ class Fleet:
             handle.pid, handle.pidfd = event.value, event.pidfd
             handle.label = f"pid {event.value}"
             if self._launcher is not None and self._launcher.fileno() < 0:
-                self.on_pidfd(handle)
+                self._watch_end(handle)
         elif event.kind == "ended":
             handle.exit_status = event.value
             handle.dead = True
         else:
             self._discard(handle)
             self._start_failed(OSError(event.value, os.strerror(event.value or 0)))
+
+    def _watch_end(self, handle: Handle) -> None:
+        self._poller.add(handle.pidfd, handle.number, pidfd=True)
 
     def ended(self, handle: Handle) -> None:
         """The pidfd of a worker says that it has ended."""
@@ -217,7 +232,7 @@ class Fleet:
         """Whether requests to the launcher wait for room."""
         return self._launcher is not None and self._launcher.blocked
 
-    # -- death ----------------------------------------------------------------------------------------------------------------
+    # -- death -----------------------------------------------------------------------------------------------------------------
 
     def bury(self, handle: Handle) -> None:
         """Settle what a dead worker had: its answers were read already; the rest of its flight fails or goes back."""
@@ -228,6 +243,7 @@ class Fleet:
         self.returned += back
         stop = handle.stop
         if claimed:
+            self.progress()
             self._blame(handle, claimed, stop)
         elif not handle.ready and stop is None and not handle.leaving and handle.number not in self._template_died:
             self._died_at_start(handle)
@@ -238,16 +254,18 @@ class Fleet:
 
     def _blame(self, handle: Handle, claimed: list[Task], stop: Stop | None) -> None:
         oom = None if self._memory is None or stop is not None else self._memory.killed(handle.exit_status)
+        template_died = handle.number in self._template_died
         for task in claimed:
-            if stop is not None and stop.task is task:
+            error = None if stop is None else stop.error_for(task)
+            if stop is not None and error is not None:
                 stack = handle.stack()
-                if stack and getattr(stop.error, "stack", "") is None:
-                    stop.error.stack = stack  # type: ignore[attr-defined]
-                self.outcomes.append((task, False, stop.error, stop.cause, None))
+                if stack and getattr(error, "stack", "") is None:
+                    error.stack = stack  # type: ignore[attr-defined]
+                self.outcomes.append((task, False, error, stop.cause, None))
                 continue
-            self.crashed.add(task.future)
-            error = crash.crash_error(handle, task, oom, handle.number in self._template_died)
-            self.outcomes.append((task, False, error, "crashed", None))
+            if not template_died:
+                self.crashed.add(task.future)
+            self.outcomes.append((task, False, crash.crash_error(handle, task, oom, template_died), "crashed", None))
 
     def _died_at_start(self, handle: Handle) -> None:
         how = f"worker {handle.label} {crash.how_it_ended(handle.exit_status)} while it started"
@@ -260,21 +278,28 @@ class Fleet:
 
     def _discard(self, handle: Handle) -> None:
         self.workers.pop(handle.number, None)
-        self.off_worker(handle)
+        self._poller.remove(handle.fd)
+        self._poller.remove(handle.pidfd)
         with self._lock:  # `revoke` in another thread may be about to look into its pipe
             handle.dead = True
             self.returned += handle.flight.values()
             handle.flight.clear()
             handle.close()
 
-    # -- stopping -------------------------------------------------------------------------------------------------------------
+    # -- stopping --------------------------------------------------------------------------------------------------------------
 
     def stop(self, task: Task, error: BaseException, cause: Cause) -> None:
         """Stop one task that has begun: the worker writes its stack, is asked to end, and is killed if it does not."""
         handle = task.place
         if not isinstance(handle, Handle) or handle.dead:
+            if handle is None and cause == "killed" and not task.settled:
+                # It was taken to run and given back meanwhile: it is pending, and killing what is pending is cancelling it.
+                call_soon(task.future.cancel)
             return
         now = time.monotonic()
+        limit = task.options.timeout
+        if cause == "timeout" and limit is not None and (task.begun is None or now < task.begun + limit):
+            return  # given back and sent again since its time seemed up
         with self._lock:
             if all(each is not task for each in handle.flight.values()):
                 return  # its outcome has come meanwhile
@@ -284,10 +309,10 @@ class Fleet:
             # The worker never took it up, whatever it is that holds it: the task's time is up all the same.
             self.outcomes.append((task, False, error, cause, None))
             if cause == "timeout" and handle.stop is None:
-                handle.stop = Stop(None, error, cause, now, 0.0)
+                handle.stop = Stop(None, error, cause, now)
             return
         if handle.stop is None or handle.stop.task is not task:
-            handle.stop = Stop(task, error, cause, now, _STACK_PATIENCE)
+            handle.stop = Stop(task, error, cause, now, STACK_PATIENCE)
             if handle.pidfd >= 0:
                 self._ask_for_stack(handle)
 
@@ -301,6 +326,7 @@ class Fleet:
         if stop is not None and stop.task is task:
             if stop.asked_at is None:
                 handle.stop = None
+                handle.forget_stack()
             else:
                 stop.task = None
 
@@ -310,23 +336,23 @@ class Fleet:
         for handle in self.workers.values():
             with self._lock:
                 self.returned += handle.take_back()
-                claimed = next(iter(handle.flight.values()), None)
             if handle.stop is None:
-                name = claimed.name if claimed is not None else None
-                error = TaskKilledError(
-                    f"task {name!r} was running when its executor was told to stop all workers",
-                    task=name,
-                    attempt=claimed.number if claimed is not None else None,
-                )
-                handle.stop = Stop(claimed, error, "killed", now, 0.0)
-                handle.stop.asked_at = float("inf")  # nobody but a second call escalates
+                handle.stop = Stop.of_everything(now)
                 if not force:
-                    self._signal(handle, signal.SIGTERM)
+                    self.signal(handle, signal.SIGTERM)
             if force and not handle.stop.killed:
                 handle.stop.killed = True
-                self._signal(handle, signal.SIGKILL)
+                self.signal(handle, signal.SIGKILL)
 
-    def _signal(self, handle: Handle, number: int) -> None:
+    def kill_all(self) -> None:
+        """Kill and reap every worker at once, whatever state it is in: the engine has lost its thread."""
+        for handle in self.workers.values():
+            self.signal(handle, signal.SIGKILL)
+            if self._launcher is not None and self._launcher.fileno() < 0 and not handle.dead:
+                self.take_event(self._launcher.reap(handle))
+            handle.dead = True
+
+    def signal(self, handle: Handle, number: int) -> None:
         if self._launcher is not None and not handle.dead:
             self._launcher.signal(handle, number)
 
@@ -334,39 +360,29 @@ class Fleet:
         """Do what is due; return when to be called next (monotonic), or None."""
         following: list[float] = []
         for handle in self.workers.values():
-            stop = handle.stop
-            if stop is not None and not handle.dead:
-                if stop.asked_at is None:
-                    if now >= stop.terminate_at:
-                        stop.asked_at = now
-                        self._signal(handle, signal.SIGTERM)
-                    else:
-                        if handle.has_stack():
-                            stop.terminate_at = min(stop.terminate_at, now + _TICK)
-                        following.append(min(stop.terminate_at, now + _TICK))
-                if stop.asked_at is not None and not stop.killed:
-                    if now >= stop.asked_at + _KILL_AFTER:
-                        stop.killed = True
-                        self._signal(handle, signal.SIGKILL)
-                    else:
-                        following.append(stop.asked_at + _KILL_AFTER)
+            if handle.dead:
+                continue
+            if handle.stop is not None:
+                when = handle.stop.step(handle, now, self.signal)
+                if when is not None:
+                    following.append(when)
             else:
                 following += self._recycle(handle, now)
         if self._not_before > now:
             following.append(self._not_before)
         return min(following, default=None)
 
-    # -- recycling ------------------------------------------------------------------------------------------------------------
+    # -- recycling -------------------------------------------------------------------------------------------------------------
 
     def _recycle(self, handle: Handle, now: float) -> list[float]:
         """Have a worker leave that is too old or idle for too long; return when to look again."""
         times: list[float] = []
-        if not handle.free:
+        if not handle.ready or handle.leaving:
             return times
         settings = self._settings
         if settings.max_age_per_child is not None:
-            times.append(handle.born + settings.max_age_per_child)
-        if settings.idle_timeout is not None:
+            times.append(handle.born + settings.max_age_per_child)  # busy ones too: under load none is ever idle
+        if settings.idle_timeout is not None and not handle.flight:
             times.append(handle.moved + settings.idle_timeout)
         if any(when <= now for when in times):
             self.retire(handle)
@@ -390,6 +406,10 @@ class Fleet:
         """Close everything."""
         for handle in list(self.workers.values()):
             self._discard(handle)
+        self._close_launcher()
+
+    def _close_launcher(self) -> None:
         if self._launcher is not None:
+            self._poller.remove(self._launcher.fileno())
             self._launcher.close()
             self._launcher = None

@@ -69,7 +69,7 @@ class Functions:
             owner = fn.__self__  # type: ignore[attr-defined]
             if owner is not None and type(owner) is not ModuleType:
                 return None  # a method of some object, whose state may change
-        elif kind is not FunctionType and not isinstance(fn, type):
+        elif kind is not FunctionType and not issubclass(kind, type):
             return None
         return self._add(fn)
 

@@ -21,9 +21,10 @@ from taskrun.engine import channel
 from taskrun.engine.worker import STACK_AT
 
 if TYPE_CHECKING:
-    from taskrun.task import Cause, Task
+    from taskrun.engine.stopping import Stop
+    from taskrun.task import Task
 
-__all__ = ["Guard", "Handle", "Stop"]
+__all__ = ["Guard", "Handle"]
 
 _INT = struct.Struct("i")
 _MOST_STACK = 1 << 18
@@ -50,21 +51,10 @@ class Guard:
         self.depth -= 1
         self._lock.release()
 
-
-class Stop:
-    """A worker's execution: for which task and with which error, and how far it has come."""
-
-    __slots__ = ("asked_at", "cause", "error", "killed", "task", "terminate_at")
-
-    def __init__(self, task: Task | None, error: BaseException, cause: Cause, now: float, patience: float) -> None:
-        self.task = task
-        self.error = error
-        self.cause: Cause = cause
-        self.terminate_at = now + patience
-        """Until then the worker may write its stack."""
-        self.asked_at: float | None = None
-        """When SIGTERM was sent."""
-        self.killed = False
+    def reset(self) -> None:
+        """In a forked child: whoever held it is not here."""
+        self._lock = threading.RLock()
+        self.depth = 0
 
 
 class Handle:
@@ -72,22 +62,26 @@ class Handle:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        ours, theirs = socket.socketpair()
-        read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self.sock = ours
+        self.pidfd = self.tokens_in = self.tokens_out = self.notes = -1
+        self.theirs: list[int] = []
+        """Descriptors for the worker, closed here once it has them."""
+        self.sock, theirs = socket.socketpair()
+        ours = self.sock
+        try:
+            self.theirs.append(theirs.detach())
+            ours.setblocking(False)
+            self.tokens_out, self.tokens_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            self.notes = os.memfd_create(f"taskrun-worker-{number}", os.MFD_CLOEXEC)
+            os.ftruncate(self.notes, STACK_AT)
+            self.theirs += [os.dup(self.tokens_out)]
+            self.theirs += [os.dup(self.notes)]
+        except BaseException:  # no descriptor is left: nothing must stay behind
+            self.close()
+            raise
         self.fd = ours.fileno()
-        ours.setblocking(False)
-        self.tokens_in = write
-        self.tokens_out = read
-        self.notes = os.memfd_create(f"taskrun-worker-{number}", os.MFD_CLOEXEC)
-        os.ftruncate(self.notes, STACK_AT)
-        # Descriptors for the worker, closed here once it has them.
-        self.theirs = [theirs.detach(), os.dup(read), os.dup(self.notes)]
         self.reader = channel.FrameReader(ours, channel.REPLY)
         self.writer = channel.FrameWriter(ours)
-        self.watched_for_room = False
         self.pid: int | None = None
-        self.pidfd = -1
         self.label = ""
         """"pid 123", for records."""
         self.ready = False
@@ -110,6 +104,13 @@ class Handle:
         self.born = time.monotonic()
         self.moved = self.born
         """When it last made progress: answered, or was given work while idle."""
+        self.fed = self.born
+        """When it was last given work: a few milliseconds of it, unless the bet is lost."""
+        self.seen: Task | None = None
+        """A task that it is known to have claimed."""
+        self.unresponsive = False
+        """Did not claim a task in time (stopped, swapped out): the last choice until it answers again."""
+        self._stack_from = STACK_AT
         self.rss = 0
         self.exit_status: int | None = None
 
@@ -118,7 +119,7 @@ class Handle:
         """Whether it can be given a task at once."""
         return self.ready and not self.flight and not self.leaving and self.stop is None and not self.dead
 
-    # -- sending (I/O thread) ------------------------------------------------------------------------------------------------
+    # -- sending (I/O thread) --------------------------------------------------------------------------------------------------
 
     def send(self, parts: list[bytes]) -> None:
         """Send frames without blocking. A worker that is gone is found out by its death, not here."""
@@ -140,7 +141,7 @@ class Handle:
             self.leaving = True
             self.put_tokens(bytes((channel.LEAVE,)))
 
-    # -- tokens (under the lock) ---------------------------------------------------------------------------------------------
+    # -- tokens (under the lock) -----------------------------------------------------------------------------------------------
 
     def _read_tokens(self) -> bytes:
         try:
@@ -184,7 +185,7 @@ class Handle:
         self.assigned -= len(back)
         return back
 
-    # -- notes ---------------------------------------------------------------------------------------------------------------
+    # -- notes -----------------------------------------------------------------------------------------------------------------
 
     def note_cancel(self, sequence: int) -> None:
         """Let `current_task().cancelled` of that task be true."""
@@ -192,15 +193,19 @@ class Handle:
 
     def stack(self) -> str | None:
         """Return the Python stack that the worker wrote, if it did."""
-        text = os.pread(self.notes, _MOST_STACK, STACK_AT).decode("utf-8", "replace").strip()
+        text = os.pread(self.notes, _MOST_STACK, self._stack_from).decode("utf-8", "replace").strip()
         # The worker's own loop, and the template's below it, are the same in every stack.
         return "\n".join(line for line in text.splitlines() if _ENGINE not in line) or None
 
     def has_stack(self) -> bool:
         """Return whether the worker has begun to write its stack."""
-        return os.fstat(self.notes).st_size > STACK_AT
+        return os.fstat(self.notes).st_size > self._stack_from
 
-    # -- end -----------------------------------------------------------------------------------------------------------------
+    def forget_stack(self) -> None:
+        """What was written so far belongs to a task that is over."""
+        self._stack_from = max(STACK_AT, os.fstat(self.notes).st_size)
+
+    # -- end -------------------------------------------------------------------------------------------------------------------
 
     def close_theirs(self) -> None:
         """Close the worker's descriptors here: it has them, or will never be."""

@@ -7,7 +7,9 @@ their numbers are certainly theirs.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import signal
 import socket
 import sys
@@ -15,11 +17,13 @@ import threading
 import warnings
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from taskrun.engine import posix, template
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from taskrun.engine.handle import Handle
 
 __all__ = ["Event", "Launcher", "StartMethod", "make_launcher"]
@@ -27,6 +31,10 @@ __all__ = ["Event", "Launcher", "StartMethod", "make_launcher"]
 StartMethod = Literal["forkserver", "spawn", "fork"]
 
 _SPAWN = "import sys; sys.path[:] = sys.argv[2:]; from taskrun.engine.worker import main; main(int(sys.argv[1]))"
+
+
+# Too many descriptors are on their way to the template, or the kernel is short of memory: its next answer makes room.
+_TRY_LATER = (errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Event(NamedTuple):
@@ -71,7 +79,7 @@ class Launcher(ABC):
         return
 
 
-# -- forkserver -----------------------------------------------------------------------------------------------------------
+# -- forkserver ----------------------------------------------------------------------------------------------------------------
 
 
 class _Template:
@@ -80,6 +88,7 @@ class _Template:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
+        self._pidfd = -1
         self.pid: int | None = None
 
     def connect(self) -> socket.socket:
@@ -116,6 +125,8 @@ class _Template:
                 ours.close()
                 raise
         self._control = ours
+        with contextlib.suppress(OSError):
+            self._pidfd = os.pidfd_open(self.pid)
 
     def _forget(self) -> None:
         """Reap the one that died."""
@@ -124,9 +135,13 @@ class _Template:
             self._control = None
         if self.pid is not None:
             pid, self.pid = self.pid, None
-            # Its socket is closed, so it is at its end; a SIGKILL makes sure that we do not wait for long.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            # Its socket is closed, so it is at its end; a SIGKILL makes sure that we do not wait for long. By pidfd: the
+            # number may be somebody else's, if the user's code reaped it.
+            if self._pidfd >= 0:
+                with contextlib.suppress(OSError):
+                    signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+                os.close(self._pidfd)
+                self._pidfd = -1
             posix.exit_status(pid)
 
     def after_fork_in_child(self) -> None:
@@ -136,6 +151,9 @@ class _Template:
         if self._control is not None:
             self._control.close()
             self._control = None
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
 
 
 TEMPLATE = _Template()
@@ -176,8 +194,10 @@ class _FromTemplate(Launcher):
                 socket.send_fds(self._connection, [message], fds)
             except BlockingIOError:
                 return
-            except OSError:  # the template is dead: `receive` says so
-                self._requests.clear()
+            except OSError as error:
+                if error.errno in _TRY_LATER:
+                    return
+                self._requests.clear()  # the template is dead: `receive` says so
                 return
             self._requests.popleft()
             if handle is not None:
@@ -207,7 +227,7 @@ class _FromTemplate(Launcher):
         self._connection.close()
 
 
-# -- spawn and fork -------------------------------------------------------------------------------------------------------
+# -- spawn and fork ------------------------------------------------------------------------------------------------------------
 
 
 class _Own(Launcher):
@@ -219,7 +239,7 @@ class _Own(Launcher):
 
     def reap(self, handle: Handle) -> Event:
         assert handle.pid is not None  # noqa: S101 - it has a pidfd
-        if posix.has_ended(handle.pid) not in (0, None):
+        if handle.stop is not None or posix.has_ended(handle.pid) not in (0, None):
             posix.signal_group(handle.pid, signal.SIGKILL)  # what its tasks started ends with it
         return Event("ended", handle.number, posix.exit_status(handle.pid))
 
@@ -229,11 +249,14 @@ class _Spawned(_Own):
         path = map(str, sys.path)
         pid = posix.start_python(_SPAWN, [str(os.getpid()), *path], handle.theirs)
         handle.close_theirs()
-        return [Event("started", handle.number, pid, os.pidfd_open(pid))]
+        return [_started(handle, pid)]
 
 
 class _Forked(_Own):
     def launch(self, handle: Handle) -> list[Event]:
+        from taskrun.engine import worker  # before the fork: another thread's import locks would stay locked in the child
+
+        posix.load_libc()
         # What is buffered now would be written by the child as well.
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
@@ -241,22 +264,49 @@ class _Forked(_Own):
         parent = os.getpid()
         fds, handle.theirs = handle.theirs, []  # else our own at-fork hook would close them in the child
         try:
-            with warnings.catch_warnings():
-                # Python 3.12 warns of a fork with threads running: asked for by start_method="fork", and said by
-                # UnsafeForkWarning when the executor was made.
-                warnings.simplefilter("ignore", DeprecationWarning)
+            with _fork_warning_ignored():
                 pid = os.fork()
             if pid == 0:
-                _become_forked_worker(parent, fds)
+                _become_forked_worker(parent, fds, worker.serve)
+        except RuntimeError as error:  # the interpreter is shutting down and gives no more processes
+            raise OSError(errno.EAGAIN, str(error)) from error
         finally:
             for fd in fds:
                 os.close(fd)
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
-        return [Event("started", handle.number, pid, os.pidfd_open(pid))]
+        return [_started(handle, pid)]
 
 
-def _become_forked_worker(parent: int, fds: list[int]) -> None:
+@contextlib.contextmanager
+def _fork_warning_ignored() -> Iterator[None]:
+    """Keep silent about the fork in this file, of which Python 3.12 and later warn when threads are running.
+
+    It was asked for by start_method="fork", and UnsafeForkWarning has said what it means. Not `warnings.catch_warnings`: it
+    replaces the list of filters, and would undo what another thread does to it meanwhile.
+    """
+    ignore = ("ignore", None, DeprecationWarning, re.compile(re.escape(__name__)), 0)
+    filters: list[Any] = warnings.filters  # type: ignore[assignment]
+    filters.insert(0, ignore)
+    try:
+        yield
+    finally:
+        now: list[Any] = warnings.filters  # type: ignore[assignment]
+        for each in (filters,) if now is filters else (filters, now):
+            with contextlib.suppress(ValueError):
+                each.remove(ignore)
+
+
+def _started(handle: Handle, pid: int) -> Event:
+    try:
+        return Event("started", handle.number, pid, os.pidfd_open(pid))
+    except OSError:  # no descriptor is left: without one it cannot be watched
+        posix.signal_group(pid, signal.SIGKILL)
+        posix.exit_status(pid)
+        raise
+
+
+def _become_forked_worker(parent: int, fds: list[int], serve: Callable[..., int]) -> None:
     status = 1
     try:
         os.setpgid(0, 0)
@@ -264,9 +314,11 @@ def _become_forked_worker(parent: int, fds: list[int]) -> None:
         posix.reset_signals()
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
-        os.close(null)
-        from taskrun.engine.worker import serve
-
+        if null > 0:
+            os.close(null)
+        numpy = sys.modules.get("numpy.random")
+        if numpy is not None:
+            numpy.seed()  # else all workers would draw the same numbers; `random` sees to itself
         status = serve(*fds)
     except BaseException:  # nothing may return into the parent's I/O loop
         sys.excepthook(*sys.exc_info())

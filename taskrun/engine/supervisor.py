@@ -39,6 +39,7 @@ from taskrun.engine import channel
 from taskrun.engine.dispatch import PULLED, RECALLED, Dispatcher
 from taskrun.engine.fleet import Fleet
 from taskrun.engine.handle import Guard, Handle
+from taskrun.engine.poller import LAUNCHER, WAKE, Poller
 from taskrun.exceptions import load_exception
 from taskrun.serialization import load_result
 from taskrun.threads import OwnThread
@@ -46,7 +47,7 @@ from taskrun.threads import OwnThread
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from taskrun.engine.launch import Launcher, StartMethod
+    from taskrun.engine.launch import StartMethod
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Outcome, Scheduler
     from taskrun.task import Cause, Task
@@ -55,7 +56,6 @@ __all__ = ["Supervisor"]
 
 _log = logging.getLogger("taskrun")
 
-_WAKE, _LAUNCHER = -1, -2  # in `_watched`, beside the numbers of workers
 _READS = 8  # chunks read from one worker before the others have their turn
 _MOST_TROUBLE = 20
 _CAUSES: dict[int, Cause] = {channel.RAISED: "raised", channel.UNSENDABLE: "serialization", channel.TIMED_OUT: "timeout"}
@@ -82,14 +82,9 @@ class Supervisor:
         self.closed = False
         self._trouble = 0
         self._alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._epoll = select.epoll()
-        self._watched: dict[int, tuple[int, bool]] = {}  # descriptor -> (worker or _WAKE or _LAUNCHER, is it a pidfd?)
-        self._watch(self._alarm, _WAKE)
-        self._fleet = fleet = Fleet(scheduler, settings, method, context_vars, self._lock)
-        fleet.on_launcher = self._watch_launcher  # type: ignore[method-assign]
-        fleet.on_worker = self._watch_worker  # type: ignore[method-assign]
-        fleet.off_worker = self._unwatch_worker  # type: ignore[method-assign]
-        fleet.on_pidfd = self._watch_pidfd  # type: ignore[method-assign]
+        self._poller = poller = Poller()
+        poller.add(self._alarm, WAKE)
+        self._fleet = fleet = Fleet(scheduler, settings, method, context_vars, self._lock, poller)
         self._dispatcher = Dispatcher(scheduler, settings, fleet, context_vars, self._lock)
         self.thread = OwnThread(f"{settings.name}-engine", self._run)
         _living.add(self)
@@ -99,7 +94,7 @@ class Supervisor:
             self._close()
             raise
 
-    # -- for other threads ----------------------------------------------------------------------------------------------------
+    # -- for other threads -----------------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
         """Tasks were queued. Costs next to nothing while the I/O thread is awake, or could not use them."""
@@ -110,10 +105,9 @@ class Supervisor:
 
     def _ring(self) -> None:
         self._asleep = False
-        try:
-            os.eventfd_write(self._alarm, 1)
-        except OSError:
-            return  # closed: the engine has ended
+        with self._lock:  # else it could be closed, and its number somebody else's, in the middle of this
+            if self._alarm >= 0:
+                os.eventfd_write(self._alarm, 1)
 
     def tell(self, what: Callable[..., None], *args: Any) -> None:
         """Have the I/O thread call ``what(*args)`` soon. Safe anywhere: it only appends and rings."""
@@ -157,6 +151,8 @@ class Supervisor:
         """Look whether a worker has claimed *task*, and report it if so."""
         with self._lock:
             place = task.place
+            if self._lock.depth > 1:
+                return  # as in `revoke`: the pipe may be half read
             begun = isinstance(place, Handle) and not place.dead and place.has_claimed(task)
         if begun:
             self._scheduler.begin(task)
@@ -174,7 +170,7 @@ class Supervisor:
         """Return the names of the live workers."""
         return [handle.label for handle in list(self._fleet.workers.values()) if handle.label and not handle.dead]
 
-    # -- the thread -----------------------------------------------------------------------------------------------------------
+    # -- the thread ------------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         while True:
@@ -206,7 +202,8 @@ class Supervisor:
         self._asleep = True
         if self._commands or (self._hungry and self._scheduler.queued) or self._fleet.outcomes or self._fleet.returned:
             timeout = 0.0
-        events = self._epoll.poll(timeout)
+        self._poller.want_room(self._fleet.launcher_fd, self._fleet.launcher_blocked)
+        events = self._poller.poll(timeout)
         self._asleep = False
         for fd, mask in events:
             self._handle(fd, mask)
@@ -214,27 +211,26 @@ class Supervisor:
         return True
 
     def _handle(self, fd: int, mask: int) -> None:
-        number, is_pidfd = self._watched.get(fd, (None, False))
+        number, is_pidfd = self._poller.owner(fd)
         if number is None:
             return
-        if number == _WAKE:
+        if number == WAKE:
             os.eventfd_read(self._alarm)
-        elif number == _LAUNCHER:
+        elif number == LAUNCHER:
             self._fleet.launcher_ready()
-            self._watch_launcher_room()
         else:
             handle = self._fleet.workers.get(number)
             if handle is None:
                 return
             if is_pidfd:
-                self._unwatch(fd)
+                self._poller.remove(fd)
                 self._fleet.ended(handle)
                 return
             if mask & select.EPOLLOUT:
                 handle.flush()
             if mask & ~select.EPOLLOUT:
                 self._read(handle)
-            self._watch_room(handle)
+            self._poller.want_room(handle.fd, handle.writer.blocked)
 
     def _bury(self) -> None:
         """See the dead off, now that no event of theirs is left: read what they have still sent, then settle the rest."""
@@ -256,7 +252,7 @@ class Supervisor:
             if returned:
                 self._scheduler.give_back(returned)
 
-    # -- answers --------------------------------------------------------------------------------------------------------------
+    # -- answers ---------------------------------------------------------------------------------------------------------------
 
     def _read(self, handle: Handle) -> bool:
         """Read what a worker has sent and note the outcomes; False when there is no more."""
@@ -269,7 +265,7 @@ class Supervisor:
                 break
             except (EOFError, OSError):
                 # Its end is closed: it is dying, or a task has closed it. Its pidfd tells; listening on would only spin.
-                self._unwatch(handle.fd)
+                self._poller.remove(handle.fd)
                 more = False
                 break
             if frames:
@@ -308,6 +304,8 @@ class Supervisor:
             if handle.stop is not None:
                 self._fleet.answered(handle, task)
         handle.moved = time.monotonic()
+        handle.unresponsive = False
+        self._fleet.progress()
         if size:
             self._fleet.check_size(handle, size)
         if head is not None:
@@ -319,7 +317,7 @@ class Supervisor:
         elif kind == channel.NOT_READY:
             self._fleet.not_ready(handle, bytes(payload))
 
-    # -- commands -------------------------------------------------------------------------------------------------------------
+    # -- commands --------------------------------------------------------------------------------------------------------------
 
     def _abort(self, force: bool) -> None:
         self._fleet.abort(force=force)
@@ -349,9 +347,8 @@ class Supervisor:
     def _recover(self, error: BaseException) -> bool:
         self._trouble += 1
         try:
-            for handle in list(self._fleet.workers.values()):
-                handle.dead = True
-                self._fleet._signal(handle, 9)
+            self._fleet.returned += self._dispatcher.drop()
+            self._fleet.kill_all()
             self._bury()
             if self._trouble < _MOST_TROUBLE:
                 self._report()
@@ -362,48 +359,12 @@ class Supervisor:
             _log.exception("the engine of %s could not recover", self._scheduler.settings.name)
         return self._trouble < _MOST_TROUBLE
 
-    # -- descriptors ----------------------------------------------------------------------------------------------------------
-
-    def _watch(self, fd: int, number: int, *, pidfd: bool = False) -> None:
-        self._watched[fd] = (number, pidfd)
-        self._epoll.register(fd, select.EPOLLIN)
-
-    def _unwatch(self, fd: int) -> None:
-        if self._watched.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
-
-    def _watch_launcher(self, launcher: Launcher) -> None:
-        for fd in [fd for fd, (number, _) in self._watched.items() if number == _LAUNCHER]:
-            del self._watched[fd]  # of a dead one: its close has taken it out of the epoll
-        if launcher.fileno() >= 0:
-            self._watch(launcher.fileno(), _LAUNCHER)
-
-    def _watch_launcher_room(self) -> None:
-        fd = self._fleet.launcher_fd
-        if fd >= 0 and fd in self._watched:
-            self._epoll.modify(fd, select.EPOLLIN | (select.EPOLLOUT if self._fleet.launcher_blocked else 0))
-
-    def _watch_worker(self, handle: Handle) -> None:
-        self._watch(handle.fd, handle.number)
-
-    def _watch_room(self, handle: Handle) -> None:
-        blocked = handle.writer.blocked
-        if blocked != handle.watched_for_room and handle.fd in self._watched:
-            handle.watched_for_room = blocked
-            self._epoll.modify(handle.fd, select.EPOLLIN | (select.EPOLLOUT if blocked else 0))
-
-    def _watch_pidfd(self, handle: Handle) -> None:
-        if handle.pidfd not in self._watched:
-            self._watch(handle.pidfd, handle.number, pidfd=True)
-
-    def _unwatch_worker(self, handle: Handle) -> None:
-        self._unwatch(handle.fd)
-        self._unwatch(handle.pidfd)
+    # -- end --------------------------------------------------------------------------------------------------------------
 
     def _close(self) -> None:
         self.closed = True
         self._fleet.close()
-        self._epoll.close()
+        self._poller.close()
         with self._lock:
             alarm, self._alarm = self._alarm, -1
             os.close(alarm)
@@ -411,9 +372,9 @@ class Supervisor:
 
     def close_forked_copy(self) -> None:
         """In a child made by os.fork: close the copies of our descriptors, so that they hold nothing open."""
-        self._lock = Guard()
+        self._lock.reset()
         if not self.closed:
-            self._watched.clear()  # the epoll is shared with the parent: nothing must be unregistered from it
+            self._poller.forget_all()
             self._close()
 
 

@@ -34,7 +34,7 @@ _THREAD_VARIABLES = (
 _STRUCTLOG = "structlog_"
 
 
-# -- in the parent ------------------------------------------------------------------------------------------------------
+# -- in the parent -------------------------------------------------------------------------------------------------------------
 
 
 def describe(settings: WorkerSettings, number: int, cpu_count: int, context_vars: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def context_payload(context: Context, variables: list[tuple[str, ContextVar[Any]
     return dump_arguments((found,), {}, task=task) if found else None
 
 
-# -- in the worker ------------------------------------------------------------------------------------------------------
+# -- in the worker -------------------------------------------------------------------------------------------------------------
 
 
 def apply(setup: dict[str, Any]) -> None:

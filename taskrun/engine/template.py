@@ -24,7 +24,6 @@ import signal
 import socket
 import struct
 import sys
-from typing import NamedTuple
 
 from taskrun.engine import posix
 
@@ -40,10 +39,14 @@ BOOTSTRAP = "import sys; sys.path[:] = sys.argv[2:]; from taskrun.engine.templat
 CONTROL_FD = 3
 
 
-class _Child(NamedTuple):
-    connection: socket.socket
-    number: int
-    pid: int
+class _Child:
+    __slots__ = ("connection", "number", "pid", "signalled")
+
+    def __init__(self, connection: socket.socket, number: int, pid: int) -> None:
+        self.connection = connection
+        self.number = number
+        self.pid = pid
+        self.signalled = False
 
 
 class _Leave(Exception):  # noqa: N818 - not an error: the template's work is done
@@ -127,6 +130,7 @@ class _Server:
         else:
             for child in self._children.values():
                 if child.connection is connection and child.number == number:
+                    child.signalled = True
                     posix.signal_group(child.pid, value)
 
     def _drop(self, connection: socket.socket) -> None:
@@ -149,10 +153,16 @@ class _Server:
                 _become_worker(template, streams, fds)
             with contextlib.suppress(OSError):
                 os.setpgid(pid, pid)  # the child does it too; whoever is first, it has its group before anybody signals it
-            pidfd = os.pidfd_open(pid)
-            self._children[pidfd] = _Child(connection, number, pid)
-            self._poll.register(pidfd, select.POLLIN)
-            self._send(connection, STARTED, number, pid, [pidfd])
+            try:
+                pidfd = os.pidfd_open(pid)
+            except OSError as error:  # no descriptor is left: without one it cannot be watched
+                posix.signal_group(pid, signal.SIGKILL)
+                posix.exit_status(pid)
+                self._send(connection, FAILED, number, error.errno or 0)
+            else:
+                self._children[pidfd] = _Child(connection, number, pid)
+                self._poll.register(pidfd, select.POLLIN)
+                self._send(connection, STARTED, number, pid, [pidfd])
         finally:
             for fd in fds:
                 os.close(fd)
@@ -164,15 +174,15 @@ class _Server:
         self._preloaded = True
         try:
             import taskrun.by_value  # noqa: F401 - loaded for the workers
-        except ImportError:
-            return  # the parent's error to report, where it matters
+        except Exception:  # an error that the worker will meet and report, where it matters
+            return
         gc.freeze()
 
     def _reap(self, pidfd: int) -> None:
         child = self._children.pop(pidfd)
         self._poll.unregister(pidfd)
-        if posix.has_ended(child.pid) != 0:
-            # It crashed or was killed: what its tasks started ends with it. One that left in order may leave servers behind.
+        if child.signalled or posix.has_ended(child.pid) != 0:
+            # It crashed or was stopped: what its tasks started ends with it. One that left in order may leave servers behind.
             posix.signal_group(child.pid, signal.SIGKILL)
         status = posix.exit_status(child.pid)
         os.close(pidfd)

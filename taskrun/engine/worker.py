@@ -35,6 +35,7 @@ STACK_AT = 4096
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _RSS_EVERY = 0.02  # seconds between looks at the resident size: a look costs as much as a tiny task
+_RSS_AFTER = 0.001  # seconds that a task has taken, for which one is worth it
 _EXTRAS = struct.Struct("<I")
 
 
@@ -87,7 +88,7 @@ class Worker:
         self._statm = -1
         self._finalizer: Callable[[], object] | None = None
 
-    # -- beginning and end ------------------------------------------------------------------------------------------------
+    # -- beginning and end -----------------------------------------------------------------------------------------------------
 
     def begin(self) -> bool:
         """Take the parent's surroundings over and run the initializer; False when that failed (the parent is told)."""
@@ -152,7 +153,7 @@ class Worker:
         self._flush()
         return status
 
-    # -- the loop ---------------------------------------------------------------------------------------------------------
+    # -- the loop --------------------------------------------------------------------------------------------------------------
 
     def loop(self) -> None:
         """Claim and run tasks until the token to leave comes."""
@@ -251,7 +252,8 @@ class Worker:
             return
         cpu = time.process_time()
         used, self._cpu = cpu - self._cpu, cpu
-        rss = self._rss() if started + duration - self._rss_at > _RSS_EVERY else 0
+        # A long task hides the cost of the look; a short one may have to be passed over.
+        rss = self._rss() if duration > _RSS_AFTER or started + duration - self._rss_at > _RSS_EVERY else 0
         self._reply(channel.DONE, sequence, started, duration, used, rss, data)
 
     def _function(self, slot: int, extras: dict[str, Any] | None, name: str | None) -> Callable[..., Any]:
@@ -289,12 +291,12 @@ class Worker:
             self._runner = asyncio.Runner()
         try:
             return self._runner.run(coroutine, context=copy_context())
-        except Exception:
-            raise
-        except BaseException:
-            # SystemExit and KeyboardInterrupt tear through the loop: the next coroutine gets a new one.
-            runner, self._runner = self._runner, None
-            runner.close()
+        except BaseException as error:
+            if not isinstance(error, Exception) or error is self._soft_error:
+                # SystemExit, KeyboardInterrupt and what a signal handler raises tear through the loop: the next coroutine
+                # gets a new one.
+                runner, self._runner = self._runner, None
+                runner.close()
             raise
 
     def _call_softly(self, soft: float, fn: Any, args: Any, kwargs: Any, current: CurrentTask, extras: Any) -> Any:
@@ -321,7 +323,7 @@ class Worker:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, previous if previous is not None else signal.SIG_DFL)
 
-    # -- answering --------------------------------------------------------------------------------------------------------
+    # -- answering -------------------------------------------------------------------------------------------------------------
 
     def _answer_error(self, kind: int, sequence: int, started: float, error: BaseException, name: str | None) -> None:
         duration = time.monotonic() - started
@@ -394,6 +396,8 @@ def main(parent: int) -> NoReturn:
         posix.die_with(parent)
         posix.reset_signals()
         posix.close_all_but({3, 4, 5})
+        for fd in (3, 4, 5):
+            os.set_inheritable(fd, False)
         status = serve(3, 4, 5)
     except BaseException:  # as at the end of any program
         sys.excepthook(*sys.exc_info())
