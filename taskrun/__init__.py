@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from taskrun.backends.base import Capabilities
+from taskrun.config import using
 from taskrun.errors import (
     BackendUnavailableError,
     ConfigError,
@@ -26,6 +27,7 @@ from taskrun.errors import (
 from taskrun.executor import Executor
 from taskrun.future import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Future, as_completed, wait
 from taskrun.retry import Retry
+from taskrun.shared import get_executor
 from taskrun.task import current_task
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ __all__ = [
     "WorkerCrashedError",
     "as_completed",
     "current_task",
+    "get_executor",
+    "using",
     "wait",
 ]
 

@@ -41,7 +41,7 @@ __all__ = ["dumps", "dumps_definition", "travels_by_value"]
 _CACHED_BLOBS = 64
 _CACHED_BLOB_BYTES = 1 << 20
 
-# -- what travels by value ---------------------------------------------------------------------------------------------
+# -- what travels by value -----------------------------------------------------------------------------------------------------
 
 
 def travels_by_value(obj: Any) -> bool:
@@ -52,7 +52,7 @@ def travels_by_value(obj: Any) -> bool:
     return module_name is not None and not importable(module_name)
 
 
-# -- sending -----------------------------------------------------------------------------------------------------------
+# -- sending -------------------------------------------------------------------------------------------------------------------
 
 
 class _Pickler(cp.Pickler):  # type: ignore[misc] # cloudpickle has no types

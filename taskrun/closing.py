@@ -76,7 +76,12 @@ class Closing:
         totals = {"submitted": ended + unfinished, "queued": queued, "unfinished": unfinished}
         return {**totals, **counts, "workers": self._backend.workers()}
 
-    # -- who may still submit ---------------------------------------------------------------------------------------------
+    # -- who may still submit --------------------------------------------------------------------------------------------------
+
+    @property
+    def closed(self) -> bool:
+        """Whether `submit` would refuse."""
+        return self._closed is not None or lifetime.exiting()
 
     def check_open(self) -> None:
         """Raise what `submit` would raise now."""
@@ -115,7 +120,7 @@ class Closing:
         if ending:
             self._end()
 
-    # -- counting ---------------------------------------------------------------------------------------------------------
+    # -- counting --------------------------------------------------------------------------------------------------------------
 
     def _resolve(self, task: Task, state: str, value: Any, error: BaseException | None) -> None:
         """Settle the future of *task* for good. Under the lock; follow with `_progress`, then `_let_go` outside of it."""
@@ -153,7 +158,7 @@ class Closing:
         for owner, ended in owners.items():
             owner.advance(ended)
 
-    # -- ending -----------------------------------------------------------------------------------------------------------
+    # -- ending ----------------------------------------------------------------------------------------------------------------
 
     def close(self, *, cancel_futures: bool = False) -> None:
         """Accept nothing more; what was accepted runs to its end, or is cancelled if it has not started. Does not wait."""
@@ -249,7 +254,7 @@ class Closing:
                 self._quiet.wait(left)
         return True
 
-    # -- a failed initializer -----------------------------------------------------------------------------------------------
+    # -- a failed initializer --------------------------------------------------------------------------------------------------
 
     def initializer_ok(self) -> None:
         """Report that a worker's initializer went well."""
@@ -294,7 +299,7 @@ class Closing:
         error.__cause__ = self._broken.__cause__ if self._broken is not None else None
         return error
 
-    # -- fork ---------------------------------------------------------------------------------------------------------------
+    # -- fork ------------------------------------------------------------------------------------------------------------------
 
     def close_forked_copy(self) -> None:
         """In a child made by os.fork: nothing here works, say so. Another thread may have held the lock at the fork."""

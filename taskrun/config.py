@@ -43,7 +43,7 @@ DEFAULT = "default"
 """The origin of what nobody sets."""
 
 
-# -- using -------------------------------------------------------------------------------------------------------------
+# -- using ---------------------------------------------------------------------------------------------------------------------
 
 _using: ContextVar[tuple[Layer, ...]] = ContextVar("taskrun_using", default=())
 """The layers of the `using` blocks around the running code, the innermost first."""
@@ -72,7 +72,7 @@ def _in_use(layer: Layer) -> Iterator[None]:
         _using.reset(token)
 
 
-# -- resolving ---------------------------------------------------------------------------------------------------------
+# -- resolving -----------------------------------------------------------------------------------------------------------------
 
 
 def resolve(arguments: Mapping[str, Any], *, profile: str | None = None) -> Resolved:

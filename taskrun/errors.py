@@ -77,7 +77,7 @@ class TaskrunError(Exception):
         return dict(self.__dict__)
 
 
-# -- settings ---------------------------------------------------------------------------------------------------------
+# -- settings ------------------------------------------------------------------------------------------------------------------
 
 
 class ConfigError(TaskrunError, ValueError):
@@ -140,7 +140,7 @@ class BackendUnavailableError(TaskrunError, ImportError):
         return {**self.__dict__, "name": self.name, "path": self.path}
 
 
-# -- travel -----------------------------------------------------------------------------------------------------------
+# -- travel --------------------------------------------------------------------------------------------------------------------
 
 
 class SerializationError(TaskrunError, pickle.PicklingError, pickle.UnpicklingError):
@@ -209,7 +209,7 @@ class RemoteTraceback(Exception):  # noqa: N818 (named after what it shows, as t
         return f'\n"""\n{self.text}"""'
 
 
-# -- workers ----------------------------------------------------------------------------------------------------------
+# -- workers -------------------------------------------------------------------------------------------------------------------
 
 
 class _CrashError(TaskrunError):
@@ -314,7 +314,7 @@ class JournalError(TaskrunError):
     """The journal of a batch run cannot be read, written or used for this run."""
 
 
-# -- warnings ---------------------------------------------------------------------------------------------------------
+# -- warnings ------------------------------------------------------------------------------------------------------------------
 
 
 class UnsupportedOptionWarning(UserWarning):
@@ -329,7 +329,7 @@ class UnsafeForkWarning(RuntimeWarning):
     """A forked child inherits locks that other threads hold; said once."""
 
 
-# -- helpers ----------------------------------------------------------------------------------------------------------
+# -- helpers -------------------------------------------------------------------------------------------------------------------
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

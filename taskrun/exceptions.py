@@ -95,7 +95,7 @@ def load_exception(data: bytes) -> BaseException:
         return stand_in("an exception", f"its message cannot be read: {_said(problem)}", ())
 
 
-# -- sending -----------------------------------------------------------------------------------------------------------
+# -- sending -------------------------------------------------------------------------------------------------------------------
 
 
 def _graph(error: BaseException) -> list[BaseException]:
@@ -248,7 +248,7 @@ def _said(error: BaseException) -> str:
     return f"{_type_name(type(error))}: {_text(error)}"
 
 
-# -- receiving ---------------------------------------------------------------------------------------------------------
+# -- receiving -----------------------------------------------------------------------------------------------------------------
 
 
 def _members_first(nodes: list[_Node]) -> list[int]:

@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-import warnings
 import weakref
 from concurrent import futures as standard
-from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
-from taskrun.backends.base import Backend
-from taskrun.cpus import cpu_count
-from taskrun.errors import ConfigError, UnsupportedOptionError, UnsupportedOptionWarning, did_you_mean
+from taskrun.choice import choose, merged_options
+from taskrun.config import resolve
 from taskrun.mapping import MapResults, start_map
-from taskrun.options import NO_OPTIONS, TaskOptions, WorkerSettings
-from taskrun.plugins import load_backend
-from taskrun.retry import Retry
 from taskrun.scheduler import Scheduler
-from taskrun.settings import check_setting
+from taskrun.settings import SETTINGS
 from taskrun.threads import call_soon, ensure_janitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from taskrun.backends.base import Capabilities
+    from taskrun.backends.base import Backend, Capabilities
+    from taskrun.choice import Choice
     from taskrun.future import Future
+    from taskrun.options import TaskOptions
 
 __all__ = ["Executor", "OptionsView"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-DEFAULT_BACKEND = "thread"
-_names = itertools.count()
-_TASK_OPTIONS = tuple(field.name for field in fields(TaskOptions) if field.name != "backend")
-# Accepted on every backend, since they change no result.
-_WORKER_FIELDS = tuple(
-    field.name for field in fields(WorkerSettings) if field.name not in {"max_workers", "name", "backend_options"}
-)
-_PROCESS_ONLY = ("env", "cpu_affinity", "inner_max_num_threads")
 
 
 class _Submitting(standard.Executor):
@@ -117,7 +102,7 @@ class _Submitting(standard.Executor):
         Options: name, timeout, soft_timeout, retry, priority, return_exceptions, chunksize, progress, and the backend's own.
         Raises UnsupportedOptionError for an unknown one and ConfigError for a wrong value.
         """
-        return OptionsView(self._scheduler, self._backend, _merged(self._options, options, self._backend))
+        return OptionsView(self._scheduler, self._backend, merged_options(self._options, options, self._backend))
 
     _backend: Backend
 
@@ -144,6 +129,8 @@ class OptionsView(_Submitting):
 class Executor(_Submitting):
     """Runs calls on a backend chosen by name; a `concurrent.futures.Executor`.
 
+    What is not given comes from `taskrun.using`, the environment and the configuration files (see `taskrun config`).
+    *backend* may also be a Backend instance, or any `concurrent.futures.Executor` instance, which is used and left open.
     Durations are in seconds (or "30s"), sizes in bytes (or "512MB"). Raises ConfigError for a wrong value, UnknownBackendError
     and BackendUnavailableError for a backend that is not known or lacks something here, UnsupportedOptionError for a required
     capability or, under ``strict=True``, an option that the backend cannot honour.
@@ -151,7 +138,7 @@ class Executor(_Submitting):
 
     def __init__(
         self,
-        backend: str | Backend | None = None,
+        backend: str | Backend | standard.Executor | None = None,
         *,
         max_workers: int | None = None,
         initializer: Callable[..., object] | None = None,
@@ -173,49 +160,34 @@ class Executor(_Submitting):
         require: Iterable[str] = (),
         strict: bool = False,
         name: str | None = None,
+        profile: str | None = None,
         **backend_options: Any,
     ) -> None:
-        given = {key: value for key, value in locals().items() if key in _CHECKED and value is not None}
-        checked = {key: check_setting(key, value) for key, value in given.items()}
-        self._backend = _backend_of(backend)
-        label = checked.get("name") or f"taskrun-{self._backend.name}-{next(_names)}"
-        workers = checked.get("max_workers") or self._backend.default_max_workers(cpu_count())
-        settings = WorkerSettings(
-            max_workers=workers,
-            name=label,
-            backend_options=_own_options(self._backend, backend_options),
-            **{key: checked[key] for key in _WORKER_FIELDS if key in checked},
-        )
-        self._max_workers = self._processes = workers
-        self._refuse_unsupported(checked, bool(strict))
-        self._options = replace(
-            NO_OPTIONS,
-            timeout=checked.get("timeout"),
-            soft_timeout=checked.get("soft_timeout"),
-            retry=Retry.of(checked.get("retry")),
-        )
+        given = {name: value for name, value in locals().items() if name in SETTINGS}
+        choice = choose(resolve({**given, **backend_options}, profile=profile))
+        self._assemble(choice)
+
+    def _assemble(self, choice: Choice) -> None:
+        settings = choice.settings
+        self._backend = choice.backend
+        self._options = choice.options
+        self._max_workers = self._processes = settings.max_workers
         ensure_janitor()
-        self._scheduler = Scheduler(self._backend, settings, max_pending=checked.get("max_pending"), seed=checked.get("seed"))
+        self._scheduler = Scheduler(self._backend, settings, max_pending=choice.max_pending, seed=choice.seed)
         self._backend.start(self._scheduler, settings)
         # Dropped without shutdown: what was submitted still runs, then the workers end. The callback may run anywhere.
         close = self._scheduler.close
         self._scheduler.dropped = weakref.ref(self, lambda _: call_soon(close))
 
-    def _refuse_unsupported(self, checked: dict[str, Any], strict: bool) -> None:
-        capabilities = self._backend.capabilities
-        lacking = capabilities.lacks(tuple(checked.get("require", ())))
-        if lacking:
-            raise UnsupportedOptionError(
-                f"backend {self._backend.name!r} lacks what require= asks for: {', '.join(lacking)}",
-                option="require",
-                backend=self._backend.name,
-            )
-        for key in _PROCESS_ONLY:
-            if key in checked and not capabilities.processes:
-                text = f"backend {self._backend.name!r} cannot honour {key}=: its workers share this process"
-                if strict:
-                    raise UnsupportedOptionError(text, option=key, backend=self._backend.name)
-                warnings.warn(text, UnsupportedOptionWarning, stacklevel=4)
+    @property
+    def backend_name(self) -> str:
+        """The name of the backend this executor runs on."""
+        return self._backend.name
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be submitted any more."""
+        return self._scheduler.closed
 
     @property
     def capabilities(self) -> Capabilities:
@@ -223,7 +195,7 @@ class Executor(_Submitting):
         return self._backend.capabilities
 
     def stats(self) -> dict[str, Any]:
-        """Return counts of tasks (submitted, queued, unfinished, succeeded, failed, cancelled, retried) and the live workers."""
+        """Return the live workers and counts of tasks: submitted, queued, unfinished, succeeded, failed, cancelled, retried."""
         return {"backend": self._backend.name, "max_workers": self._max_workers, **self._scheduler.stats()}
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -256,11 +228,6 @@ class Executor(_Submitting):
         return f"<taskrun.Executor {self._backend.name!r} max_workers={self._max_workers} at {id(self):#x}>"
 
 
-_CHECKED = frozenset(
-    {*_WORKER_FIELDS, "max_workers", "retry", "timeout", "soft_timeout", "max_pending", "seed", "require", "strict", "name"}
-)
-
-
 class _Star:
     """Spreads one item over the arguments of a function; a class, so that it pickles."""
 
@@ -270,56 +237,3 @@ class _Star:
 
     def __call__(self, item: Iterable[Any]) -> Any:
         return self.fn(*item)
-
-
-def _backend_of(backend: str | Backend | None) -> Backend:
-    if isinstance(backend, Backend):
-        if getattr(backend, "_taken", False):
-            raise ConfigError("this Backend instance serves another executor already; make a new one", setting="backend")
-        backend._taken = True  # type: ignore[attr-defined]  # whatever its class: one instance, one executor
-        return backend
-    origin = None
-    if backend is None:
-        backend = os.environ.get("TASKRUN_BACKEND")
-        origin = "environment variable TASKRUN_BACKEND" if backend else None
-    if backend is not None and not isinstance(backend, str):
-        raise ConfigError(f"backend must be a name or a taskrun.backends.Backend instance, not {backend!r}", setting="backend")
-    return load_backend(backend or DEFAULT_BACKEND, origin=origin)()
-
-
-def _own_options(backend: Backend, options: Mapping[str, Any]) -> dict[str, Any]:
-    for option in options:
-        if option not in backend.option_names:
-            known = [*_CHECKED, *backend.option_names]
-            raise UnsupportedOptionError(
-                f"backend {backend.name!r} has no option {option!r}{did_you_mean(option, known)}; "
-                f"its own are: {', '.join(backend.option_names) or 'none'}",
-                option=option,
-                backend=backend.name,
-            )
-    return dict(options)
-
-
-def _merged(base: TaskOptions, options: Mapping[str, Any], backend: Backend) -> TaskOptions:
-    changes: dict[str, Any] = {}
-    own = dict(base.backend)
-    for option, value in options.items():
-        if option in backend.task_option_names:
-            own[option] = value
-        elif option not in _TASK_OPTIONS:
-            known = [*_TASK_OPTIONS, *backend.task_option_names]
-            raise UnsupportedOptionError(
-                f"tasks on backend {backend.name!r} have no option {option!r}{did_you_mean(option, known)}; "
-                f"known: {', '.join(known)}",
-                option=option,
-                backend=backend.name,
-            )
-        elif option == "retry":
-            changes[option] = Retry.of(value)
-        elif option in {"timeout", "soft_timeout", "name"}:
-            changes[option] = None if value is None else check_setting(option, value)
-        elif option in {"priority", "chunksize"} and (isinstance(value, bool) or not isinstance(value, int | None)):
-            raise ConfigError(f"option {option!r} must be an integer, not {value!r}", setting=option, allowed="an integer")
-        else:
-            changes[option] = value
-    return replace(base, **changes, backend=own)

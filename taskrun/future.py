@@ -101,7 +101,7 @@ class Future(standard.Future[T]):
         self._task: Task | None = None
         self._records: tuple[tuple[Any, ...], ...] = ()  # (number, queued, run, error): made presentable when asked for
 
-    # -- what clients of the standard class reach into ---------------------------------------------------------------------
+    # -- what clients of the standard class reach into -------------------------------------------------------------------------
 
     @property
     def _condition(self) -> threading.Condition:
@@ -142,7 +142,7 @@ class Future(standard.Future[T]):
     def _done_callbacks(self, value: list[Callable[[standard.Future[T]], object]]) -> None:
         self._callbacks = value
 
-    # -- asking ------------------------------------------------------------------------------------------------------------
+    # -- asking ----------------------------------------------------------------------------------------------------------------
 
     def cancelled(self) -> bool:
         """Return True if the future was cancelled before it ran."""
@@ -204,7 +204,7 @@ class Future(standard.Future[T]):
 
         return asyncio.wrap_future(self).__await__()
 
-    # -- changing ----------------------------------------------------------------------------------------------------------
+    # -- changing --------------------------------------------------------------------------------------------------------------
 
     def cancel(self) -> bool:
         """Cancel the task if no worker has taken it up; True if the future is cancelled.
@@ -238,12 +238,11 @@ class Future(standard.Future[T]):
         """
         _STATE.acquire()
         try:
-            if self._cond is None:  # only _STATE guards us: see the head of the file
-                if self._state not in _DONE:
-                    if self._callbacks is None:
-                        self._callbacks = []
-                    self._callbacks.append(fn)
-                    return
+            if self._cond is None and self._state not in _DONE:  # only _STATE guards us: see the head of the file
+                if self._callbacks is None:
+                    self._callbacks = []
+                self._callbacks.append(fn)
+                return
         finally:
             _STATE.release()
         with self._condition:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from taskrun.scheduler import Scheduler
 
-__all__ = ["exiting", "register"]
+__all__ = ["exiting", "finish_before", "register"]
 
 _schedulers: weakref.WeakSet[Scheduler] = weakref.WeakSet()
 _guard = threading.Lock()
@@ -54,12 +58,23 @@ def _after_fork_in_child() -> None:
 
 # `threading._shutdown` joins non-daemon threads before `atexit` runs; tasks may depend on what those threads own. The hook the
 # standard executors use is private, so it is asked for with care.
-_register = getattr(threading, "_register_atexit", None)
-if _register is None:
-    import atexit
-
-    _register = atexit.register
+_register: Callable[[Callable[[], None]], object] = getattr(threading, "_register_atexit", atexit.register)
 _register(_at_exit)
+
+
+_finished_before: set[str] = set()
+
+
+def finish_before(module: str) -> None:
+    """Have our executors finished before the exit hook that *module*, imported already, may have registered.
+
+    An adapted executor has to outlive the tasks on it. Hooks run in reverse order; that ours runs twice does no harm.
+    """
+    if module not in _finished_before:
+        _finished_before.add(module)
+        with suppress(RuntimeError):  # at the end already
+            _register(_at_exit)
+
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -60,7 +60,7 @@ class _Entry:
         return f"{self.distribution} ({self.target})"
 
 
-# -- what the rest of taskrun asks -------------------------------------------------------------------------------------
+# -- what the rest of taskrun asks ---------------------------------------------------------------------------------------------
 
 
 def load_backend(name: str, *, origin: str | None = None) -> type[Backend]:
@@ -116,7 +116,7 @@ def _describe(entry: _Entry, problem: str | None) -> BackendInfo:
         return BackendInfo(entry.name, source, None, str(error))
 
 
-# -- loading one -------------------------------------------------------------------------------------------------------
+# -- loading one ---------------------------------------------------------------------------------------------------------------
 
 
 def _load(entry: _Entry, origin: str | None) -> type[Backend]:
@@ -198,7 +198,7 @@ def _from(origin: str | None) -> str:
     return f" (chosen by {origin})" if origin else ""
 
 
-# -- finding the registrations -----------------------------------------------------------------------------------------
+# -- finding the registrations -------------------------------------------------------------------------------------------------
 
 _cache: tuple[object, dict[str, tuple[_Entry, ...]]] | None = None
 

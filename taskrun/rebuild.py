@@ -30,7 +30,7 @@ __all__ = [
 IMPORT = "import "
 """Begins the key of a namespace that is to be imported, not copied."""
 
-# -- classes -----------------------------------------------------------------------------------------------------------
+# -- classes -------------------------------------------------------------------------------------------------------------------
 
 _UNFINISHED = -1
 _versions: weakref.WeakKeyDictionary[type, int | None] = weakref.WeakKeyDictionary()
@@ -89,7 +89,7 @@ def set_class(cls: type, state: tuple[Callable[..., Any], Any, int | None]) -> t
     return cls
 
 
-# -- functions ---------------------------------------------------------------------------------------------------------
+# -- functions -----------------------------------------------------------------------------------------------------------------
 
 _MOST_NAMESPACES = 256
 _namespaces: OrderedDict[str, tuple[dict[str, Any], dict[str, Any]]] = OrderedDict()

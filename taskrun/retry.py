@@ -159,7 +159,7 @@ class Retry:
             on=on if isinstance(on, tenacity.retry_base) else tenacity.retry_any(on),
         )
 
-    # -- what the scheduler asks ---------------------------------------------------------------------------------------
+    # -- what the scheduler asks -----------------------------------------------------------------------------------------------
 
     def wants_retry(self, error: BaseException, cause: Cause, attempt: int, elapsed: float) -> bool:
         """Return whether to run the task again after its attempt number *attempt* ended in *error*.
@@ -201,7 +201,7 @@ class Retry:
         plural = "" if attempts == 1 else "s"
         return f"failed after {attempts} attempt{plural} in {elapsed:.1f} s"
 
-    # -- inside --------------------------------------------------------------------------------------------------------
+    # -- inside ----------------------------------------------------------------------------------------------------------------
 
     def _may_retry(self, error: BaseException, cause: Cause) -> bool:
         """Decide by the cause alone, before any user code is asked."""

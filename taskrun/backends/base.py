@@ -97,7 +97,7 @@ class Backend(ABC):
     task_option_names: ClassVar[Mapping[str, str]] = {}
     """The options of its own that `Executor.options(...)` accepts, likewise."""
 
-    shares_context: ClassVar[bool] = False
+    shares_context: bool = False
     """Tasks run in this process: each attempt runs in a copy of `task.context`, the submitter's context variables."""
 
     @classmethod

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from taskrun.backends.base import Backend, Capabilities
 from taskrun.backends.calls import call
-from taskrun.errors import TaskTimeoutError
+from taskrun.coroutines import CoroutineRunner
+from taskrun.errors import ConfigError, SerializationError, TaskTimeoutError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from taskrun.options import WorkerSettings
-    from taskrun.scheduler import Scheduler
+    from taskrun.scheduler import Outcome, Scheduler
     from taskrun.task import Task
 
 __all__ = ["SerialBackend"]
@@ -22,17 +26,32 @@ class SerialBackend(Backend):
     """The submitting thread is the worker; when `submit` returns, the task is over."""
 
     name: ClassVar[str] = "serial"
-    shares_context: ClassVar[bool] = True
+    shares_context = True
     capabilities = Capabilities(
-        cancel_queued=False, retry="in the caller", timeout="after the call", primitives="yes", concurrent=False
+        cancel_queued=False,
+        retry="in the caller",
+        timeout="after the call",
+        pickles="with check_pickle",
+        concurrent=False,
     )
+    option_names: ClassVar[Mapping[str, str]] = {
+        "check_pickle": "True: calls and results are pickled both ways, to find what a worker process would refuse"
+    }
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Remember whom to serve; the initializer runs before the first task."""
         self._scheduler = scheduler
         self._settings = settings
+        self._check_pickle = settings.backend_options.get("check_pickle", False)
+        if not isinstance(self._check_pickle, bool):
+            raise ConfigError(
+                f"check_pickle must be True or False, not {self._check_pickle!r}",
+                setting="check_pickle",
+                allowed="True or False",
+            )
         self._ready = False
         self._starting = threading.RLock()  # one thread runs the initializer, the others wait for it
+        self._runners: dict[int, CoroutineRunner] = {}  # by thread: each enters its own item only, `shutdown` takes all
 
     def wake(self) -> None:
         """Run what the calling thread has queued."""
@@ -58,19 +77,32 @@ class SerialBackend(Backend):
         return True
 
     def _run(self, task: Task) -> None:
-        error, value, run = call(task, threading.current_thread().name)
+        outcome = self._call_pickled(task) if self._check_pickle else self._call(task)
+        _, succeeded, error, _, run = outcome
         limit = task.options.timeout
-        elapsed = run[2]
-        interrupt = error if isinstance(error, KeyboardInterrupt) else None
+        elapsed = 0.0 if run is None else run[2]
+        interrupt = error if not succeeded and isinstance(error, KeyboardInterrupt) else None
         if limit is not None and elapsed > limit and interrupt is None:
             late = TaskTimeoutError(limit=limit, elapsed=elapsed, task=task.name, attempt=task.number)
-            self._scheduler.fail(task, late, "timeout", run)
-        elif error is not None:
-            self._scheduler.fail(task, error, "raised", run)
-        else:
-            self._scheduler.succeed(task, value, run)
+            outcome = (task, False, late, "timeout", run)
+        self._scheduler.settle((outcome,))
         if interrupt is not None:
             raise interrupt  # Ctrl-C was meant for the program, not only for this task
+
+    def _call(self, task: Task) -> Outcome:
+        runner = self._runners.setdefault(threading.get_ident(), CoroutineRunner())
+        return call(self._scheduler, task, threading.current_thread().name, runner)
+
+    def _call_pickled(self, task: Task) -> Outcome:
+        from taskrun.backends.pickled_call import dump_call, load_outcome, run_pickled_call
+
+        try:
+            payload = dump_call(task, [])
+        except SerializationError as error:
+            return task, False, error, "serialization", None
+        context = task.context
+        answer = run_pickled_call(payload) if context is None else context.copy().run(run_pickled_call, payload)
+        return load_outcome(task, answer)
 
     def stop(self, task: Task, error: BaseException, cause: Literal["timeout", "killed"]) -> bool:
         """The task runs in the caller: nobody can stop it."""
@@ -80,7 +112,12 @@ class SerialBackend(Backend):
         """Run the finalizer, if the initializer ran."""
         ready, self._ready = self._ready, False
         if ready and self._settings.finalizer is not None:
-            self._settings.finalizer()
+            try:
+                self._settings.finalizer()
+            except BaseException:
+                traceback.print_exc()  # as in a worker: the executor ends all the same
+        while self._runners:
+            self._runners.popitem()[1].close()
 
     def abort(self, *, force: bool) -> None:
         """There is nothing to stop: no task outlives `submit`."""

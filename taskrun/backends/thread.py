@@ -47,7 +47,7 @@ class ThreadBackend(Backend):
     """Daemon threads that pull one task at a time; started on demand, kept until shutdown or `max_tasks_per_child`."""
 
     name: ClassVar[str] = "thread"
-    shares_context: ClassVar[bool] = True
+    shares_context = True
     option_names: ClassVar = {"thread_name_prefix": "str: how the worker threads are named, before _0, _1, ..."}
     capabilities = Capabilities(kill="slot only", recycle_by_count=True)
 
@@ -67,7 +67,7 @@ class ThreadBackend(Backend):
         self._number = 0
         self._closing = False
 
-    # -- getting workers to work --------------------------------------------------------------------------------------------
+    # -- getting workers to work -----------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
         """Let a parked worker go, or start one."""
@@ -108,7 +108,7 @@ class ThreadBackend(Backend):
         for worker in parked:
             worker.gate.release()
 
-    # -- in a worker ----------------------------------------------------------------------------------------------------------
+    # -- in a worker -----------------------------------------------------------------------------------------------------------
 
     def _work(self, worker: _Worker) -> None:
         scheduler = self._scheduler
@@ -173,7 +173,7 @@ class ThreadBackend(Backend):
             self._workers.discard(worker)
         self.wake()  # work may be left: for whoever takes this place
 
-    # -- stopping -----------------------------------------------------------------------------------------------------------------
+    # -- stopping --------------------------------------------------------------------------------------------------------------
 
     def stop(self, task: Task, error: BaseException, cause: Literal["timeout", "killed"]) -> bool:
         """Give the task's place to another thread; the thread itself cannot be stopped."""
@@ -189,7 +189,7 @@ class ThreadBackend(Backend):
         self.wake()
         return False
 
-    # -- waiting ------------------------------------------------------------------------------------------------------------------
+    # -- waiting ---------------------------------------------------------------------------------------------------------------
 
     def owns_current_thread(self) -> bool:
         """Return True in one of the worker threads."""
@@ -212,7 +212,7 @@ class ThreadBackend(Backend):
                 self._target -= 1
             self._wake_all()
 
-    # -- ending -------------------------------------------------------------------------------------------------------------------
+    # -- ending ----------------------------------------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
         """Let idle workers leave."""

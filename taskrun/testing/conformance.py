@@ -29,7 +29,8 @@ __all__ = ["BackendConformance"]
 class BackendConformance:
     """Inherit it, name your backend, and pytest runs the behaviours against it."""
 
-    backend: ClassVar[str | type[Backend]]
+    backend: ClassVar[str | type[Backend] | concurrent.futures.Executor]
+    """A registered name, a class of yours, or an executor to adapt."""
     options: ClassVar[dict[str, Any]] = {}
     """Backend options that every executor of the tests is made with."""
     patience: ClassVar[float] = 20.0
@@ -37,7 +38,7 @@ class BackendConformance:
 
     @contextmanager
     def executor(self, **arguments: Any) -> Iterator[taskrun.Executor]:
-        backend = self.backend if isinstance(self.backend, str) else self.backend()
+        backend = self.backend() if isinstance(self.backend, type) else self.backend
         executor = taskrun.Executor(backend, **{"max_workers": 2, **self.options, **arguments})
         try:
             yield executor
@@ -46,7 +47,7 @@ class BackendConformance:
             raise
         executor.shutdown()
 
-    # -- results ------------------------------------------------------------------------------------------------------------
+    # -- results ---------------------------------------------------------------------------------------------------------------
 
     def test_result_of_a_call_with_all_kinds_of_arguments(self) -> None:
         with self.executor() as ex:
@@ -89,7 +90,7 @@ class BackendConformance:
             assert attempt.started >= attempt.queued
             assert attempt.error is None
 
-    # -- errors ---------------------------------------------------------------------------------------------------------------
+    # -- errors ----------------------------------------------------------------------------------------------------------------
 
     def test_the_original_exception_with_chain_and_notes(self) -> None:
         with self.executor() as ex:
@@ -118,7 +119,7 @@ class BackendConformance:
             assert isinstance(ex.submit(bad).exception(self.patience), TypeError)
             assert ex.submit(tasks.add, 1).result(self.patience) == 1
 
-    # -- map --------------------------------------------------------------------------------------------------------------------
+    # -- map -------------------------------------------------------------------------------------------------------------------
 
     def test_map_keeps_the_order(self) -> None:
         with self.executor() as ex:
@@ -165,7 +166,7 @@ class BackendConformance:
                 ex.map(tasks.add, [1], buffersize=0)
             assert list(ex.map(tasks.add, [1])) == [1]
 
-    # -- cancel, retry, time ----------------------------------------------------------------------------------------------------
+    # -- cancel, retry, time ---------------------------------------------------------------------------------------------------
 
     def test_a_queued_task_can_be_cancelled_and_a_running_one_cannot(self, tmp_path: Path) -> None:
         with self.executor(max_workers=1) as ex:
@@ -213,7 +214,7 @@ class BackendConformance:
             assert error.limit == 0.1
             assert ex.submit(tasks.add, 1).result(self.patience) == 1
 
-    # -- inside a task ----------------------------------------------------------------------------------------------------------
+    # -- inside a task ---------------------------------------------------------------------------------------------------------
 
     def test_current_task_and_seeds(self) -> None:
         with self.executor(seed=3) as ex:
@@ -248,7 +249,7 @@ class BackendConformance:
             with pytest.raises(taskrun.InitializerError):
                 ex.submit(tasks.add, 1)
 
-    # -- callbacks and the end --------------------------------------------------------------------------------------------------
+    # -- callbacks and the end -------------------------------------------------------------------------------------------------
 
     def test_callbacks_run_in_order_and_errors_in_them_hurt_nobody(
         self, caplog: pytest.LogCaptureFixture, tmp_path: Path
@@ -295,7 +296,7 @@ class BackendConformance:
         with self.executor(max_workers=1) as ex:
             assert ex.submit(tasks.add, 1).result(self.patience) == 1
 
-    # -- helpers ------------------------------------------------------------------------------------------------------------------
+    # -- helpers ---------------------------------------------------------------------------------------------------------------
 
     def until(self, condition: Any) -> None:
         """Wait until *condition* holds; an assertion fails when it does not in time."""

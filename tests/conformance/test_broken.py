@@ -13,6 +13,7 @@ import taskrun
 from taskrun.backends import thread
 from taskrun.backends.calls import call
 from taskrun.backends.thread import ThreadBackend
+from taskrun.coroutines import CoroutineRunner
 from taskrun.task import entered
 from taskrun.testing import BackendConformance
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from taskrun.options import WorkerSettings
-    from taskrun.scheduler import Scheduler
+    from taskrun.scheduler import Outcome, Scheduler
     from taskrun.task import Task
 
 Answer = tuple[BaseException | None, Any, tuple[Any, ...] | None]
@@ -30,7 +31,8 @@ class Broken(ThreadBackend):
     """A thread backend that reports what `answer` makes of each outcome."""
 
     def answer(self, task: Task, worker: str) -> Answer:
-        return call(task, worker)
+        _, succeeded, value, _, run = call(self._scheduler, task, worker, CoroutineRunner())
+        return (None, value, run) if succeeded else (value, None, run)
 
     def _work(self, worker: Any) -> None:
         # The one place where the real backend runs calls; replaced for this thread's class only.
@@ -40,9 +42,12 @@ class Broken(ThreadBackend):
 
 @pytest.fixture(autouse=True)
 def _calls_go_through_the_broken_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    def answer(task: Task, worker: str) -> Answer:
+    def answer(scheduler: Scheduler, task: Task, worker: str, runner: CoroutineRunner) -> Outcome:
         current: Any = threading.current_thread()
-        return getattr(current, "backend_call", call)(task, worker)
+        if not hasattr(current, "backend_call"):
+            return call(scheduler, task, worker, runner)
+        error, value, run = current.backend_call(task, worker)
+        return (task, True, value, None, run) if error is None else (task, False, error, "raised", run)
 
     monkeypatch.setattr(thread, "call", answer)
 
@@ -101,11 +106,7 @@ class PullsAhead(Broken):
 
     def _run(self, task: Task) -> None:
         self._scheduler.begin(task)
-        error, value, run = call(task, "nobody")
-        if error is None:
-            self._scheduler.succeed(task, value, run)
-        else:
-            self._scheduler.fail(task, error, "raised", run)
+        self._scheduler.settle((call(self._scheduler, task, "nobody", CoroutineRunner()),))
 
 
 class Forgetful(Broken):
@@ -115,8 +116,8 @@ class Forgetful(Broken):
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         super().start(scheduler, settings)
-        succeed = scheduler.succeed
-        scheduler.succeed = lambda *args: None if next(self.count) % 3 == 0 else succeed(*args)  # type: ignore[method-assign]
+        settle = scheduler.settle
+        scheduler.settle = lambda outcomes: None if next(self.count) % 3 == 0 else settle(outcomes)  # type: ignore[method-assign]
 
 
 class DeafToShutdown(Broken):

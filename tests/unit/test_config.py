@@ -62,7 +62,7 @@ def mistakes_of(call: Callable[[], object]) -> str:
     return str(caught.value)
 
 
-# -- precedence --------------------------------------------------------------------------------------------------------
+# -- precedence ----------------------------------------------------------------------------------------------------------------
 
 ORDER = ["argument", "using inner", "using outer", "environment", "project profile", "project", "user profile", "user"]
 
@@ -175,7 +175,7 @@ def test_every_kind_of_variable(sources: Sources) -> None:
     assert "no.such.module" not in sys.modules
 
 
-# -- tables ------------------------------------------------------------------------------------------------------------
+# -- tables --------------------------------------------------------------------------------------------------------------------
 
 
 def test_retry_merges_key_by_key_across_sources(sources: Sources) -> None:
@@ -235,7 +235,7 @@ def test_what_is_resolved_can_be_changed_without_harm(sources: Sources) -> None:
     assert resolve({}).settings["env"] == {"A": "1"}
 
 
-# -- profiles ----------------------------------------------------------------------------------------------------------
+# -- profiles ------------------------------------------------------------------------------------------------------------------
 
 PROFILES = 'profile = "small"\n[profiles.small]\nmax_workers = 1\n[profiles.big]\nmax_workers = 64\nbackend = "dusk"\n'
 
@@ -280,7 +280,7 @@ def test_a_backend_that_is_not_here_matters_only_in_the_chosen_profile(sources: 
     assert resolve({"backend": "thread"}, profile="big").settings["max_workers"] == 64
 
 
-# -- mistakes ----------------------------------------------------------------------------------------------------------
+# -- mistakes ------------------------------------------------------------------------------------------------------------------
 
 
 def test_all_mistakes_of_all_sources_are_told_at_once(sources: Sources) -> None:
@@ -360,7 +360,7 @@ def test_mistakes_in_variables(sources: Sources, variable: str, value: str, word
     assert words in text
 
 
-# -- using -------------------------------------------------------------------------------------------------------------
+# -- using ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_using_is_over_when_the_block_is_also_after_an_error(sources: Sources) -> None:
@@ -401,7 +401,7 @@ def test_using_keeps_to_its_asyncio_task(sources: Sources) -> None:
     assert asyncio.run(both()) == [3, 4]
 
 
-# -- backend options ---------------------------------------------------------------------------------------------------
+# -- backend options -----------------------------------------------------------------------------------------------------------
 
 
 class Fast(Backend):
@@ -448,7 +448,7 @@ def test_the_warning_points_at_the_users_code_and_comes_once_for_each_place() ->
     assert [warning.filename for warning in caught] == [__file__]
 
 
-# -- functions named in files ------------------------------------------------------------------------------------------
+# -- functions named in files --------------------------------------------------------------------------------------------------
 
 
 def test_an_object_is_imported_by_its_name() -> None:
@@ -478,7 +478,7 @@ def test_what_cannot_be_imported_is_told_with_setting_and_origin(
     assert text.startswith(f"/p/taskrun.toml, key finalizer: finalizer is '{reference}'")
 
 
-# -- describing --------------------------------------------------------------------------------------------------------
+# -- describing ----------------------------------------------------------------------------------------------------------------
 
 
 def test_describe_lists_every_setting_with_value_origin_and_meaning(sources: Sources) -> None:
@@ -496,7 +496,7 @@ def test_describe_takes_a_profile(sources: Sources) -> None:
     assert {row.name: row.value for row in describe("big")}["max_workers"] == 64
 
 
-# -- cost --------------------------------------------------------------------------------------------------------------
+# -- cost ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_reading_a_configuration_imports_nothing_that_it_names(sources: Sources) -> None:

@@ -40,7 +40,7 @@ def mistakes() -> str:
     return str(caught.value)
 
 
-# -- where -------------------------------------------------------------------------------------------------------------
+# -- where ---------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_nearest_file_upwards_is_the_project_file(home: Path) -> None:
@@ -145,7 +145,7 @@ def test_a_file_named_by_the_variable_has_to_be_there(home: Path, monkeypatch: p
     assert text.startswith(f"environment variable TASKRUN_CONFIG: there is no file {home}/a/b/missing.toml")
 
 
-# -- broken ones -------------------------------------------------------------------------------------------------------
+# -- broken ones ---------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_mistake(home: Path) -> N
     assert (settings["max_workers"], settings["seed"]) == (3, 4)
 
 
-# -- kept --------------------------------------------------------------------------------------------------------------
+# -- kept ----------------------------------------------------------------------------------------------------------------------
 
 
 def test_a_file_is_parsed_once_and_again_when_it_changes(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -225,7 +225,7 @@ def test_text_that_is_no_unicode_travels():
     assert "boom" in str(stand_in("t", "boom", ()))
 
 
-# -- chains ------------------------------------------------------------------------------------------------------------
+# -- chains --------------------------------------------------------------------------------------------------------------------
 
 
 def test_the_whole_chain_of_causes_and_contexts_comes_back():
@@ -329,7 +329,7 @@ def test_a_long_text_is_cut_in_the_middle():
     assert len(back.__cause__.text) < 110_000
 
 
-# -- groups ------------------------------------------------------------------------------------------------------------
+# -- groups --------------------------------------------------------------------------------------------------------------------
 
 
 def test_groups_come_back_with_their_members_and_the_members_chains():
@@ -365,7 +365,7 @@ def test_the_same_member_twice_is_one_object():
     assert back.exceptions[0] is back.exceptions[1]
 
 
-# -- stand-ins ---------------------------------------------------------------------------------------------------------
+# -- stand-ins -----------------------------------------------------------------------------------------------------------------
 
 ONLY_THERE = """
 class Base(LookupError):
@@ -464,7 +464,7 @@ def test_an_exception_that_answers_nothing_still_gives_an_error_that_names_it():
     assert "Hostile" in str(back) or type(back) is Hostile
 
 
-# -- any --------------------------------------------------------------------------------------------------------------
+# -- any -----------------------------------------------------------------------------------------------------------------------
 
 leaf = st.builds(
     lambda cls, args: cls(*args),

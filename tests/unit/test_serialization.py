@@ -78,7 +78,7 @@ def identity(value):
     return value
 
 
-# -- the hot path ------------------------------------------------------------------------------------------------------
+# -- the hot path --------------------------------------------------------------------------------------------------------------
 
 
 def test_importable_things_do_not_load_cloudpickle():
@@ -122,7 +122,7 @@ def test_arguments_arrive_as_private_copies_and_keep_what_they_share():
     assert one is not shared
 
 
-# -- by value, from an imported module ---------------------------------------------------------------------------------
+# -- by value, from an imported module -----------------------------------------------------------------------------------------
 
 
 def test_lambdas_closures_and_local_functions_travel(other):
@@ -332,7 +332,7 @@ def test_a_second_instance_costs_a_small_message_and_no_second_class(monkeypatch
     assert dump_arguments((Point(2),), {})
 
 
-# -- modules that a fresh process cannot import ------------------------------------------------------------------------
+# -- modules that a fresh process cannot import --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("registered", [True, False])
@@ -386,7 +386,7 @@ def test_modules_registered_with_cloudpickle_travel_by_value(other, tmp_path, mo
         cloudpickle.unregister_pickle_by_value(module)
 
 
-# -- a real __main__ ---------------------------------------------------------------------------------------------------
+# -- a real __main__ -----------------------------------------------------------------------------------------------------------
 
 MAIN = """
 import dataclasses, enum
@@ -483,7 +483,7 @@ def test_a_name_that_main_added_to_a_module_is_missing_in_the_worker_and_the_err
     assert caught.value.value == "function"
 
 
-# -- what cannot travel ------------------------------------------------------------------------------------------------
+# -- what cannot travel --------------------------------------------------------------------------------------------------------
 
 
 class Job:

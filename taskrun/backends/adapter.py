@@ -1,0 +1,228 @@
+"""Runs tasks on an executor that the user made: any `concurrent.futures.Executor`, kept busy but never over-full.
+
+One thread, the *feeder*, owns the inner executor's futures: it pulls tasks while there are free slots, submits them and takes
+the answers. Others speak to it through a SimpleQueue, which is re-entrant: `wake` may be called from a signal handler, while
+the inner executor's own locks are not. `_lock` guards `_flights`, since `revoke` looks at it from other threads.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import threading
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from taskrun import lifetime
+from taskrun.backends.base import Backend, Capabilities
+from taskrun.backends.calls import call
+from taskrun.coroutines import CoroutineRunner
+from taskrun.errors import SerializationError, TaskKilledError
+from taskrun.threads import OwnThread
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from taskrun.options import WorkerSettings
+    from taskrun.scheduler import Scheduler
+    from taskrun.task import Task
+
+__all__ = ["AdapterBackend"]
+
+
+class AdapterBackend(Backend):
+    """The inner executor stays the user's: shutdown waits for our tasks and leaves it open.
+
+    In a `ThreadPoolExecutor` tasks run as they are; to any other executor they travel pickled, since its workers may be
+    anywhere. It does not say which task a dying worker ran: then all that were under way fail.
+    """
+
+    name: ClassVar[str] = "adapter"
+    option_names: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, inner: concurrent.futures.Executor) -> None:
+        self._inner = inner
+        self._shares_memory = _is_thread_pool(inner)
+        self.capabilities = Capabilities(
+            initializer="no",
+            names_guilty=self._shares_memory,
+            pickles="no" if self._shares_memory else "yes",
+            primitives="yes" if self._shares_memory else "no",
+            processes=not self._shares_memory,
+        )
+        # Also for those far away: `context_vars` are read from it when the task is sent.
+        self.shares_context = self._shares_memory
+        self._inside = threading.local()
+        self._lock = threading.RLock()
+        self._flights: dict[Task, concurrent.futures.Future[Any]] = {}
+        self._news: SimpleQueue[tuple[Task, concurrent.futures.Future[Any]] | None] = SimpleQueue()
+        self._busy = 0  # the feeder's: submitted to the inner executor and not answered, abandoned ones included
+        self._closing = False
+        self._feeder: OwnThread | None = None
+        self._pid = os.getpid()
+
+    def slots(self) -> int | None:
+        """Return how many workers the inner executor says it has."""
+        known = getattr(self._inner, "_max_workers", None)
+        return known if isinstance(known, int) and not isinstance(known, bool) and known > 0 else None
+
+    def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
+        from taskrun.engine.surroundings import locate_context_vars
+
+        self._context_vars = locate_context_vars(settings.context_vars)
+        self._scheduler = scheduler
+        self._slots = settings.max_workers
+        lifetime.finish_before(type(self._inner).__module__)
+        self._feeder = OwnThread(f"{settings.name}-feeder", self._feed)
+        self._feeder.start()
+
+    def wake(self) -> None:
+        self._news.put(None)
+
+    # -- the feeder ------------------------------------------------------------------------------------------------------------
+
+    def _feed(self) -> None:
+        news, scheduler = self._news, self._scheduler
+        while True:
+            item = news.get()
+            if item is not None:
+                self._busy -= 1
+                self._take_answer(*item)
+                del item
+            while self._busy < self._slots and (tasks := scheduler.pull(1)):
+                self._launch(tasks.pop())
+            if self._closing and not self._flights and not scheduler.queued:
+                return
+
+    def _launch(self, task: Task) -> None:
+        """Submit a pulled task to the inner executor."""
+        try:
+            inner: concurrent.futures.Future[Any]
+            if self._shares_memory:
+                inner = self._inner.submit(self._call, task)
+            else:
+                from taskrun.backends.pickled_call import dump_call, run_pickled_call
+
+                inner = self._inner.submit(run_pickled_call, dump_call(task, self._context_vars))
+                self._scheduler.begin(task)  # a slot is free: as far as anybody can tell, it runs
+        except SerializationError as error:
+            self._scheduler.fail(task, error, "serialization")
+            return
+        except BaseException as error:  # it was shut down or is broken, each class in its own way: no task can run any more
+            self._scheduler.give_back([task])
+            self._scheduler.break_down(f"the adapted {type(self._inner).__name__} takes no tasks: {error}", error)
+            return
+        self._busy += 1
+        with self._lock:
+            self._flights[task] = inner
+        inner.add_done_callback(partial(self._answered, task))
+
+    def _answered(self, task: Task, inner: concurrent.futures.Future[Any]) -> None:
+        self._news.put((task, inner))  # in whatever thread the inner executor calls this
+
+    def _take_answer(self, task: Task, inner: concurrent.futures.Future[Any]) -> None:
+        with self._lock:
+            if self._flights.pop(task, None) is None:
+                return  # revoked or abandoned
+        if inner.cancelled():  # by somebody who has the inner executor in hand
+            self._scheduler.give_back([task])
+            return
+        error = inner.exception()
+        if isinstance(error, concurrent.futures.BrokenExecutor):
+            self._scheduler.fail(task, self._crash(task, error), "crashed")
+        elif error is not None:
+            self._scheduler.fail(task, error, "raised")
+        elif not self._shares_memory:
+            from taskrun.backends.pickled_call import load_outcome
+
+            self._scheduler.settle((load_outcome(task, inner.result()),))
+
+    def _crash(self, task: Task, error: BaseException) -> BaseException:
+        from taskrun.errors import WorkerCrashedError
+
+        crash = WorkerCrashedError(
+            f"a worker of the adapted {type(self._inner).__name__} died while task {task.name!r} (attempt {task.number}) was "
+            f"under way: {error}. Which task was to blame is not known: all that were under way fail. "
+            'backend="process" knows, and goes on',
+            task=task.name,
+            attempt=task.number,
+            guilt="unknown",
+        )
+        crash.__cause__ = error
+        return crash
+
+    def _call(self, task: Task) -> None:
+        """Run a task in a thread of the inner executor."""
+        if not self._scheduler.begin(task):
+            return
+        runner = CoroutineRunner()
+        self._inside.task = task
+        try:
+            outcome = call(self._scheduler, task, threading.current_thread().name, runner)
+        finally:
+            del self._inside.task
+            runner.close()
+        self._scheduler.settle((outcome,))
+
+    # -- taking back and stopping ----------------------------------------------------------------------------------------------
+
+    def revoke(self, task: Task) -> bool:
+        with self._lock:
+            inner = self._flights.get(task)
+            if inner is None or task.begun is not None or not inner.cancel():
+                return False
+            del self._flights[task]
+            return True
+
+    def recall(self) -> None:
+        with self._lock:
+            waiting = [task for task in self._flights if task.begun is None]
+        self._scheduler.give_back([task for task in waiting if self.revoke(task)])
+
+    def stop(self, task: Task, error: BaseException, cause: Literal["timeout", "killed"]) -> bool:
+        """The inner executor offers no way to stop work: its slot is free again once the work ends."""
+        with self._lock:
+            self._flights.pop(task, None)  # nobody waits for it
+        return False
+
+    def owns_current_thread(self) -> bool:
+        return getattr(self._inside, "task", None) is not None
+
+    # -- ending ----------------------------------------------------------------------------------------------------------------
+
+    def shutdown(self) -> None:
+        self._closing = True
+        self._news.put(None)
+
+    def abort(self, *, force: bool) -> None:
+        """Abandon what runs: nobody can stop it here."""
+        self.recall()
+        with self._lock:
+            running = list(self._flights)
+            if force:
+                self._flights.clear()
+        for task in running:
+            task.cancel_requested = True
+            if force:
+                error = TaskKilledError(f"task {task.name!r} was abandoned when its executor was stopped", task=task.name)
+                self._scheduler.fail(task, error, "killed")
+        self._news.put(None)
+
+    def join(self, timeout: float | None = None) -> bool:
+        feeder = self._feeder
+        if feeder is None or os.getpid() != self._pid:
+            return True
+        if feeder is threading.current_thread():
+            return False
+        feeder.join(timeout)
+        return not feeder.is_alive()
+
+    def __repr__(self) -> str:
+        return f"<taskrun backend 'adapter' of {self._inner!r}>"
+
+
+def _is_thread_pool(inner: concurrent.futures.Executor) -> bool:
+    """Return whether tasks can be handed over as they are; sub-interpreters share no objects, though their pool is one."""
+    names = {cls.__qualname__ for cls in type(inner).__mro__ if cls.__module__.startswith("concurrent.futures")}
+    return "ThreadPoolExecutor" in names and "InterpreterPoolExecutor" not in names

@@ -1,0 +1,132 @@
+"""One attempt as bytes, for wherever it runs: what backends on foreign workers, and `serial` with check_pickle, share.
+
+`dump_call` here, `run_pickled_call` there, `load_outcome` here again. Only bytes and numbers travel, so that whatever carries
+them cannot fail on the user's objects.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import threading
+import time
+from contextvars import copy_context
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any
+
+from taskrun.backends.soft_timeout import SoftTimeout
+from taskrun.coroutines import CoroutineRunner
+from taskrun.errors import SerializationError
+from taskrun.exceptions import dump_exception, load_exception
+from taskrun.serialization import (
+    dump_arguments,
+    dump_function,
+    dump_result,
+    load_arguments,
+    load_function,
+    load_result,
+)
+from taskrun.task import Cause, CurrentTask, entered
+from taskrun.timer import Timer
+
+if TYPE_CHECKING:
+    from contextvars import ContextVar
+
+    from taskrun.scheduler import Outcome
+    from taskrun.task import Task
+
+__all__ = ["Answer", "Payload", "dump_call", "load_outcome", "run_pickled_call"]
+
+Payload = tuple[bytes, bytes, bytes]
+"""Pickled: what identifies the attempt; the function; the arguments."""
+Answer = tuple[bool, bytes, Cause, tuple[str, float, float, float]]
+"""Succeeded; the pickled value or exception; the cause of a failure; worker, start, duration and CPU time (seconds)."""
+
+
+class _NeverAsked:
+    """The cancel flag of a call that nothing can reach while it runs."""
+
+    cancel_requested = False
+
+
+def dump_call(task: Task, context_vars: list[tuple[str, ContextVar[Any]]]) -> Payload:
+    """Return *task* as bytes, with the values of *context_vars*. Raises SerializationError."""
+    from taskrun.engine.surroundings import context_payload
+
+    name = task.name
+    values = None if task.context is None else context_payload(task.context, context_vars, name)
+    options = task.options
+    about = pickle.dumps((name, task.index, task.number, options.timeout, options.soft_timeout, task.seed_root, values), 5)
+    return about, dump_function(task.fn, task=name), dump_arguments(task.args, task.kwargs, task=name)
+
+
+def run_pickled_call(payload: Payload) -> Answer:
+    """Run a call where the caller is. Raises nothing."""
+    from taskrun.engine.surroundings import set_context_vars
+
+    about, function, arguments = payload
+    name, index, number, limit, soft, seed_root, values = pickle.loads(about)
+    runner, alarm = CoroutineRunner(), None
+    started, cpu = time.monotonic(), time.thread_time()
+    pickling = True
+    try:
+        fn = load_function(function, task=name)
+        args, kwargs = load_arguments(arguments, task=name)
+        pickling = False
+        started, cpu = time.monotonic(), time.thread_time()
+        deadline = None if limit is None else started + limit
+        current = CurrentTask(name, index, number, deadline, seed_root, _NeverAsked())
+
+        def enter() -> Any:
+            entered.set(current)
+            if values is not None:
+                set_context_vars(values)
+            value = fn(*args, **kwargs)
+            return runner.run(value) if type(value) is CoroutineType else value
+
+        if soft is not None:
+            alarm = _Alarm(soft, name, number)
+        try:
+            value = copy_context().run(enter)
+        finally:
+            if alarm is not None:
+                alarm.disarm()
+        cost = _cost(started, cpu)
+        pickling = True
+        return True, dump_result(value, task=name), "raised", cost
+    except BaseException as error:  # SystemExit and its like are outcomes of the task, too
+        timed_out = alarm.public(error) if alarm is not None else None
+        cause: Cause = "serialization" if pickling else "raised" if timed_out is None else "timeout"
+        return False, dump_exception(timed_out or error, task=name), cause, _cost(started, cpu)
+    finally:
+        runner.close()
+
+
+class _Alarm(SoftTimeout):
+    """A soft timeout with a timer of its own: there is no scheduler where the call runs."""
+
+    def __init__(self, limit: float, name: str, attempt: int) -> None:
+        self._timer = Timer("taskrun-soft-timeout")
+        super().__init__(self._timer, limit, name, attempt)
+
+    def disarm(self) -> None:
+        super().disarm()
+        self._timer.stop()
+        self._timer.join()
+
+
+def _cost(started: float, cpu: float) -> tuple[str, float, float, float]:
+    worker = f"pid {os.getpid()}, {threading.current_thread().name}"
+    return worker, started, time.monotonic() - started, time.thread_time() - cpu
+
+
+def load_outcome(task: Task, answer: Answer) -> Outcome:
+    """Return what `run_pickled_call` answered as an outcome. Raises nothing."""
+    succeeded, data, cause, cost = answer
+    run = (*cost, None)
+    if not succeeded:
+        return task, False, load_exception(data), cause, run
+    try:
+        return task, True, load_result(data, task=task.name), None, run
+    except SerializationError as error:
+        return task, False, error, "serialization", run
