@@ -83,6 +83,8 @@ class Dispatcher:
             if handle is None:
                 break
             self._give_batch(handle)
+        if self.suspects:
+            self._prepare_for_suspects()
         waiting = scheduler.queued + len(self.suspects)
         if waiting > 0:
             for _ in range(min(waiting - fleet.starting(), fleet.room_to_start())):

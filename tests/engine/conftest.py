@@ -1,0 +1,170 @@
+"""What the engine's tests share: executors that are surely ended, a wire to running tasks, a look for leftovers."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import taskrun
+from taskrun.engine.launch import TEMPLATE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 20.0
+"""Seconds after which something that takes milliseconds is believed to hang."""
+
+
+class Wire:
+    """Two named pipes between a test and its tasks: `jobs.tell` is heard here, `jobs.hold` waits for `release`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self._ends = []
+        for name in (self.path + ".told", self.path + ".go"):
+            os.mkfifo(name)
+            self._ends.append(os.open(name, os.O_RDWR | os.O_NONBLOCK))  # both ends: nobody's open blocks
+        self._heard = b""
+
+    def hear(self) -> str:
+        """Return the next line that a task told."""
+        deadline = time.monotonic() + PATIENCE
+        while b"\n" not in self._heard:
+            if not select.select([self._ends[0]], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise AssertionError("nothing was told")
+            self._heard += os.read(self._ends[0], 4096)
+        line, self._heard = self._heard.split(b"\n", 1)
+        return line.decode()
+
+    def release(self, count: int = 1) -> None:
+        """Let *count* tasks go on that hold, now or later."""
+        os.write(self._ends[1], b"x" * count)
+
+    def close(self) -> None:
+        for fd in self._ends:
+            os.close(fd)
+
+
+@pytest.fixture
+def wire(tmp_path: Path) -> Iterator[Wire]:
+    wire = Wire(tmp_path / "wire")
+    yield wire
+    wire.close()
+
+
+@pytest.fixture
+def make(_nothing_left: None) -> Iterator[Callable[..., taskrun.Executor]]:
+    """Make executors on the process backend; those still open at the end are killed."""
+    made: list[taskrun.Executor] = []
+
+    def executor(**options: Any) -> taskrun.Executor:
+        made.append(taskrun.Executor("process", **{"max_workers": 2, **options}))
+        return made[-1]
+
+    yield executor
+    for each in made:
+        each.kill_workers()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """No worker and no thread of the engine outlives a test."""
+    yield
+    deadline = time.monotonic() + PATIENCE
+    while leftovers() and time.monotonic() < deadline:
+        time.sleep(0.002)  # processes that were killed without anybody waiting for them
+    assert not leftovers()
+
+
+def leftovers() -> list[str]:
+    """Return the processes and threads of the engine that are alive, the template and the janitor excepted."""
+    found = [f"process {pid}" for pid in children(os.getpid()) if pid != TEMPLATE.pid]
+    if TEMPLATE.pid is not None:
+        found += [f"worker {pid}" for pid in children(TEMPLATE.pid)]
+    ours = [thread.name for thread in threading.enumerate() if thread.name.startswith("taskrun-process")]
+    return found + ours
+
+
+def children(parent: int) -> list[int]:
+    """Return the pids of the children of a process, dead ones included that nobody has reaped."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == parent:
+                found.append(int(entry))
+    return found
+
+
+def gone(pid: int) -> bool:
+    """Wait for the end of any process; False when it does not come."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([fd], [], [], PATIENCE)[0])
+    finally:
+        os.close(fd)
+
+
+def stopped(pid: int) -> None:
+    """Stop a process with SIGSTOP and wait until it stands."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + PATIENCE
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"T", "t"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def eventually(condition: Callable[[], object]) -> bool:
+    """Wait for something that nobody announces."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True
+
+
+class Script:
+    """Runs a program that uses taskrun, in an interpreter of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self._file = directory / "script.py"
+        self.env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'engine'}"}
+
+    def start(self, code: str, *args: str, **options: Any) -> subprocess.Popen[str]:
+        self._file.write_text(code)
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": self.env, **options}
+        return subprocess.Popen([sys.executable, "-X", "dev", "-W", "error", str(self._file), *args], **options)
+
+    def run(self, code: str, *args: str, **options: Any) -> str:
+        """Return what it prints; it must end well and silently."""
+        process = self.start(code, *args, **options)
+        try:
+            out, err = process.communicate(timeout=PATIENCE)
+        except BaseException:
+            process.kill()
+            process.communicate()
+            raise
+        assert (process.returncode, err) == (0, ""), err
+        return out
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Script:
+    return Script(tmp_path)

@@ -1,0 +1,197 @@
+"""The functions that the engine's tests submit: importable, so that all start methods can send them by reference."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import taskrun
+
+
+def tell(path: str, text: object = "") -> None:
+    """Write a line for `Wire.hear`."""
+    fd = os.open(path + ".told", os.O_WRONLY)
+    os.write(fd, f"{text}\n".encode())
+    os.close(fd)
+
+
+def hold(path: str) -> None:
+    """Wait for `Wire.release`."""
+    with open(path + ".go", "rb", buffering=0) as go:
+        go.read(1)
+
+
+def tell_and_hold(path: str, text: object = None) -> int:
+    tell(path, os.getpid() if text is None else text)
+    hold(path)
+    return os.getpid()
+
+
+def log(file: str, text: object) -> None:
+    """Append a line; whole lines, whoever else does."""
+    fd = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(fd, f"{text}\n".encode())
+    os.close(fd)
+
+
+def lines(file: Path) -> list[str]:
+    return file.read_text().split() if file.exists() else []
+
+
+def hold_third(count: str, path: str) -> None:
+    """An initializer that takes its time in the third worker."""
+    log(count, os.getpid())
+    if len(lines(Path(count))) == 3:
+        tell_and_hold(path)
+
+
+def log_and_return(file: str, value: Any) -> Any:
+    log(file, value)
+    return value
+
+
+def double(x: int) -> int:
+    return x * 2
+
+
+def pid(*_: object) -> int:
+    return os.getpid()
+
+
+def attempt() -> int:
+    task = taskrun.current_task()
+    assert task is not None
+    return task.attempt
+
+
+def die_if(deadly: bool, file: str, value: int) -> int:
+    log(file, value)
+    if deadly:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+
+def kill_self(number: int = signal.SIGKILL) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(60)
+
+
+def die_at_first_attempt() -> tuple[int, int]:
+    if attempt() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return attempt(), os.getpid()
+
+
+def exit_at_once(code: int) -> NoReturn:
+    os._exit(code)
+
+
+def raise_error(error: BaseException) -> NoReturn:
+    raise error
+
+
+def crash_in_c() -> None:
+    ctypes.string_at(0)
+
+
+def close_every_descriptor() -> str:
+    os.closerange(3, 4096)
+    return "unheard"
+
+
+def fork_and_return() -> str:
+    return "child" if os.fork() == 0 else "parent"
+
+
+def fork_and_raise() -> str:
+    if os.fork() == 0:
+        raise ValueError("in the child")
+    return "parent"
+
+
+def end_in_mid_answer() -> bytes:
+    """Have this worker killed when half of its answer is written."""
+    from taskrun.engine import channel
+    from taskrun.engine.worker import Worker
+
+    def half(self: Worker, kind: int, sequence: int, a: float, b: float, c: float, rss: int, data: bytes) -> None:
+        self._sock.sendall(channel.REPLY.pack(len(data), kind, sequence, a, b, c, rss) + data[: len(data) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Worker._reply = half  # type: ignore[method-assign]
+    return bytes(100_000)
+
+
+def start_helper(path: str, then: str = "hold") -> None:
+    """Start a process that ignores SIGTERM, tell its pid, and never return."""
+    code = "import signal, sys, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    helper = subprocess.Popen([sys.executable, "-I", "-S", "-c", code], stdout=subprocess.PIPE)
+    assert helper.stdout is not None
+    helper.stdout.readline()
+    if then == "exit when asked":
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    tell(path, helper.pid)
+    if then == "exit badly":
+        os._exit(1)
+    threading.Event().wait(60)
+
+
+def ignore_and_hold(path: str) -> None:
+    """Run on, whatever SIGTERM says."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    tell(path, os.getpid())
+    while True:
+        time.sleep(60)
+
+
+def wait_until_cancelled(path: str) -> str:
+    task = taskrun.current_task()
+    assert task is not None
+    tell(path)
+    while not task.cancelled:
+        time.sleep(0.001)
+    return "saw it"
+
+
+class Unloadable:
+    """Pickles well and fails to unpickle, in the way given."""
+
+    def __init__(self, how: str, where: int | None = None) -> None:
+        self.how = how
+        self.where = os.getpid() if where is None else where
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _load_badly, (self.how, self.where)
+
+
+def _load_badly(how: str, spared: int) -> object:
+    if os.getpid() == spared and how == "exit":
+        raise SystemExit("no way out")
+    if how == "raise":
+        raise LookupError("cannot be rebuilt")
+    if how == "die":
+        os._exit(9)
+    raise SystemExit("no way out")
+
+
+def make_unloadable(how: str) -> Unloadable:
+    return Unloadable(how)
+
+
+class Unpicklable:
+    def __reduce__(self) -> NoReturn:
+        raise LookupError("stays here")
+
+
+async def sleep_then(seconds: float, value: Any) -> Any:
+    import asyncio
+
+    await asyncio.sleep(seconds)
+    return value
