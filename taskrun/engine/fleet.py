@@ -65,7 +65,7 @@ class Fleet:
         self._launcher: Launcher | None = None
         self._next_number = 0
         self._not_before = 0.0  # no worker is started before, after a failure
-        self._early_deaths = 0
+        self._early_deaths = 0.0
         self._memory: crash.OutOfMemoryWatch | None = None
         self._template_died: set[int] = set()  # workers that died with the template
 
@@ -124,17 +124,17 @@ class Fleet:
         data = pickle.dumps(state, 5)
         handle.send([channel.TASK_HEADER.pack(len(data), channel.STATE, 0, 0, 0, 0, 0.0, 0.0), data])
 
-    def _start_failed(self, error: BaseException) -> None:
+    def _start_failed(self, error: BaseException, weight: float = 1.0) -> None:
         """Wait a little before the next try; give up if there is no worker and it failed too often in a row."""
         now = time.monotonic()
         if now < self._not_before:
             return  # of several that were tried at the same time: one failure
-        self._early_deaths += 1
-        self._not_before = now + min(0.05 * 2**self._early_deaths, 1.0)
+        self._early_deaths += weight
+        self._not_before = now + min(0.05 * (2**self._early_deaths - 1), 1.0)
         if self._early_deaths > _EARLY_DEATHS and not any(handle.ready for handle in self.workers.values()):
             self.broken = True
             self._scheduler.break_down(
-                f"worker processes could not be started {self._early_deaths} times in a row, the last time: {error}; "
+                f"worker processes could not be started {self._early_deaths:g} times in a row, the last time: {error}; "
                 "look at the limits on processes, descriptors and memory (ulimit -a), then make a new executor",
                 error,
             )
@@ -248,7 +248,9 @@ class Fleet:
         elif not handle.ready and stop is None and not handle.leaving and handle.number not in self._template_died:
             self._died_at_start(handle)
         elif back and handle.answered < 0 and stop is None:
-            self._start_failed(RuntimeError(f"worker {handle.label} {crash.how_it_ended(handle.exit_status)}"))
+            # It did start; that somebody kills one just before its first task is likelier than that all die there.
+            error = RuntimeError(f"worker {handle.label} {crash.how_it_ended(handle.exit_status)} before its first task")
+            self._start_failed(error, 0.25)
         self._template_died.discard(handle.number)
         self._discard(handle)
 

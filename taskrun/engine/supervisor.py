@@ -167,8 +167,8 @@ class Supervisor:
                         place.note_cancel(sequence)
 
     def labels(self) -> list[str]:
-        """Return the names of the live workers."""
-        return [handle.label for handle in list(self._fleet.workers.values()) if handle.label and not handle.dead]
+        """Return the names of the live workers, not of those that are being made."""
+        return [handle.label for handle in list(self._fleet.workers.values()) if handle.ready and not handle.dead]
 
     # -- the thread ------------------------------------------------------------------------------------------------------------
 

@@ -236,11 +236,23 @@ class BackendConformance:
                 tasks.VARIABLE.reset(token)
 
     def test_initializer_runs_before_the_first_task(self) -> None:
+        with self.executor() as ex:
+            supported = ex.capabilities.initializer != "no"
+        if not supported:
+            with pytest.warns(taskrun.UnsupportedOptionWarning, match="initializer"), self.executor(initializer=tasks.initialize):
+                return
         with self.executor(initializer=tasks.initialize, initargs=("ready",), max_workers=1) as ex:
             tasks.INITIALIZED.clear()
             assert ex.submit(tasks.last_initialized).result(self.patience) == "ready"
 
     def test_a_failing_initializer_is_an_error_on_every_future(self) -> None:
+        with self.executor() as ex:
+            supported = ex.capabilities.initializer != "no"
+        if not supported:
+            with pytest.raises(taskrun.UnsupportedOptionError, match="initializer"):
+                with self.executor(initializer=tasks.fail_to_initialize, strict=True):
+                    pass
+            return
         with self.executor(initializer=tasks.fail_to_initialize) as ex:
             future = ex.submit(tasks.add, 1)
             error = future.exception(self.patience)

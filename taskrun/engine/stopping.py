@@ -1,0 +1,73 @@
+"""How a worker is stopped: it writes its stack, is asked to end (SIGTERM), and is killed if it does not."""
+
+from __future__ import annotations
+
+import math
+import signal
+from typing import TYPE_CHECKING
+
+from taskrun.errors import TaskKilledError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from taskrun.engine.handle import Handle
+    from taskrun.task import Cause, Task
+
+__all__ = ["STACK_PATIENCE", "Stop"]
+
+STACK_PATIENCE = 0.05
+"""Seconds for a worker to write its stack before it is asked to end."""
+_KILL_AFTER = 0.3  # seconds between SIGTERM and SIGKILL
+_TICK = 0.005
+
+
+class Stop:
+    """A worker's execution: for which task and with which error, and how far it has come."""
+
+    __slots__ = ("asked_at", "cause", "error", "killed", "task", "terminate_at")
+
+    def __init__(self, task: Task | None, error: BaseException | None, cause: Cause, now: float, patience: float = 0.0) -> None:
+        self.task = task
+        """The one to stop; None: it was answered, or whichever runs is meant (`error` is None)."""
+        self.error = error
+        self.cause: Cause = cause
+        self.terminate_at = now + patience
+        """Until then the worker may write its stack."""
+        self.asked_at: float | None = None
+        """When SIGTERM was sent."""
+        self.killed = False
+
+    @classmethod
+    def of_everything(cls, now: float) -> Stop:
+        """Stop the worker whatever it runs; the caller sends the signals, and nobody else escalates."""
+        stop = cls(None, None, "killed", now)
+        stop.asked_at = math.inf
+        return stop
+
+    def error_for(self, task: Task) -> BaseException | None:
+        """Return the error of *task*, which ran when the worker ended; None: it is not the one that was to be stopped."""
+        if self.task is task:
+            return self.error
+        if self.error is not None:
+            return None
+        message = f"task {task.name!r} was running when its executor was told to stop all workers"
+        return TaskKilledError(message, task=task.name, attempt=task.number)
+
+    def step(self, handle: Handle, now: float, send: Callable[[Handle, int], None]) -> float | None:
+        """Do what is due; return when to be called next (monotonic), or None."""
+        if self.asked_at is None:
+            if now < self.terminate_at:
+                if handle.has_stack():
+                    self.terminate_at = min(self.terminate_at, now + _TICK)  # it may not be complete yet
+                return min(self.terminate_at, now + _TICK)
+            self.asked_at = now
+            send(handle, signal.SIGTERM)
+        if self.killed:
+            return None
+        when = self.asked_at + _KILL_AFTER
+        if now < when:
+            return None if when == math.inf else when
+        self.killed = True
+        send(handle, signal.SIGKILL)
+        return None

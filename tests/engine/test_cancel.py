@@ -1,0 +1,225 @@
+"""What has not begun can be taken back, wherever it waits; what has begun is told."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import jobs
+import pytest
+from conftest import eventually
+
+import taskrun
+from taskrun.engine import channel
+from taskrun.engine.handle import Handle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from conftest import Wire
+
+
+def hold_or_log(i: int, file: str, path: str | None = None) -> int:
+    """Quick mostly, so that many are sent ahead; with *path* it holds."""
+    if path:
+        jobs.tell_and_hold(path)
+    jobs.log(file, i)
+    return i
+
+
+def warm_up(ex: taskrun.Executor, file: str) -> None:
+    for _ in range(30):
+        ex.submit(hold_or_log, -1, file).result()
+
+
+class TestSentAhead:
+    def test_a_task_in_the_workers_pipe_can_be_cancelled_and_never_runs(self, make: Callable, wire: Wire, tmp_path: Path) -> None:
+        file = str(tmp_path / "log")
+        with make(max_workers=1) as ex:
+            warm_up(ex, file)
+            futures = [ex.submit(hold_or_log, i, file, wire.path if i == 0 else None) for i in range(20)]
+            wire.hear()
+            assert eventually(futures[0].running)
+            assert not futures[0].cancel()
+            assert [futures[i].cancel() for i in (3, 19, 4)] == [True] * 3
+            assert not any(futures[i].running() for i in range(1, 20))
+            wire.release()
+            left = [i for i in range(20) if i not in (3, 4, 19)]
+            assert [futures[i].result() for i in left] == left
+        assert [line for line in jobs.lines(Path(file)) if line != "-1"] == [str(i) for i in left]
+
+    def test_shutdown_with_cancel_futures_takes_them_back(self, make: Callable, wire: Wire, tmp_path: Path) -> None:
+        file = str(tmp_path / "log")
+        ex = make(max_workers=1)
+        warm_up(ex, file)
+        futures = [ex.submit(hold_or_log, i, file, wire.path if i == 0 else None) for i in range(20)]
+        wire.hear()
+        ex.shutdown(wait=False, cancel_futures=True)
+        assert eventually(lambda: all(future.cancelled() for future in futures[1:]))
+        wire.release()
+        assert futures[0].result() == 0
+
+    def test_what_waits_behind_a_slow_task_runs_on_a_free_worker(self, make: Callable, wire: Wire, tmp_path: Path) -> None:
+        file = str(tmp_path / "log")
+        ex = make(max_workers=2)
+        warm_up(ex, file)
+        futures = [ex.submit(hold_or_log, i, file, wire.path if i == 5 else None) for i in range(200)]
+        done, waiting = taskrun.wait(futures[:5] + futures[6:], timeout=20)
+        assert (len(done), len(waiting)) == (199, 0)  # while it still holds
+        assert futures[5].running()
+        wire.release()
+        assert futures[5].result() == 5
+        assert Counter(jobs.lines(Path(file))) == {"-1": 30, **{str(i): 1 for i in range(200)}}
+
+    def test_tasks_of_one_batch_that_wait_for_each_other_do_not_deadlock(self, make: Callable, wire: Wire, tmp_path: Path) -> None:
+        file = str(tmp_path / "log")
+
+        def release_or_hold(i: int, path: str | None = None) -> int:
+            if path and i == 0:
+                jobs.tell_and_hold(path)
+            elif path:
+                with open(path + ".go", "wb", buffering=0) as go:
+                    go.write(b"x")
+            return i
+
+        ex = make(max_workers=2)
+        for _ in range(30):
+            ex.submit(release_or_hold, 1).result()
+        warm_up(ex, file)
+        first, second = ex.submit(release_or_hold, 0, wire.path), ex.submit(release_or_hold, 1, wire.path)
+        assert (first.result(20), second.result(20)) == (0, 1)
+
+
+class TestWhileItIsPickled:
+    class Slow:
+        entered = threading.Event()
+        go = threading.Event()
+        fail = False
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            type(self).entered.set()
+            assert type(self).go.wait(20)
+            if type(self).fail:
+                raise LookupError("stays here")
+            return int, (5,)
+
+    @pytest.mark.parametrize("fail", [False, True])
+    def test_it_can_be_cancelled_and_the_queue_stays_in_order(self, make: Callable, fail: bool, tmp_path: Path) -> None:
+        slow = type("Slow", (self.Slow,), {"entered": threading.Event(), "go": threading.Event(), "fail": fail})()
+        file = str(tmp_path / "log")
+        with make(max_workers=1) as ex:
+            ex.submit(jobs.double, 1).result()
+            future = ex.submit(jobs.log_and_return, file, slow)
+            assert slow.entered.wait(20)
+            behind = ex.submit(jobs.double, 2)
+            assert future.cancel()
+            slow.go.set()
+            assert behind.result(20) == 4
+            stats = ex.stats()
+            assert (stats["queued"], stats["unfinished"], stats["cancelled"], stats["failed"]) == (0, 0, 1, 0)
+        assert not Path(file).exists()
+
+    def test_a_submit_in_the_meantime_is_not_held_up(self, make: Callable) -> None:
+        slow = type("Slow", (self.Slow,), {"entered": threading.Event(), "go": threading.Event()})()
+        with make(max_workers=1) as ex:
+            future = ex.submit(jobs.double, slow)
+            assert slow.entered.wait(20)
+            others = [ex.submit(jobs.double, i) for i in range(1000)]
+            slow.go.set()
+            assert future.result(20) == 10
+            assert others[-1].result(20) == 1998
+
+
+def test_a_running_task_sees_that_it_was_asked_to_cancel(make: Callable, wire: Wire) -> None:
+    with make(max_workers=1) as ex:
+        future = ex.submit(jobs.wait_until_cancelled, wire.path)
+        wire.hear()
+        assert not future.cancel()
+        assert future.result(20) == "saw it"
+        again = ex.submit(lambda: taskrun.current_task().cancelled)
+        assert again.result() is False
+
+
+def test_cancels_that_race_with_workers_leave_each_task_cancelled_or_run_exactly_once(make: Callable, tmp_path: Path) -> None:
+    file = str(tmp_path / "log")
+    with make() as ex:
+        futures = [ex.submit(jobs.log_and_return, file, i) for i in range(1500)]
+        said = {}
+
+        def cancel_some(offset: int) -> None:
+            for i in range(offset, 1500, 4):
+                said[i] = futures[i].cancel()
+
+        threads = [threading.Thread(target=cancel_some, args=(offset,)) for offset in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    runs = Counter(map(int, jobs.lines(Path(file))))
+    assert set(runs.values()) <= {1}
+    for i, future in enumerate(futures):
+        assert future.cancelled() == (i not in runs) == said.get(i, False)
+
+
+class TestTokens:
+    """Who reads a token has the task."""
+
+    @pytest.fixture
+    def handle(self) -> Iterator[Handle]:
+        handle = Handle(0)
+        yield handle
+        handle.close()
+
+    @staticmethod
+    def sent(handle: Handle, count: int) -> list[Any]:
+        tasks = [SimpleNamespace(number=i) for i in range(count)]
+        handle.flight.update(enumerate(tasks))
+        handle.put_tokens(bytes(range(count)))
+        handle.assigned = count
+        return tasks
+
+    def test_all_unclaimed_tasks_come_back_oldest_first_and_claimed_ones_stay(self, handle: Handle) -> None:
+        tasks = self.sent(handle, 5)
+        assert os.read(handle.tokens_out, 2) == b"\x00\x01"  # as the worker does
+        assert (handle.unclaimed(), handle.has_claimed(tasks[1]), handle.has_claimed(tasks[2])) == (3, True, False)
+        assert handle.take_back() == tasks[2:]
+        assert list(handle.flight.values()) == tasks[:2]
+        assert (handle.assigned, handle.unclaimed(), handle.take_back()) == (2, 0, [])
+
+    def test_one_task_comes_back_and_the_order_of_the_others_is_kept(self, handle: Handle) -> None:
+        tasks = self.sent(handle, 5)
+        handle.leave()
+        assert handle.take_back(only=tasks[2]) == [tasks[2]]
+        assert handle.take_back(only=tasks[2]) == []
+        assert os.read(handle.tokens_out, 99) == bytes([0, 1, 3, 4, channel.LEAVE])
+
+    def test_the_order_to_leave_stays_when_all_tasks_are_taken_back(self, handle: Handle) -> None:
+        tasks = self.sent(handle, 3)
+        handle.leave()
+        handle.leave()
+        assert (handle.unclaimed(), handle.take_back()) == (3, tasks)
+        assert (handle.unclaimed(), os.read(handle.tokens_out, 99)) == (0, bytes([channel.LEAVE]))
+
+    def test_two_takers_never_get_the_same_task(self, handle: Handle) -> None:
+        tasks = self.sent(handle, 200)
+        claimed: list[int] = []
+
+        def claim() -> None:
+            while True:
+                try:
+                    claimed.append(os.read(handle.tokens_out, 1)[0])
+                except BlockingIOError:
+                    if done.is_set():
+                        return
+
+        done = threading.Event()
+        thread = threading.Thread(target=claim)
+        thread.start()
+        back = [task for i in range(199, 0, -7) for task in handle.take_back(only=tasks[i])]
+        done.set()
+        thread.join()
+        assert sorted([*claimed, *(task.number for task in back)]) == list(range(200))
