@@ -162,11 +162,11 @@ class Scheduler(Closing):
 
     def _cancel_waiting(self, task: Task) -> None:
         """Cancel a task that waits in the queue or in back-off. Under the lock."""
+        task.settled = True  # first: the queue tells dead tasks by it
         if task in self._backoff:
             self._backoff.discard(task)
         else:
             self._queue.skip(task)
-        task.settled = True
         self._resolve(task, CANCELLED, None, None)
 
     def kill(self, future: Future[Any]) -> bool:
