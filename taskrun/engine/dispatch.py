@@ -243,7 +243,7 @@ class Dispatcher:
             self._not_sent(failed)
         if parts:
             handle.next_sequence = sequence
-            handle.send(parts)  # also if there are only functions in it: `handle.has` counts on them
+            self._fleet.send(handle, parts)  # also if there are only functions in it: `handle.has` counts on them
         if not sent:
             return
         tokens = bytearray()

@@ -122,7 +122,13 @@ class Fleet:
         import pickle
 
         data = pickle.dumps(state, 5)
-        handle.send([channel.TASK_HEADER.pack(len(data), channel.STATE, 0, 0, 0, 0, 0.0, 0.0), data])
+        self.send(handle, [channel.TASK_HEADER.pack(len(data), channel.STATE, 0, 0, 0, 0, 0.0, 0.0), data])
+
+    def send(self, handle: Handle, parts: list[bytes]) -> None:
+        """Send frames to a worker; what its socket does not take now follows when it has room."""
+        handle.send(parts)
+        if handle.writer.blocked:
+            self._poller.want_room(handle.fd, True)
 
     def _start_failed(self, error: BaseException, weight: float = 1.0) -> None:
         """Wait a little before the next try; give up if there is no worker and it failed too often in a row."""

@@ -62,7 +62,9 @@ def main(parent: int) -> None:
         if os.getppid() != parent:
             os._exit(0)
         posix.load_libc()
-        _Server(socket.socket(fileno=CONTROL_FD), watch).run()
+        # Held by this frame until `_exit`: dropped earlier, an open socket would be warned about.
+        server = _Server(socket.socket(fileno=CONTROL_FD), watch)
+        server.run()
     except _Leave:
         status = 0
     except BaseException:  # whatever it is: say so and end, the parent starts another template

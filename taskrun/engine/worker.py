@@ -304,8 +304,11 @@ class Worker:
         began = time.monotonic()
 
         def on_alarm(_: int, frame: FrameType | None) -> None:
-            # In a frame of ours the call has not begun, or is over and its value counts: the timer comes again.
-            if frame is None or not self._running or frame.f_globals is globals():
+            # In a frame of ours the call has not begun, or is over and its value counts: the timer comes again. But a task
+            # that is a C function has no frame of its own: what runs it is `_call`, where raising is safe from end to end.
+            if frame is None or not self._running:
+                return
+            if frame.f_globals is globals() and frame.f_code is not self._call.__func__.__code__:
                 return
             signal.setitimer(signal.ITIMER_REAL, 0)
             from taskrun.errors import TaskTimeoutError
