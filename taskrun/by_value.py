@@ -81,6 +81,10 @@ class _Pickler(cp.Pickler):  # type: ignore[misc] # cloudpickle has no types
         elif isinstance(obj, types.FunctionType):
             if travels_by_value(obj):
                 return self.reduce_function(obj)
+        elif isinstance(obj, types.CodeType):
+            # From 3.1.3 on cloudpickle drops the name of the file, and with it the source lines of every traceback.
+            maker, args = cp._code_reduce(obj)
+            return rebuild.make_code, (maker, args, obj.co_filename)
         elif isinstance(obj, types.ModuleType):
             # cloudpickle believes that what is in sys.modules can be imported. Of __main__ a worker has its own.
             if obj.__name__ != "__main__" and obj.__name__ in sys.modules and not importable(obj.__name__):

@@ -21,6 +21,7 @@ __all__ = [
     "came_from_elsewhere",
     "class_by_id",
     "make_class",
+    "make_code",
     "make_function",
     "open_message",
     "set_class",
@@ -94,6 +95,11 @@ def set_class(cls: type, state: tuple[Callable[..., Any], Any, int | None]) -> t
 _MOST_NAMESPACES = 256
 _namespaces: OrderedDict[str, tuple[dict[str, Any], dict[str, Any]]] = OrderedDict()
 """Key to the globals shared by the functions of one module of the sender, and the tokens of the values copied in."""
+
+
+def make_code(maker: Callable[..., types.CodeType], args: tuple[Any, ...], filename: str) -> types.CodeType:
+    """Return a code object that says which file it is from: tracebacks have its lines then."""
+    return maker(*args).replace(co_filename=filename)
 
 
 def make_function(

@@ -288,6 +288,7 @@ def test_the_remote_traceback_has_the_lines_that_failed(other):
         other.call(fails_here)
     text = caught.value.__cause__.text
     assert text.startswith("Traceback (most recent call last):")
+    assert f'File "{__file__}"' in text
     assert "return 1 / 0" in text
     assert text.rstrip().endswith("ZeroDivisionError: division by zero")
 
