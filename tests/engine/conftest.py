@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,8 +88,10 @@ def _nothing_left() -> Iterator[None]:
 
 
 def leftovers() -> list[str]:
-    """Return the processes and threads of the engine that are alive, the template and the janitor excepted."""
-    found = [f"process {pid}" for pid in children(os.getpid()) if pid != TEMPLATE.pid]
+    """Return the processes and threads of the engine that are alive, the process-wide helpers excepted."""
+    # The template, and the resource tracker of multiprocessing, which tests of adapted executors have it start.
+    helpers = {TEMPLATE.pid, resource_tracker._resource_tracker._pid}
+    found = [f"process {pid}" for pid in children(os.getpid()) if pid not in helpers]
     if TEMPLATE.pid is not None:
         found += [f"worker {pid}" for pid in children(TEMPLATE.pid)]
     ours = [thread.name for thread in threading.enumerate() if thread.name.startswith("taskrun-process")]
