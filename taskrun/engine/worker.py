@@ -308,7 +308,7 @@ class Worker:
             # that is a C function has no frame of its own: what runs it is `_call`, where raising is safe from end to end.
             if frame is None or not self._running:
                 return
-            if frame.f_globals is globals() and frame.f_code is not self._call.__func__.__code__:
+            if frame.f_globals is globals() and frame.f_code is not type(self)._call.__code__:
                 return
             signal.setitimer(signal.ITIMER_REAL, 0)
             from taskrun.errors import TaskTimeoutError

@@ -63,8 +63,9 @@ class BackendConformance:
             assert ex.submit(dict, fn=1, self=2, timeout=3).result(self.patience) == {"fn": 1, "self": 2, "timeout": 3}
 
     def test_coroutine_functions_are_awaited(self) -> None:
+        later: Any = tasks.double_later
         with self.executor() as ex:
-            assert ex.submit(tasks.double_later, 4).result(self.patience) == 8
+            assert ex.submit(later, 4).result(self.patience) == 8
 
     def test_many_tasks_each_once(self) -> None:
         with self.executor() as ex:
@@ -142,8 +143,14 @@ class BackendConformance:
 
     def test_map_reads_an_endless_input_only_so_far(self) -> None:
         read: list[int] = []
+
+        def endless() -> Iterator[int]:
+            for i in itertools.count():
+                read.append(i)
+                yield i
+
         with self.executor() as ex:
-            results: Any = ex.map(tasks.add, (read.append(i) or i for i in itertools.count()), buffersize=8)
+            results: Any = ex.map(tasks.add, endless(), buffersize=8)
             assert [next(results) for _ in range(20)] == list(range(20))
             assert len(read) <= 28
             results.close()
@@ -239,7 +246,10 @@ class BackendConformance:
         with self.executor() as ex:
             supported = ex.capabilities.initializer != "no"
         if not supported:
-            with pytest.warns(taskrun.UnsupportedOptionWarning, match="initializer"), self.executor(initializer=tasks.initialize):
+            with (
+                pytest.warns(taskrun.UnsupportedOptionWarning, match="initializer"),
+                self.executor(initializer=tasks.initialize),
+            ):
                 return
         with self.executor(initializer=tasks.initialize, initargs=("ready",), max_workers=1) as ex:
             tasks.INITIALIZED.clear()
@@ -249,9 +259,9 @@ class BackendConformance:
         with self.executor() as ex:
             supported = ex.capabilities.initializer != "no"
         if not supported:
-            with pytest.raises(taskrun.UnsupportedOptionError, match="initializer"):
-                with self.executor(initializer=tasks.fail_to_initialize, strict=True):
-                    pass
+            refused = pytest.raises(taskrun.UnsupportedOptionError, match="initializer")
+            with refused, self.executor(initializer=tasks.fail_to_initialize, strict=True):
+                pass
             return
         with self.executor(initializer=tasks.fail_to_initialize) as ex:
             future = ex.submit(tasks.add, 1)
@@ -293,7 +303,7 @@ class BackendConformance:
         found: list[Any] = []
         with self.executor() as ex:
             threads = [
-                threading.Thread(target=lambda n=n: found.append(ex.submit(tasks.add, n).result(self.patience)))  # type: ignore[misc]
+                threading.Thread(target=lambda n=n: found.append(ex.submit(tasks.add, n).result(self.patience)))
                 for n in range(8)
             ]
             for thread in threads:

@@ -37,7 +37,9 @@ def warm_up(ex: taskrun.Executor, file: str) -> None:
 
 
 class TestSentAhead:
-    def test_a_task_in_the_workers_pipe_can_be_cancelled_and_never_runs(self, make: Callable, wire: Wire, tmp_path: Path) -> None:
+    def test_a_task_in_the_workers_pipe_can_be_cancelled_and_never_runs(
+        self, make: Callable, wire: Wire, tmp_path: Path
+    ) -> None:
         file = str(tmp_path / "log")
         with make(max_workers=1) as ex:
             warm_up(ex, file)
@@ -75,7 +77,9 @@ class TestSentAhead:
         assert futures[5].result() == 5
         assert Counter(jobs.lines(Path(file))) == {"-1": 30, **{str(i): 1 for i in range(200)}}
 
-    def test_tasks_of_one_batch_that_wait_for_each_other_do_not_deadlock(self, make: Callable, wire: Wire, tmp_path: Path) -> None:
+    def test_tasks_of_one_batch_that_wait_for_each_other_do_not_deadlock(
+        self, make: Callable, wire: Wire, tmp_path: Path
+    ) -> None:
         file = str(tmp_path / "log")
 
         def release_or_hold(i: int, path: str | None = None) -> int:
@@ -210,10 +214,11 @@ class TestTokens:
 
         def claim() -> None:
             while True:
+                last = done.is_set()  # before the look: what is in the other's hands at that moment comes back
                 try:
                     claimed.append(os.read(handle.tokens_out, 1)[0])
                 except BlockingIOError:
-                    if done.is_set():
+                    if last:
                         return
 
         done = threading.Event()

@@ -95,7 +95,9 @@ class TestTimeout:
         assert isinstance(slow.exception(), taskrun.TaskTimeoutError)
         assert [future.result() for future in behind] == ["done"] * 5
 
-    def test_a_result_that_comes_at_the_last_moment_is_that_result_or_a_timeout_and_hurts_no_other(self, make: Callable) -> None:
+    def test_a_result_that_comes_at_the_last_moment_is_that_result_or_a_timeout_and_hurts_no_other(
+        self, make: Callable
+    ) -> None:
         with make() as ex:
             futures = [ex.options(timeout=0.02).submit(time.sleep, 0.02 + (i - 10) / 2000) for i in range(20)]
             for future in futures:
@@ -186,7 +188,7 @@ class TestKill:
             futures = [ex.submit(time.sleep, 0.002) for _ in range(60)]
             killed = []
             for future in futures[::3]:
-                eventually(lambda: future.running() or future.done())
+                eventually(lambda f=future: f.running() or f.done())
                 killed.append(future.kill())
             assert ex.submit(jobs.double, 2).result() == 4
         for future in futures:

@@ -1,0 +1,53 @@
+"""What a type checker has to accept, and has to refuse; `mypy --strict` reads it, nobody runs it.
+
+An ignored error that mypy does not find is an error itself (`warn_unused_ignores`): each line below that is wrong is a test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, assert_type
+
+import taskrun
+
+if TYPE_CHECKING:
+    import concurrent.futures
+
+
+def area(width: float, *, height: float) -> float:
+    return width * height
+
+
+async def fetch(url: str) -> bytes:
+    return url.encode()
+
+
+def submit(ex: taskrun.Executor) -> None:
+    future = ex.submit(area, 1.0, height=2.0)
+    assert_type(future, taskrun.Future[float])
+    assert_type(future.result(), float)
+    ex.options(timeout=3).submit(area, 1.0, height=2.0)
+    ex.submit(area, "1", height=2.0)  # type: ignore[arg-type]
+    ex.submit(area, 1.0)  # type: ignore[call-arg]
+    ex.submit(area, 1.0, height=2.0, depth=3.0)  # type: ignore[call-arg]
+    ex.options(timeout=3).submit(area, "1", height=2.0)  # type: ignore[arg-type]
+
+
+def is_standard(ex: taskrun.Executor) -> concurrent.futures.Executor:
+    return ex
+
+
+async def awaited(ex: taskrun.Executor) -> float:
+    assert_type(await ex.submit(area, 1.0, height=2.0), float)
+    return await asyncio.get_running_loop().run_in_executor(ex, lambda: area(1.0, height=2.0))
+
+
+def double(item: int) -> str:
+    return str(item * 2)
+
+
+def mapped(ex: taskrun.Executor) -> None:
+    assert_type(list(ex.map(double, [1, 2])), list[str])
+    assert_type(list(ex.map_unordered(double, [1, 2])), list[str])
+    ex.map(double, 3)  # type: ignore[arg-type]
+    ex.map(double, [1], chunksize="2")  # type: ignore[arg-type]
