@@ -1,0 +1,116 @@
+"""A file imports from its own layer or from below; imports inside functions and for type checking count as well."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import taskrun
+
+PACKAGE = Path(taskrun.__file__).parent
+
+LAYERS: dict[str, str] = {
+    "values": "errors options retry units cpus threads lifetime importable",
+    "core": (
+        "task future scheduler closing task_queue timer callbacks room serialization by_value rebuild stand_in blame "
+        "exceptions coroutines"
+    ),
+    "contract": "backends.base",
+    "engine": "engine",
+    "backends": "backends",
+    "choice": "plugins settings setting_checks config config_apply config_files config_layers choice",
+    "front": "executor mapping shared",
+    "public": "taskrun testing",
+    "command": "cli __main__",
+}
+"""Bottom to top."""
+
+RANK = {module: rank for rank, modules in enumerate(LAYERS.values()) for module in modules.split()}
+
+
+def layer_of(module: str) -> int:
+    """Return the rank of a module, named without the leading "taskrun."."""
+    while module not in RANK:
+        module, dot, _ = module.rpartition(".")
+        assert dot, f"{module} is in no layer"
+    return RANK[module]
+
+
+def name_of(file: Path) -> str:
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__") or "taskrun"
+
+
+def is_module(dotted: str) -> bool:
+    path = PACKAGE.joinpath(*dotted.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def run_time_imports(tree: ast.AST) -> list[ast.stmt]:
+    """Return all import statements, those in functions too, but not those for type checkers only."""
+    found: list[ast.stmt] = []
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            found.append(node)
+        found += run_time_imports(node)
+    return found
+
+
+def imported(statement: ast.stmt) -> list[str]:
+    """Return the modules of ours that a statement imports, without the leading "taskrun."."""
+    if isinstance(statement, ast.Import):
+        names = [alias.name for alias in statement.names]
+    else:
+        assert isinstance(statement, ast.ImportFrom)
+        assert statement.level == 0, "imports are absolute"
+        module = statement.module or ""
+        names = [f"{module}.{alias.name}" for alias in statement.names]
+    found = []
+    for name in names:
+        if name == "taskrun":
+            found.append("taskrun")
+        elif name.startswith("taskrun."):
+            rest = name.removeprefix("taskrun.")
+            parent = rest.rpartition(".")[0]
+            found.append(rest if is_module(rest) else parent or "taskrun")
+    return found
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES, ids=[name_of(file) for file in FILES])
+def test_it_imports_nothing_from_above(file: Path) -> None:
+    name = name_of(file)
+    for statement in run_time_imports(ast.parse(file.read_text())):
+        for module in imported(statement):
+            assert layer_of(module) <= layer_of(name), f"{name}, line {statement.lineno}, imports {module}"
+
+
+def test_an_upward_import_would_be_found() -> None:
+    (statement,) = run_time_imports(ast.parse("def late():\n    from taskrun.executor import Executor\n"))
+    assert imported(statement) == ["executor"]
+    assert layer_of("executor") > layer_of("scheduler")
+
+
+HEAVY = ("multiprocessing", "asyncio", "sqlite3", "tenacity", "structlog", "cloudpickle", "typer", "rich", "click")
+
+
+def test_importing_taskrun_loads_nothing_heavy() -> None:
+    code = "import sys, taskrun; print([name for name in sys.argv[1:] if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code, *HEAVY], capture_output=True, text=True, check=True, timeout=50)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_names_handed_out_are_those_of_all() -> None:
+    for name in taskrun.__all__:
+        assert getattr(taskrun, name) is not None
+    modules = {name_of(file).partition(".")[0] for file in FILES}
+    public = {name for name in vars(taskrun) if not name.startswith("_")} - modules
+    assert public - {"annotations", "TYPE_CHECKING", "Any"} <= set(taskrun.__all__)
