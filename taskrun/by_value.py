@@ -162,14 +162,14 @@ def _pickled(kind: type[P], obj: Any, upward: bool) -> tuple[bytes, P]:
     pickler = kind(upward=upward)
     try:
         return pickler.dumps(obj), pickler
-    except Exception:  # whatever a user's __reduce__ raises
+    except Exception as first:  # whatever a user's __reduce__ raises
         if not pickler.copied_a_module:
             raise
         try:
             pickler = kind(upward=upward, import_globals=True)
             return pickler.dumps(obj), pickler
-        except Exception:  # noqa: S110 - the first error tells more
-            pass
+        except Exception as second:  # the first error tells more
+            first.add_note(f"with the globals of its module imported instead: {type(second).__name__}")
         raise
 
 

@@ -196,6 +196,24 @@ class BackendConformance:
             with pytest.raises(concurrent.futures.CancelledError):
                 queued.result(self.patience)
 
+    def test_thousands_cancelled_at_once_leave_nothing_queued(self, tmp_path: Path) -> None:
+        with self.executor(max_workers=1) as ex:
+            if not ex.capabilities.cancel_queued:
+                assert ex.stats()["queued"] == 0
+                assert ex.submit(tasks.add, 1).result(self.patience) == 1
+                return
+            started, go_on = tmp_path / "started", tmp_path / "go_on"
+            running = ex.submit(tasks.touch_then_wait, str(started), str(go_on))
+            self.until(started.exists)
+            try:
+                futures = [ex.submit(tasks.add, i) for i in range(3000)]
+                assert all(future.cancel() for future in futures)
+                assert ex.stats()["queued"] == 0
+            finally:
+                go_on.touch()
+            assert running.result(self.patience) == "went on"
+            assert ex.submit(tasks.add, 1).result(self.patience) == 1
+
     def test_retry_until_it_works(self) -> None:
         retry = taskrun.Retry(max_attempts=5, on=OSError, initial=0.001)
         with self.executor() as ex:

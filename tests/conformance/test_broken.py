@@ -154,6 +154,21 @@ class PullsAhead(Broken):
         runner.close()
 
 
+class CountsTheDead(Broken):
+    """Tells the queue of a cancelled task before the task says so itself: a cleaning in between counts it twice."""
+
+    def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
+        super().start(scheduler, settings)
+        skip = scheduler._queue.skip
+
+        def early(task: Task) -> None:
+            task.settled = False
+            skip(task)
+            task.settled = True
+
+        scheduler._queue.skip = early  # type: ignore[method-assign]
+
+
 class DeafToShutdown(Broken):
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         super().start(scheduler, settings)
@@ -185,6 +200,7 @@ BREAKS: dict[str, type[Broken]] = {
     "test_map_never_iterated_runs_to_its_end": WrongValue,
     "test_map_arguments_are_checked": WrongValue,
     "test_a_queued_task_can_be_cancelled_and_a_running_one_cannot": PullsAhead,
+    "test_thousands_cancelled_at_once_leave_nothing_queued": CountsTheDead,
     "test_retry_until_it_works": SwallowsErrors,
     "test_the_last_error_goes_through_when_attempts_run_out": SwallowsErrors,
     "test_timeout_fails_the_future_and_restores_the_slot": NeverStops,
