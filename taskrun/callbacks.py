@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
-    from taskrun.future import Future
+    from collections.abc import Callable
 
 __all__ = ["CallbackRunner"]
 
@@ -18,49 +18,53 @@ _log = logging.getLogger("concurrent.futures")
 
 
 class CallbackRunner:
-    """Runs the callbacks of finished futures, in the order in which the futures finished, in one thread of its own.
+    """Runs what it is given (the callbacks of a finished future, mostly) one after the other, in one thread of its own.
 
     `add` only puts into a SimpleQueue (no lock of ours, re-entrant). The thread is started when there is something to run.
+    `_starting` guards `_thread` and `_over`; nothing runs under it. It is re-entrant since signal handlers may come here.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, inline: bool = False) -> None:
         self._name = name
-        self._inbox: SimpleQueue[Future[Any] | None] = SimpleQueue()
-        self._starting = threading.Lock()
+        self._inline = inline  # no thread: what was added runs where `run` is called
+        self._inbox: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._starting = threading.RLock()
         self._thread: OwnThread | None = None
+        self._closed = False
+        self._over = False  # the thread has looked for the last time
         self._inside: set[int] = set()  # identifiers of the threads that run one of our callbacks now
 
-    def add(self, future: Future[Any]) -> None:
-        """Queue the callbacks of *future*, which is done. Follow with `run`, once no lock is held."""
-        self._inbox.put(future)
+    def add(self, fn: Callable[[], object]) -> None:
+        """Queue *fn*. Follow with `run`, once no lock is held."""
+        self._inbox.put(fn)
 
-    def run(self, *, here: bool = False) -> None:
-        """See to it that what was added gets run; *here*: in this thread, before returning."""
-        if self._thread is not None or self._inbox.empty():
+    def run(self) -> None:
+        """See to it that what was added gets run."""
+        if self._inbox.empty() or (self._thread is not None and not self._closed):
             return
-        if here:
-            while (future := self._added()) is not None:
-                self.run_here(future)
-            return
+        if self._inline or not self._served():
+            while (fn := self._added()) is not None:
+                self.run_here(fn)
+
+    def _served(self) -> bool:
+        """Return whether the thread will run what was added; False: better here than never."""
         with self._starting:
-            if self._thread is None:
-                thread = OwnThread(f"{self._name}-callbacks", self._loop)
+            if self._thread is None and not self._over:
+                self._thread = OwnThread(f"{self._name}-callbacks", self._loop)
                 try:
-                    thread.start()
-                except RuntimeError:
-                    here = True  # the interpreter is shutting down and gives no thread: better here than never
-                else:
-                    self._thread = thread
-        if here:
-            self.run(here=True)
+                    self._thread.start()
+                except RuntimeError:  # the interpreter is shutting down and gives no thread
+                    self._thread = None
+                    return False
+            return not self._over
 
-    def run_here(self, future: Future[Any]) -> None:
-        """Run the callbacks of *future* in the calling thread."""
+    def run_here(self, fn: Callable[[], object]) -> None:
+        """Run *fn* in the calling thread."""
         me = threading.get_ident()
         nested = me in self._inside
         self._inside.add(me)
         try:
-            future._invoke_callbacks()
+            fn()
         finally:
             if not nested:
                 self._inside.discard(me)
@@ -70,25 +74,41 @@ class CallbackRunner:
         return threading.get_ident() in self._inside
 
     def close(self) -> None:
-        """End the thread once it has run what was added; does not wait. Nothing may be added later."""
+        """End the thread once it has run what was added; does not wait. What is added later runs where it is added."""
         self.run()
-        self._inbox.put(None)
+        self._closed = True
+        with self._starting:
+            self._over = self._thread is None
+        if not self._over:
+            self._inbox.put(None)
 
     def join(self) -> None:
         """Wait until every callback has run, after `close`."""
         if self._thread is not None and not self.inside():
             self._thread.join()
 
-    def _added(self) -> Future[Any] | None:
+    def _added(self) -> Callable[[], object] | None:
         try:
             return self._inbox.get_nowait()
         except Empty:
             return None
 
     def _loop(self) -> None:
-        while (future := self._inbox.get()) is not None:
-            try:
-                self.run_here(future)
-            except BaseException:  # a callback's SystemExit is no reason to lose the others
-                _log.exception("exception calling callback for %r", future)
-            del future  # do not keep a result alive while waiting
+        while (fn := self._inbox.get()) is not None:
+            self._run_guarded(fn)
+            del fn  # do not keep a result alive while waiting
+        while not self._finished():
+            fn = self._added()
+            if fn is not None:
+                self._run_guarded(fn)
+
+    def _finished(self) -> bool:
+        with self._starting:
+            self._over = self._inbox.empty()
+            return self._over
+
+    def _run_guarded(self, fn: Callable[[], object]) -> None:
+        try:
+            self.run_here(fn)
+        except BaseException:  # a callback's SystemExit is no reason to lose the others
+            _log.exception("exception calling callback %r", fn)

@@ -12,6 +12,7 @@ from taskrun.config import import_object, options_for, report_unsupported
 from taskrun.errors import ConfigError, UnsupportedOptionError, did_you_mean
 from taskrun.options import NO_OPTIONS, TaskOptions, WorkerSettings
 from taskrun.plugins import load_backend
+from taskrun.progress import bar_available
 from taskrun.retry import Retry
 from taskrun.settings import check_setting
 from taskrun.task import current_task
@@ -149,9 +150,20 @@ def _checked_option(option: str, value: Any) -> Any:
     elif option == "return_exceptions":
         if not isinstance(value, bool):
             raise _wrong_option(option, "True or False", value)
-    elif option == "progress" and not isinstance(value, bool) and not callable(value):
-        raise _wrong_option(option, "True, False, or a function of (done, total)", value)
+    elif option == "progress":
+        _check_progress(value)
     return value
+
+
+def _check_progress(value: Any) -> None:
+    if not isinstance(value, bool) and not callable(value):
+        raise _wrong_option("progress", "True, False, or a function of (done, total)", value)
+    if value is True and not bar_available():
+        raise UnsupportedOptionError(
+            "progress=True draws its bar with the library rich, which is not installed: install taskrun-executor[cli], or give "
+            "a function of (done, total)",
+            option="progress",
+        )
 
 
 def _wrong_option(option: str, allowed: str, value: Any) -> ConfigError:

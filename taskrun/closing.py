@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from taskrun import lifetime
 from taskrun.callbacks import CallbackRunner
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from taskrun.backends.base import Backend
+    from taskrun.future import Future
     from taskrun.options import WorkerSettings
     from taskrun.task import Feeder, Task
 
@@ -42,16 +44,17 @@ class Closing:
         self.lock = threading.RLock()
         self.settings = settings
         self.timer = Timer(settings.name)
-        self.callbacks = CallbackRunner(settings.name)
         self.counts = {"succeeded": 0, "failed": 0, "cancelled": 0, "retried": 0}
         self._backend = backend
         self._inline = not backend.capabilities.concurrent
+        self.callbacks = CallbackRunner(settings.name, inline=self._inline)
         self._queue: TaskQueue = CallerQueue() if self._inline else TaskQueue()
         self._room = Room(self.lock, max_pending, settings.max_workers)
         # Tasks submitted and not settled, plus one for each map that has items left to submit: at 0 nothing will come.
         self._open = 0
         self._backoff: set[Task] = set()  # failed tasks that wait for their next attempt
-        self._feeders: set[Feeder] = set()  # maps that have items left to submit
+        self._feeders: set[Feeder] = set()  # maps that have items left to submit, and will whatever happens
+        self._readers: WeakSet[Feeder] = WeakSet()  # maps that may have items left, but only for who asks for results
         self._closed: str | None = None  # why nothing can be submitted: "shutdown", "broken", "forked"
         self._discard = False  # what has not started is cancelled, what fails is not retried
         self._ending = False  # `_end` was called
@@ -72,8 +75,9 @@ class Closing:
             counts = dict(self.counts)
             unfinished = self._open - len(self._feeders)
             queued = len(self._queue) + len(self._backoff)
+            blocked = self._room.waiting
         ended = counts["succeeded"] + counts["failed"] + counts["cancelled"]
-        totals = {"submitted": ended + unfinished, "queued": queued, "unfinished": unfinished}
+        totals = {"submitted": ended + unfinished, "queued": queued, "unfinished": unfinished, "blocked": blocked}
         return {**totals, **counts, "workers": self._backend.workers()}
 
     # -- who may still submit --------------------------------------------------------------------------------------------------
@@ -109,9 +113,23 @@ class Closing:
             self._feeders.add(feeder)
             self._open += 1
 
+    def watch(self, feeder: Feeder) -> None:
+        """Note that *feeder* submits more when it is asked: shutdown tells it and does not wait. Raises as `submit` does."""
+        with self.lock:
+            if self._closed is not None or lifetime.exiting():
+                self._refuse()
+            self._readers.add(feeder)
+
+    @property
+    def watched(self) -> int:
+        """How many feeders there are that nobody waits for."""
+        with self.lock:
+            return len(self._readers)
+
     def release(self, feeder: Feeder) -> None:
         """Note that *feeder* will submit nothing more."""
         with self.lock:
+            self._readers.discard(feeder)
             if feeder not in self._feeders:
                 return
             self._feeders.discard(feeder)
@@ -131,7 +149,7 @@ class Closing:
         if state == FINISHED:
             self.counts["succeeded" if error is None else "failed"] += 1
             if future._callbacks:
-                self.callbacks.add(future)
+                self.callbacks.add(future._invoke_callbacks)
         else:
             self.counts["cancelled"] += 1
 
@@ -149,12 +167,12 @@ class Closing:
 
     def _let_go(self, tasks: Iterable[Task]) -> None:
         """Let settled tasks go of the user's objects, run callbacks and have maps go on. Not under the lock."""
-        owners: dict[Feeder, int] = {}
+        owners: dict[Feeder, list[Future[Any]]] = {}
         for task in tasks:
             if task.owner is not None:
-                owners[task.owner] = owners.get(task.owner, 0) + 1
+                owners.setdefault(task.owner, []).append(task.future)
             task.forget()
-        self.callbacks.run(here=self._inline)
+        self.callbacks.run()
         for owner, ended in owners.items():
             owner.advance(ended)
 
@@ -167,7 +185,7 @@ class Closing:
                 self._closed = "shutdown"
             self._discard = self._discard or cancel_futures
             refused = self._turn_away()
-            feeders = list(self._feeders)
+            feeders = [*self._feeders, *self._readers]
             self._room.notify()
             ending = self._progress()
         self._after_turning_away(refused, ending)
@@ -189,7 +207,7 @@ class Closing:
             else:
                 self._resolve(task, CANCELLED, None, None)
                 if task.future._callbacks:
-                    self.callbacks.add(task.future)
+                    self.callbacks.add(task.future._invoke_callbacks)
         return waiting
 
     def _after_turning_away(self, refused: list[Task], ending: bool) -> None:
@@ -286,7 +304,7 @@ class Closing:
                 self._broken.__cause__ = error
                 self._closed = self._closed or "broken"
             refused = self._turn_away()
-            feeders = list(self._feeders)
+            feeders = [*self._feeders, *self._readers]
             self._room.notify()
             ending = self._progress()
         self._after_turning_away(refused, ending)

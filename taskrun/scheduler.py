@@ -142,7 +142,7 @@ class Scheduler(Closing):
                 self._backend.notice_cancel(task)
                 return False
         if future._callbacks:
-            self.callbacks.run_here(future)
+            self.callbacks.run_here(future._invoke_callbacks)
         self._let_go((task,))
         if ending:
             self._end()

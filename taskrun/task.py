@@ -10,7 +10,7 @@ from taskrun.options import NO_OPTIONS, TaskOptions
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from taskrun.future import Future
 
@@ -63,9 +63,11 @@ class Attempt(NamedTuple):
 class Feeder(Protocol):
     """Whoever submits more when a task of his is over (a `map` with items left)."""
 
-    def advance(self, ended: int) -> None: ...
+    def advance(self, ended: Sequence[Future[Any]]) -> None:
+        """Take note that these futures of his are done. In any thread, with no lock held."""
 
-    def executor_closed(self, *, cancelled: bool) -> None: ...
+    def executor_closed(self, *, cancelled: bool) -> None:
+        """Take note that the executor takes nothing new. In any thread, with no lock held."""
 
 
 class Task:

@@ -46,6 +46,7 @@ class AdapterBackend(Backend):
         self._shares_memory = _is_thread_pool(inner)
         self.capabilities = Capabilities(
             initializer="no",
+            cancel_running=self._shares_memory,
             names_guilty=self._shares_memory,
             pickles="no" if self._shares_memory else "yes",
             primitives="yes" if self._shares_memory else "no",

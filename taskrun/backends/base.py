@@ -39,6 +39,8 @@ class Capabilities:
 
     cancel_queued: bool = True
     """A queued task can be cancelled (False where nothing queues)."""
+    cancel_running: bool = True
+    """A running task learns through `current_task().cancelled` that it was asked to cancel."""
     closures: bool = True
     """Lambdas, closures, local and `__main__` functions and classes can be submitted without a guard."""
     retry: Literal["yes", "in the caller"] = "yes"

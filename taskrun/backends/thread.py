@@ -40,6 +40,7 @@ class _Worker(OwnThread):
         self.gate.acquire()
         self.task: Task | None = None
         self.runner = CoroutineRunner()
+        self.coming = True  # let go or started, and has not looked into the queue yet
         self.abandoned = False  # its task timed out or was killed; another thread has its place
 
 
@@ -64,23 +65,37 @@ class ThreadBackend(Backend):
         self._target = settings.max_workers  # grows while a worker waits for a task of its own executor
         self._parked: list[_Worker] = []
         self._workers: set[_Worker] = set()
+        self._coming = 0  # how many of them are
         self._number = 0
         self._closing = False
 
     # -- getting workers to work -----------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Let a parked worker go, or start one."""
+        """Let parked workers go or start new ones, one for each task that nobody is coming for."""
         scheduler = self._scheduler
-        with scheduler.lock:
-            if not scheduler.queued:
+        while True:
+            with scheduler.lock:
+                if scheduler.queued <= self._coming:
+                    return
+                if self._parked:
+                    self._release(self._parked.pop())
+                    continue
+                worker = self._new_worker()
+            if worker is None or not self._start(worker):
                 return
-            if self._parked:
-                self._parked.pop().gate.release()
-                return
-            worker = self._new_worker()
-        if worker is not None:
-            self._start(worker)
+
+    def _release(self, worker: _Worker) -> None:
+        """Let a worker go that parked, and is in the list no more. Under the lock."""
+        worker.coming = True
+        self._coming += 1
+        worker.gate.release()
+
+    def _arrived(self, worker: _Worker) -> None:
+        """Note that *worker* looks into the queue, or never will. Under the lock."""
+        if worker.coming:
+            worker.coming = False
+            self._coming -= 1
 
     def _new_worker(self) -> _Worker | None:
         """Register one more worker, if there may be one. Under the lock; start it outside."""
@@ -89,24 +104,27 @@ class ThreadBackend(Backend):
         worker = _Worker(self, self._number, self._prefix)
         self._number += 1
         self._workers.add(worker)
+        self._coming += 1
         return worker
 
-    def _start(self, worker: _Worker) -> None:
+    def _start(self, worker: _Worker) -> bool:
         try:
             worker.start()
         except RuntimeError as error:
             # No more threads: the others do the work. With none at all, say so on every future.
             with self._scheduler.lock:
+                self._arrived(worker)
                 self._workers.discard(worker)
                 alone = not self._workers
             if alone:
                 self._scheduler.break_down(f"no worker thread can be started: {error}", error)
+            return False
+        return True
 
     def _wake_all(self) -> None:
         with self._scheduler.lock:
-            parked, self._parked = self._parked, []
-        for worker in parked:
-            worker.gate.release()
+            while self._parked:
+                self._release(self._parked.pop())
 
     # -- in a worker -----------------------------------------------------------------------------------------------------------
 
@@ -158,6 +176,7 @@ class ThreadBackend(Backend):
         scheduler = self._scheduler
         while True:
             with scheduler.lock:
+                self._arrived(worker)
                 if len(self._workers) > self._target:
                     return False
                 worker.task = scheduler.pull_one()
@@ -170,6 +189,7 @@ class ThreadBackend(Backend):
 
     def _leave(self, worker: _Worker) -> None:
         with self._scheduler.lock:
+            self._arrived(worker)
             self._workers.discard(worker)
         self.wake()  # work may be left: for whoever takes this place
 

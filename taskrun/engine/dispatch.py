@@ -1,8 +1,9 @@
 """Which tasks go to which worker, in what batches, and how a task becomes a frame.
 
 A batch is a bet that its tasks are short: about a millisecond and a half of work by the moving average of each function, an
-unknown function alone, never more than a fair share of the queue. A worker with tiny tasks gets its next batch before it has
-finished the last. When the bet is lost, what the worker has not begun is taken back (`reclaim_overdue`).
+unknown function alone (`chunksize` overrides the estimate), never more than a fair share of the queue. A worker with tiny
+tasks gets its next batch before it has finished the last. When the bet is lost, what the worker has not begun is taken back
+(`reclaim_overdue`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import functools
 import struct
 import time
 from collections import deque
+from itertools import takewhile
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -191,6 +193,10 @@ class Dispatcher:
 
     def _within_budget(self, tasks: list[Task]) -> list[Task]:
         """Return the beginning of *tasks* that makes a batch, and learn how many to pull next time."""
+        chunk = tasks[0].options.chunksize if tasks else None
+        if chunk is not None:  # the user knows better
+            self._pull_size = min(chunk, channel.MAX_AHEAD // 2)
+            return list(takewhile(lambda task: task.options.chunksize == chunk, tasks[: self._pull_size]))
         total = 0.0
         for i, task in enumerate(tasks):
             slot = self.pace_slot(task.fn)
@@ -330,7 +336,7 @@ class Dispatcher:
             if not flight or (len(flight) == 1 and handle.seen in flight.values()):
                 continue
             if somebody is None:
-                somebody = bool(self._fleet.free()) or self._fleet.room_to_start() > 0
+                somebody = self._anybody_free()
             if not somebody:
                 return None
             due = handle.fed + _OVERDUE
@@ -344,6 +350,13 @@ class Dispatcher:
                 handle.unresponsive = handle.seen is None
             self._fleet.returned += back
         return following
+
+    def _anybody_free(self) -> bool:
+        """Return whether there is, or could be, a worker that may run something beside those that do."""
+        # A worker on its way out makes room for another, but that one may not run anything as long as it works.
+        fleet = self._fleet
+        busy = sum(1 for handle in fleet.workers.values() if handle.flight)
+        return busy < self._max_workers and (bool(fleet.free()) or fleet.room_to_start() > 0)
 
 
 def _dumps(extras: dict[str, Any]) -> bytes:

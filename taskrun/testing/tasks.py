@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import taskrun
-
-__all__ = ["add", "attempt_number", "fail_until", "raise_awkward", "raise_chain", "seed_of_task", "touch_then_wait"]
 
 VARIABLE: ContextVar[str] = ContextVar("taskrun_testing_variable", default="unset")
 INITIALIZED: list[Any] = []
@@ -21,6 +20,17 @@ class AwkwardError(ValueError):
     def __init__(self, *, code: int) -> None:
         super().__init__(f"code {code}")
         self.code = code
+
+
+class StubbornError(LookupError):
+    """An exception that comes out of pickling, but never in again."""
+
+    def __reduce__(self) -> Any:
+        return _refuse, (str(self),)
+
+
+def _refuse(text: str) -> Any:
+    raise RuntimeError(f"cannot rebuild {text!r}")
 
 
 def add(a: Any, b: Any = 0, *, c: Any = 0) -> Any:
@@ -55,20 +65,111 @@ def fail_until(attempt: int) -> int:
     return attempt_number()
 
 
-def seed_of_task() -> tuple[int, int, float]:
+def seed_of_task(_: object = None) -> tuple[int, int, float]:
     task = taskrun.current_task()
     if task is None:
         raise AssertionError("current_task() is None inside a task")
     return task.index, task.seed, task.rng.random()
 
 
-def touch_then_wait(started: str, go_on: str, limit: float = 30.0) -> str:
-    """Say by the file *started* that the task runs; return once the file *go_on* is there."""
-    Path(started).touch()
-    deadline = time.monotonic() + limit
-    while not Path(go_on).exists() and time.monotonic() < deadline:
-        time.sleep(0.002)
+def hold(started: str, go_on: str, finished: str, limit: float = 60.0) -> str:
+    """Make the file *started*, return once *go_on* is there, having made *finished*; an empty name is no file."""
+    if started:
+        Path(started).touch()
+    wait_for_file(go_on, limit=limit)
+    if finished:
+        Path(finished).touch()
     return "went on"
+
+
+def wait_for_file(path: str, value: Any = None, *, limit: float = 60.0) -> Any:
+    """Return *value* once the file is there (at once if *path* is empty)."""
+    deadline = time.monotonic() + limit
+    while path and not Path(path).exists() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    return value
+
+
+def write_line(path: str, text: Any) -> None:
+    """Append a line in one write."""
+    with open(path, "a") as file:
+        file.write(f"{text}\n")
+
+
+def meet(directory: str, name: str, count: int, limit: float) -> int:
+    """Return how many are there once *count* tasks are; fewer when they do not come."""
+    Path(directory, name).touch()
+    deadline = time.monotonic() + limit
+    while (there := len(list(Path(directory).iterdir()))) < count and time.monotonic() < deadline:
+        time.sleep(0.002)
+    return there
+
+
+def count_neighbours(directory: str, name: str) -> int:
+    """Return how many tasks ran at once, as seen by this one: itself included."""
+    mark = Path(directory, name)
+    mark.touch()
+    time.sleep(0.01)
+    there = len(list(Path(directory).iterdir()))
+    mark.unlink()
+    return there
+
+
+def until_asked_to_cancel(limit: float) -> str:
+    task = taskrun.current_task()
+    deadline = time.monotonic() + limit
+    while task is not None and time.monotonic() < deadline:
+        if task.cancelled:
+            return "asked"
+        time.sleep(0.002)
+    return "not asked"
+
+
+def spin(limit: float) -> None:
+    deadline = time.monotonic() + limit
+    while time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+def spin_and_answer(limit: float) -> str:
+    try:
+        spin(limit)
+    except taskrun.TaskTimeoutError:
+        return "answered"
+    return "not asked"
+
+
+def sum_on(backend: str, count: int) -> int:
+    with taskrun.Executor(backend, max_workers=2) as ex:
+        return sum(ex.map(add, range(count), range(count)))
+
+
+def about_task() -> tuple[str, int, float | None]:
+    task = taskrun.current_task()
+    if task is None:
+        raise AssertionError("current_task() is None inside a task")
+    return task.name, task.attempt, None if task.deadline is None else task.deadline - time.monotonic()
+
+
+def append_to(items: list[Any], item: Any) -> list[Any]:
+    items.append(item)
+    return items
+
+
+def divide(a: Any, b: Any) -> Any:
+    return a / b
+
+
+def make_lock() -> Any:
+    return threading.Lock()
+
+
+def kind_of(_: Any, second: Any) -> str:
+    return type(second).__name__
+
+
+def raise_stubborn() -> None:
+    raise StubbornError("stubborn")
 
 
 def read_variable() -> str:

@@ -28,9 +28,14 @@ def submit(ex: taskrun.Executor) -> None:
     assert_type(future.result(), float)
     ex.options(timeout=3).submit(area, 1.0, height=2.0)
     ex.submit(area, "1", height=2.0)  # type: ignore[arg-type]
-    ex.submit(area, 1.0)  # type: ignore[call-arg]
-    ex.submit(area, 1.0, height=2.0, depth=3.0)  # type: ignore[call-arg]
+    ex.submit(area, 1.0)  # type: ignore[call-overload]
+    ex.submit(area, 1.0, height=2.0, depth=3.0)  # type: ignore[call-arg, arg-type]
     ex.options(timeout=3).submit(area, "1", height=2.0)  # type: ignore[arg-type]
+
+
+def coroutines_are_awaited(ex: taskrun.Executor) -> None:
+    assert_type(ex.submit(fetch, "http://x").result(), bytes)
+    assert_type(list(ex.map(fetch, ["http://x"])), list[bytes])
 
 
 def is_standard(ex: taskrun.Executor) -> concurrent.futures.Executor:
@@ -46,8 +51,19 @@ def double(item: int) -> str:
     return str(item * 2)
 
 
+def repeat(text: str, times: int) -> str:
+    return text * times
+
+
 def mapped(ex: taskrun.Executor) -> None:
     assert_type(list(ex.map(double, [1, 2])), list[str])
+    assert_type(list(ex.map(repeat, ["a", "b"], range(2), timeout=3)), list[str])
     assert_type(list(ex.map_unordered(double, [1, 2])), list[str])
-    ex.map(double, 3)  # type: ignore[arg-type]
-    ex.map(double, [1], chunksize="2")  # type: ignore[arg-type]
+    assert_type(list(ex.starmap(repeat, [("a", 1)])), list[str])
+    ex.map(double, [1, 2]).close()
+    ex.map(double, 3)  # type: ignore[call-overload]
+    ex.map(double, ["1"])  # type: ignore[arg-type]
+    ex.map(double, [1], [2])  # type: ignore[arg-type]
+    ex.map(repeat, ["a"], ["b"])  # type: ignore[arg-type]
+    ex.map(double, [1], chunksize="2")  # type: ignore[call-overload]
+    ex.starmap(repeat, [(1, "a")])  # type: ignore[arg-type]

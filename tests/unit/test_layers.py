@@ -17,13 +17,13 @@ LAYERS: dict[str, str] = {
     "values": "errors options retry units cpus threads lifetime importable",
     "core": (
         "task future scheduler closing task_queue timer callbacks room serialization by_value rebuild stand_in blame "
-        "exceptions coroutines"
+        "exceptions coroutines progress"
     ),
     "contract": "backends.base",
     "engine": "engine",
     "backends": "backends",
     "choice": "plugins settings setting_checks config config_apply config_files config_layers choice",
-    "front": "executor mapping shared",
+    "front": "executor submitting mapping map_feed map_window map_types shared",
     "public": "taskrun testing",
     "command": "cli __main__",
 }

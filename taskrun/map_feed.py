@@ -1,0 +1,327 @@
+"""The submitting half of `map`: items in, futures out, as many under way as the window has room for.
+
+::
+
+    input ──► read ──► submit_all ──► open ──► take (ordered: the oldest; unordered: the first that is done)
+                           ▲           │
+                           └── room ◄──┴── a task ended (inputs with a length) or a result was taken
+
+Whoever finds room becomes the *pump*, one thread at a time: it reads and submits, holding no lock, since the input is the
+user's code, as is a task on `serial`. Others that come meanwhile note what they came for and leave: the pump looks once more
+before it stops. Inputs with a length are read already, so any thread may be the pump; others are read only by the thread that
+asks for results.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from concurrent.futures import CancelledError
+from contextlib import nullcontext
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from taskrun.map_window import MAX_ITEMS, Window, weigh
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from taskrun.future import Future
+    from taskrun.options import TaskOptions
+    from taskrun.progress import Reporter
+    from taskrun.scheduler import Scheduler
+
+__all__ = ["Feed"]
+
+_READING = 0.001  # seconds of reading after which what was read is submitted, and a slow input is seen as slow
+
+
+class Feed:
+    """What one map has under way. `_lock` guards everything but the input, which is the pump's; nothing runs under it."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        fn: Callable[..., Any],
+        calls: Iterator[tuple[Any, ...]],
+        options: TaskOptions,
+        *,
+        total: int | None,
+        buffersize: int | None,
+        ordered: bool,
+        reporter: Reporter | None,
+    ) -> None:
+        self.scheduler = scheduler
+        self.options = options
+        self.sized = total is not None
+        self._total = total
+        self._fn = fn
+        self._calls = calls
+        self._context = scheduler.context_for_tasks()
+        self._ordered = ordered
+        self._reporter = reporter
+        serial = not scheduler.concurrent
+        # The window moves when results are taken, not when tasks end. On `serial` the first item runs at the call.
+        self._by_demand = buffersize is not None or serial or not self.sized
+        self._window = Window(scheduler.settings.max_workers, 1 if serial and buffersize is None else buffersize)
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._index = 0  # items submitted
+        self._ended = 0  # ... and done
+        self._open: dict[Future[Any], int] = {}  # submitted and not handed out: their size in bytes
+        self._queue: deque[Future[Any]] = deque()  # of those: all in the order of the input, or the done ones as they ended
+        self._bytes = 0  # of the open ones
+        self._error: BaseException | None = None  # why nothing more is submitted
+        self._exhausted = False
+        self._early: list[Future[Any]] = []  # done before `submit_all` returned, for the unordered queue
+        self._pumping = False
+        self._pump_thread = 0
+        self._slow = False  # the input took its time the last time
+        self._read_all = False
+        self._input_error: Exception | None = None
+        self._unwanted = False  # results are not kept
+        self._closed = False
+        self._waiting = 0  # threads in `_wait`
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether everything was submitted that ever will be."""
+        return self._exhausted
+
+    def open(self) -> None:
+        """Submit the first window. Raises as `submit` does."""
+        if self.sized:
+            self.scheduler.hold(self)
+        else:
+            self.scheduler.watch(self)
+        self._pump(reading=True)
+
+    # -- submitting ------------------------------------------------------------------------------------------------------------
+
+    def advance(self, ended: Sequence[Future[Any]]) -> None:
+        with self._lock:
+            self._ended += len(ended)
+            self._window.learn(ended)
+            if not (self._ordered or self._closed or self._unwanted):
+                for future in ended:
+                    (self._queue if future in self._open else self._early).append(future)
+            if self._waiting:
+                self._changed.notify_all()
+            pump = self.sized and self._lacking()
+        if self._reporter is not None:
+            self._reporter.ended(ended)
+            self._report_the_end()
+        if pump:
+            self._pump(reading=False)
+
+    def _pump(self, *, reading: bool) -> None:
+        """Read and submit while there is room, unless another thread does; *reading*: for a caller that wants a result."""
+        with self._lock:
+            if self._pumping:
+                return  # it sees what changed before it stops
+            self._pumping = True
+            self._pump_thread = threading.get_ident()
+        try:
+            since = time.monotonic()
+            while (room := self._room(since if reading else None)) > 0:
+                self._submit(room)
+        except BaseException as error:  # from the input or, on `serial`, from a task: Ctrl-C, say
+            self._stop(error)
+            with self._lock:
+                self._pumping = False
+                self._changed.notify_all()
+            if not isinstance(error, Exception):
+                raise
+        if self._exhausted:
+            self._drop_input()
+
+    def _drop_input(self) -> None:
+        """Let the input go, a generator with an open file perhaps. Not under the lock: it may run the user's code."""
+        self._calls = iter(())
+
+    def _room(self, since: float | None) -> int:
+        """Return how many items to submit now; at 0 the calling thread is the pump no longer."""
+        with self._lock:
+            room = 0 if self._exhausted else self._window.size - self._taken()
+            if room < self._window.enough:
+                room = 0
+            elif not self.sized and self._open:
+                late = self._slow or (since is not None and time.monotonic() - since > _READING)
+                if (late and self._ready()) or self._window.heavy(len(self._open), self._bytes):
+                    room = 0
+            if room <= 0:
+                self._pumping = False
+                self._changed.notify_all()
+            return room
+
+    def _lacking(self) -> bool:
+        """Return whether more may be submitted, and is not yet. Under the lock."""
+        if self._exhausted or self._pumping:
+            return False
+        return self._window.size - self._taken() >= self._window.enough
+
+    def _taken(self) -> int:
+        """Return how much of the window is filled. Under the lock."""
+        return len(self._open) if self._by_demand else self._index - self._ended
+
+    def _ready(self) -> bool:
+        """Return whether a result can be handed out. Under the lock."""
+        return bool(self._queue) and self._queue[0].done()
+
+    def _submit(self, room: int) -> None:
+        """Submit up to *room* items. The pump only; not under the lock."""
+        calls, sizes = self._read(room)
+        if calls:
+            if not self.sized:
+                self.scheduler.check_open()
+            first = self._index
+            with self._lock:
+                self._index = first + len(calls)  # before they can end
+            futures = self.scheduler.submit_all(self._fn, calls, first, self.options, self, self._context)
+            self._opened(futures, sizes)
+        if self._read_all or self._index == self._total:
+            self._stop(self._input_error)
+
+    def _read(self, room: int) -> tuple[list[tuple[Any, ...]], list[int]]:
+        """Return the arguments of up to *room* calls, and their sizes. An error of the input comes after what it gave."""
+        if self.sized:
+            calls = list(islice(self._calls, room))
+            return calls, [0] * len(calls)  # they are in memory already, whatever their size
+        calls, sizes, total, took = [], [], 0, 0.0
+        began = time.monotonic()
+        try:
+            for call in islice(self._calls, room):
+                calls.append(call)
+                sizes.append(weigh(call))
+                total += sizes[-1]
+                took = time.monotonic() - began
+                if took > _READING or self._window.heavy(len(self._open) + len(calls), self._bytes + total):
+                    break
+            else:
+                self._read_all = len(calls) < room
+        except Exception as error:  # the input is the user's code
+            self._read_all, self._input_error = True, error
+        self._slow = took > _READING * len(calls)
+        return calls, sizes
+
+    def _opened(self, futures: list[Future[Any]], sizes: list[int]) -> None:
+        """Keep what was submitted, to be handed out."""
+        with self._lock:
+            early, self._early = self._early, []
+            closed = self._closed
+            if not closed and not self._unwanted:
+                self._open.update(zip(futures, sizes, strict=True))
+                self._queue += futures if self._ordered else early
+                self._bytes += sum(sizes)
+                self._changed.notify_all()
+        if closed:
+            for future in futures:
+                future.cancel()
+
+    def _stop(self, error: BaseException | None) -> None:
+        """Submit nothing more, because of *error* or since there is nothing more."""
+        with self._lock:
+            if self._exhausted:
+                return
+            self._exhausted = True
+            self._error = error
+            self._changed.notify_all()
+        self.scheduler.release(self)
+        self._report_the_end()
+
+    # -- handing out -----------------------------------------------------------------------------------------------------------
+
+    def take(self, timeout: float | None) -> Future[Any] | None:
+        """Return the next future to hand out, if ordered not always done; None at the end. Raises TimeoutError."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with self._lock:
+                if self._queue and not self._lacking():
+                    return self._pop()
+            self._pump(reading=True)
+            with self._lock:
+                if self._queue:
+                    return self._pop()
+                running = next(iter(self._open), None)
+                if running is None and self._over():
+                    return None
+            # Not under the lock: on threads a worker that waits is made up for by starting another.
+            with self.scheduler.waiting(running) if running is not None else nullcontext():
+                self._wait(deadline)
+
+    def _pop(self) -> Future[Any]:
+        future = self._queue.popleft()
+        self._bytes -= self._open.pop(future)
+        return future
+
+    def _over(self) -> bool:
+        """Return True at the end, raise the error that brought it about. Under the lock, with nothing to hand out."""
+        if self._pumping and self._pump_thread == threading.get_ident():
+            raise RuntimeError("the input of a map asks for the next result of the same map, and none is under way")
+        if self._pumping or not self._exhausted:
+            return False
+        if self._error is not None:
+            raise self._error
+        return True
+
+    def _wait(self, deadline: float | None) -> None:
+        """Wait until something is done, or nothing will be."""
+        with self._changed:
+            while not self._queue and (self._open or self._pumping):
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise TimeoutError
+                self._waiting += 1
+                try:
+                    self._changed.wait(left)
+                finally:
+                    self._waiting -= 1
+
+    def taken(self, value: Any) -> None:
+        """Take note that *value* was handed out."""
+        if not self.sized:
+            self._window.learn_result(value)
+
+    # -- ending ----------------------------------------------------------------------------------------------------------------
+
+    def executor_closed(self, *, cancelled: bool) -> None:
+        if not self.sized:
+            return  # the next item that is read is refused
+        if cancelled:
+            self._stop(CancelledError())
+        else:
+            self._run_to_the_end()
+
+    def _run_to_the_end(self) -> None:
+        with self._lock:
+            self._by_demand = False
+            self._window = Window(self.scheduler.settings.max_workers, MAX_ITEMS)
+        self._pump(reading=False)
+
+    def let_go(self) -> None:
+        """Take note that nobody will ask for results: what was asked for is done all the same, and nothing is kept."""
+        with self._lock:
+            self._unwanted = True
+            self._open, self._queue = {}, deque()
+        # On `serial` the rest runs where the executor is shut down: in the user's thread, as everything on it.
+        if self._by_demand and self.sized and self.scheduler.concurrent:
+            self._run_to_the_end()
+
+    def close(self) -> None:
+        """Cancel what has not started and submit nothing more."""
+        with self._lock:
+            self._closed = True
+            waiting, self._open, self._queue = list(self._open), {}, deque()
+            pumping = self._pumping
+        self._stop(None)
+        if not pumping:
+            self._drop_input()
+        for future in waiting:
+            future.cancel()
+        if self._reporter is not None:
+            self._reporter.close()
+
+    def _report_the_end(self) -> None:
+        if self._reporter is not None and self._exhausted and (self._ended == self._index or self._error is not None):
+            self._reporter.close()

@@ -1,0 +1,85 @@
+"""What the behaviours stand on: the backend under test, executors that surely end, waits that end too."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import taskrun
+from taskrun.testing import tasks
+
+if TYPE_CHECKING:
+    import concurrent.futures
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from taskrun.backends.base import Backend
+    from taskrun.future import Future
+
+__all__ = ["Behaviours", "Held"]
+
+
+class Held:
+    """A task that runs until it is told to go on."""
+
+    def __init__(self, directory: Path, executor: taskrun.Executor, submit: Callable[..., Future[str]], name: str) -> None:
+        self._started, self._go_on = directory / f"{name}.started", directory / f"{name}.go_on"
+        self.finished = directory / f"{name}.finished"
+        """A file that is there once the task has come to its end."""
+        if not executor.capabilities.concurrent:
+            self._go_on.touch()  # the task is over when submit returns
+        self.future = submit(tasks.hold, str(self._started), str(self._go_on), str(self.finished))
+
+    def started(self) -> bool:
+        return self._started.exists()
+
+    def go_on(self) -> None:
+        self._go_on.touch()
+
+
+class Behaviours:
+    """The base of all classes of behaviours."""
+
+    backend: ClassVar[str | type[Backend] | concurrent.futures.Executor]
+    """A registered name, a class of yours, or an executor to adapt."""
+    options: ClassVar[dict[str, Any]] = {}
+    """Backend options that every executor of the tests is made with."""
+    patience: ClassVar[float] = 20.0
+    """Seconds after which a wait counts as a hang; no promise of speed is tested with it."""
+
+    @contextmanager
+    def executor(self, **arguments: Any) -> Iterator[taskrun.Executor]:
+        """Make an executor on the backend, with 2 workers if not told otherwise; shut it down at the end."""
+        backend = self.backend() if isinstance(self.backend, type) else self.backend
+        executor = taskrun.Executor(backend, **{"max_workers": 2, **self.options, **arguments})
+        try:
+            yield executor
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)  # a broken backend must not hang its report
+            raise
+        executor.shutdown()
+
+    @contextmanager
+    def held(self, executor: taskrun.Executor, directory: Path, *, name: str = "held", **options: Any) -> Iterator[Held]:
+        """Submit a task with *options* that runs until the end of the block, if it is not told to go on earlier.
+
+        On a backend that is not concurrent it is over at once.
+        """
+        held = Held(directory, executor, executor.options(**options).submit, name)
+        try:
+            self.until(held.started)
+            yield held
+        finally:
+            held.go_on()
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Wait until *condition* holds; an assertion fails when it does not in time."""
+        deadline = time.monotonic() + self.patience
+        while not condition():
+            assert time.monotonic() < deadline, "the moment waited for did not come"
+            time.sleep(0.002)
+
+    def pickling(self, capability: str) -> bool:
+        """Return whether arguments and results are pickled on the backend under test, whose `pickles` is *capability*."""
+        return capability == "yes" or (capability == "with check_pickle" and self.options.get("check_pickle") is True)

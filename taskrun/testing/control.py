@@ -1,0 +1,164 @@
+"""Cancel, kill, time limits, retries, order and back-pressure."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+import taskrun
+from taskrun.testing import tasks
+from taskrun.testing.base import Behaviours
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["ControlBehaviours"]
+
+
+class ControlBehaviours(Behaviours):
+    """What can be done to a task that was submitted."""
+
+    def test_a_queued_task_can_be_cancelled_and_a_running_one_cannot(self, tmp_path: Path) -> None:
+        with self.executor(max_workers=1) as ex:
+            if not ex.capabilities.cancel_queued:
+                assert ex.submit(tasks.add, 1).cancel() is False  # nothing queues: it is over when submit returns
+                assert ex.submit(tasks.add, 1).result(self.patience) == 1
+                return
+            with self.held(ex, tmp_path) as running:
+                queued = ex.submit(tasks.add, 1)
+                assert queued.cancel()
+                assert queued.cancelled()
+                assert not running.future.cancel()
+                assert running.future.running()
+            assert running.future.result(self.patience) == "went on"
+            with pytest.raises(concurrent.futures.CancelledError):
+                queued.result(self.patience)
+
+    def test_thousands_cancelled_at_once_leave_nothing_queued(self, tmp_path: Path) -> None:
+        with self.executor(max_workers=1) as ex:
+            if not ex.capabilities.cancel_queued:
+                assert ex.stats()["queued"] == 0
+                assert ex.submit(tasks.add, 1).result(self.patience) == 1
+                return
+            with self.held(ex, tmp_path) as running:
+                futures = [ex.submit(tasks.add, i) for i in range(3000)]
+                assert all(future.cancel() for future in futures)
+                assert ex.stats()["queued"] == 0
+            assert running.future.result(self.patience) == "went on"
+            assert ex.submit(tasks.add, 1).result(self.patience) == 1
+
+    def test_a_running_task_learns_that_it_was_asked_to_cancel(self) -> None:
+        with self.executor(max_workers=1) as ex:
+            if not (ex.capabilities.concurrent and ex.capabilities.cancel_running):
+                assert ex.submit(tasks.until_asked_to_cancel, 0.0).result(self.patience) == "not asked"
+                return
+            future = ex.submit(tasks.until_asked_to_cancel, self.patience)
+            self.until(future.running)
+            assert future.cancel() is False
+            assert future.result(self.patience) == "asked"
+
+    def test_kill_stops_a_task_that_runs(self, tmp_path: Path) -> None:
+        with self.executor(max_workers=1) as ex, self.held(ex, tmp_path) as held:
+            if ex.capabilities.kill == "no" or not ex.capabilities.concurrent:
+                assert held.future.kill() is False
+                held.go_on()
+                assert held.future.result(self.patience) == "went on"
+                return
+            assert held.future.kill() is True
+            error = held.future.exception(self.patience)
+            assert isinstance(error, taskrun.TaskKilledError)
+            assert not held.future.cancelled()
+            assert ex.submit(tasks.add, 1).result(self.patience) == 1  # there is room again
+            really = ex.capabilities.kill == "yes"
+        if really:
+            assert not held.finished.exists()
+
+    def test_kill_of_a_queued_task_is_cancel(self, tmp_path: Path) -> None:
+        with self.executor(max_workers=1) as ex, self.held(ex, tmp_path):
+            queued = ex.submit(tasks.add, 1)
+            killed = queued.kill()
+            assert killed is ex.capabilities.cancel_queued
+            assert queued.cancelled() is killed
+
+    def test_timeout_fails_the_future_and_restores_the_slot(self) -> None:
+        with self.executor(max_workers=1) as ex:
+            future = ex.options(timeout=0.1).submit(time.sleep, 0.5)
+            error = future.exception(self.patience)
+            assert isinstance(error, taskrun.TaskTimeoutError)
+            assert error.limit == 0.1
+            assert ex.submit(tasks.add, 1).result(self.patience) == 1
+
+    def test_soft_timeout_is_raised_once_inside_the_task(self) -> None:
+        with self.executor(max_workers=1) as ex:
+            limited = ex.options(soft_timeout=0.05)
+            error = limited.submit(tasks.spin, self.patience).exception(self.patience)
+            assert isinstance(error, taskrun.TaskTimeoutError)
+            assert limited.submit(tasks.spin_and_answer, self.patience).result(self.patience) == "answered"
+            assert ex.submit(tasks.add, 1).result(self.patience) == 1
+
+    def test_retry_until_it_works(self) -> None:
+        retry = taskrun.Retry(max_attempts=5, on=OSError, initial=0.001)
+        with self.executor() as ex:
+            future = ex.options(retry=retry).submit(tasks.fail_until, 3)
+            assert future.result(self.patience) == 3
+            assert [attempt.number for attempt in future.attempts] == [1, 2, 3]
+
+    def test_the_last_error_goes_through_when_attempts_run_out(self) -> None:
+        retry = taskrun.Retry(max_attempts=2, on=OSError, initial=0.001)
+        with self.executor() as ex:
+            future = ex.options(retry=retry).submit(tasks.fail_until, 9)
+            error = future.exception(self.patience)
+        assert type(error) is OSError
+        assert error.args == ("not yet",)
+        assert len(error.__notes__) == 1
+        assert len(future.attempts) == 2
+
+    def test_what_the_policy_does_not_name_is_not_retried(self) -> None:
+        retry = taskrun.Retry(max_attempts=3, on=OSError, initial=0.001)
+        with self.executor() as ex:
+            future = ex.options(retry=retry).submit(tasks.raise_chain)
+            assert type(future.exception(self.patience)) is ValueError
+            assert len(future.attempts) == 1
+
+    def test_back_off_holds_no_worker(self) -> None:
+        retry = taskrun.Retry(max_attempts=2, on=OSError, wait="fixed", initial=30.0, jitter=False)
+        with self.executor(max_workers=1) as ex:
+            if ex.capabilities.retry == "in the caller":
+                quick = taskrun.Retry(max_attempts=2, on=OSError, initial=0.001)
+                assert ex.options(retry=quick).submit(tasks.fail_until, 2).result(self.patience) == 2
+                return
+            waiting = ex.options(retry=retry).submit(tasks.fail_until, 2)
+            self.until(lambda: ex.stats()["retried"] == 1)
+            assert ex.submit(tasks.add, 1).result(self.patience) == 1
+            assert waiting.cancel()  # between attempts a future is pending
+            assert waiting.cancelled()
+
+    def test_higher_priority_goes_first_and_equals_in_their_order(self, tmp_path: Path) -> None:
+        log = tmp_path / "log"
+        with self.executor(max_workers=1) as ex:
+            with self.held(ex, tmp_path):
+                for text, priority in (("a", 0), ("b", 5), ("c", -1), ("d", 5), ("e", 0)):
+                    ex.options(priority=priority).submit(tasks.write_line, str(log), text)
+            queues = ex.capabilities.cancel_queued
+        assert log.read_text().split() == (["b", "d", "a", "e", "c"] if queues else ["a", "b", "c", "d", "e"])
+
+    def test_submit_waits_while_max_pending_tasks_wait(self, tmp_path: Path) -> None:
+        with self.executor(max_workers=1, max_pending=2) as ex:
+            futures = []
+            with self.held(ex, tmp_path):
+
+                def submit() -> None:
+                    for i in range(6):
+                        futures.append(ex.submit(tasks.add, i))
+
+                thread = threading.Thread(target=submit)
+                thread.start()
+                if ex.capabilities.concurrent:
+                    self.until(lambda: ex.stats()["blocked"] == 1)
+                    assert len(futures) == 2
+            thread.join()
+            assert [future.result(self.patience) for future in futures] == list(range(6))

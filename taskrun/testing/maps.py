@@ -1,0 +1,180 @@
+"""`map` and its siblings: order, errors in their place, and how far the input is read."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import taskrun
+from taskrun.testing import tasks
+from taskrun.testing.base import Behaviours
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["MapBehaviours"]
+
+
+class MapBehaviours(Behaviours):
+    """What the iterator over results does."""
+
+    def test_map_keeps_the_order(self) -> None:
+        with self.executor() as ex:
+            assert list(ex.map(tasks.add, range(500), range(500))) == [2 * i for i in range(500)]
+
+    def test_map_unordered_and_starmap(self) -> None:
+        with self.executor() as ex:
+            assert sorted(ex.map_unordered(tasks.add, range(50))) == list(range(50))
+            assert sorted(ex.map_unordered(tasks.add, iter(range(50)))) == list(range(50))
+            assert list(ex.starmap(tasks.add, [(1, 2), (3, 4)])) == [3, 7]
+
+    def test_unordered_results_come_as_they_are_done(self, tmp_path: Path) -> None:
+        go_on = tmp_path / "go_on"
+        with self.executor() as ex:
+            if not ex.capabilities.concurrent:
+                go_on.touch()
+            waits = [(str(go_on), "slow"), ("", "quick")]
+            results = ex.map_unordered(tasks.wait_for_file, *zip(*waits, strict=True), timeout=self.patience)
+            try:
+                first = next(results)
+            finally:
+                go_on.touch()
+            assert {first, next(results)} == {"slow", "quick"}
+            assert first == ("quick" if ex.capabilities.concurrent else "slow")
+
+    @pytest.mark.parametrize("chunksize", [1, 7, 1000])
+    def test_chunks_change_no_outcome(self, chunksize: int) -> None:
+        with self.executor() as ex:
+            results = ex.options(return_exceptions=True).map(tasks.divide, itertools.repeat(12), range(4), chunksize=chunksize)
+            values = list(results)
+        assert isinstance(values[0], ZeroDivisionError)
+        assert values[1:] == [12, 6, 4]
+
+    def test_map_raises_the_first_error_and_can_return_them(self) -> None:
+        with self.executor() as ex:
+            results = ex.map(lambda x: 10 // x, [5, 0, 2])
+            assert next(results) == 2
+            with pytest.raises(ZeroDivisionError):
+                next(results)
+            assert list(results) == []
+            values = list(ex.options(return_exceptions=True).map(lambda x: 10 // x, [5, 0, 2]))
+            assert values[0::2] == [2, 5]
+            assert isinstance(values[1], ZeroDivisionError)
+
+    def test_a_task_that_raises_stop_iteration_does_not_end_the_map_in_silence(self) -> None:
+        with self.executor() as ex, pytest.raises(RuntimeError, match="StopIteration"):
+            list(ex.map(tasks.raise_this, [StopIteration("x")]))
+
+    def test_map_reads_an_endless_input_only_so_far(self) -> None:
+        read: list[int] = []
+
+        def endless() -> Iterator[int]:
+            for i in itertools.count():
+                read.append(i)
+                yield i
+
+        with self.executor() as ex:
+            results = ex.map(tasks.add, endless(), buffersize=8)
+            assert [next(results) for _ in range(20)] == list(range(20))
+            assert 20 <= len(read) <= 28
+            results.close()
+            assert list(results) == []
+            by_default = ex.map(tasks.add, endless())
+            assert [next(by_default) for _ in range(20)] == list(range(20))
+            assert len(read) <= 28 + 20 + 20_000
+            by_default.close()
+
+    def test_an_input_that_fails_does_so_in_its_place(self) -> None:
+        def broken() -> Iterator[int]:
+            yield 1
+            yield 2
+            raise LookupError("the input broke")
+
+        with self.executor() as ex:
+            results = ex.map(tasks.add, broken())
+            assert [next(results), next(results)] == [1, 2]
+            with pytest.raises(LookupError, match="the input broke"):
+                next(results)
+
+    def test_a_list_that_changes_after_the_call_changes_nothing(self) -> None:
+        items = list(range(100))
+        with self.executor() as ex:
+            results = ex.map(tasks.add, items)
+            items.clear()
+            assert list(results) == list(range(100))
+
+    @pytest.mark.parametrize("buffersize", [None, 2])
+    def test_a_map_never_iterated_runs_to_its_end(self, buffersize: int | None, tmp_path: Path) -> None:
+        ran = tmp_path / "ran"
+        with self.executor() as ex:
+            ex.map(tasks.write_line, [str(ran)] * 100, range(100), buffersize=buffersize)
+        assert sorted(map(int, ran.read_text().split())) == list(range(100))
+
+    def test_results_can_be_read_after_shutdown(self) -> None:
+        with self.executor() as ex:
+            results = ex.map(tasks.add, range(100))
+            windowed = ex.map(tasks.add, range(100), buffersize=2)
+        assert list(results) == list(range(100))
+        assert list(windowed) == list(range(100))
+
+    def test_an_input_without_a_length_is_never_cut_short_in_silence(self) -> None:
+        with self.executor(max_workers=1) as ex:
+            results = ex.map(tasks.add, iter(range(5)), buffersize=2)
+            assert next(results) == 0
+            with pytest.warns(taskrun.UnfinishedMapWarning, match="close"):
+                ex.shutdown()
+            with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+                list(results)
+
+    def test_a_map_out_of_time_raises_and_cancels_what_has_not_started(self, tmp_path: Path) -> None:
+        go_on = tmp_path / "go_on"
+        with self.executor(max_workers=1) as ex:
+            if not ex.capabilities.concurrent:
+                assert list(ex.map(tasks.add, [1], timeout=0)) == [1]  # over at the call
+                return
+            try:
+                results = ex.map(tasks.wait_for_file, [str(go_on)] * 8, range(8), timeout=0.05)
+                with pytest.raises(TimeoutError):
+                    next(results)
+                self.until(lambda: ex.stats()["queued"] == 0)
+            finally:
+                go_on.touch()
+        stats = ex.stats()
+        assert stats["succeeded"] <= 2
+        assert stats["cancelled"] + stats["succeeded"] == stats["submitted"]
+
+    def test_progress_is_told_to_the_end(self) -> None:
+        told: list[tuple[int, int | None]] = []
+        with self.executor() as ex:
+            follow = ex.options(progress=lambda done, total: told.append((done, total)))
+            assert list(follow.map(tasks.add, range(50))) == list(range(50))
+        assert told[-1] == (50, 50)
+        assert told == sorted(told)
+
+    def test_many_threads_share_one_map(self) -> None:
+        found: list[int] = []
+        with self.executor() as ex:
+            results = ex.map(tasks.add, iter(range(400)))
+            threads = [threading.Thread(target=lambda: found.extend(results)) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert sorted(found) == list(range(400))
+
+    def test_map_arguments_are_checked(self) -> None:
+        bad: Any = "3"
+        with self.executor() as ex:
+            with pytest.raises(ValueError, match="chunksize must be >= 1"):
+                ex.map(tasks.add, [1], chunksize=0)
+            with pytest.raises(ValueError, match="buffersize must be None or > 0"):
+                ex.map(tasks.add, [1], buffersize=0)
+            with pytest.raises(TypeError, match="buffersize must be an integer or None"):
+                ex.map(tasks.add, [1], buffersize=bad)
+            with pytest.raises(TypeError):
+                ex.map(tasks.add, 3)  # type: ignore[call-overload]
+            assert list(ex.map(tasks.add, [1])) == [1]

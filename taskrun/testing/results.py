@@ -1,0 +1,135 @@
+"""Values: what is submitted comes back, once, whoever waits and however."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import taskrun
+from taskrun.testing import tasks
+from taskrun.testing.base import Behaviours
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["ResultBehaviours"]
+
+
+class ResultBehaviours(Behaviours):
+    """`submit`, and what can be done with a future."""
+
+    def test_result_of_a_call_with_all_kinds_of_arguments(self) -> None:
+        with self.executor() as ex:
+            assert ex.submit(tasks.add, 1, 2, c=3).result(self.patience) == 6
+
+    def test_lambdas_and_closures(self) -> None:
+        offset = 5
+        with self.executor() as ex:
+            assert ex.submit(lambda x: x + offset, 1).result(self.patience) == 6
+
+    def test_local_classes_keep_their_identity(self) -> None:
+        class Point:
+            def __init__(self, x: int) -> None:
+                self.x = x
+
+            def moved(self) -> Point:
+                return Point(self.x + 1)
+
+        with self.executor() as ex:
+            result = ex.submit(Point(1).moved).result(self.patience)
+        assert type(result) is Point
+        assert result.x == 2
+
+    def test_keywords_named_like_ours_belong_to_the_user(self) -> None:
+        with self.executor() as ex:
+            assert ex.submit(dict, fn=1, self=2, timeout=3).result(self.patience) == {"fn": 1, "self": 2, "timeout": 3}
+
+    def test_coroutine_functions_are_awaited(self) -> None:
+        with self.executor() as ex:
+            assert ex.submit(tasks.double_later, 4).result(self.patience) == 8
+
+    def test_many_tasks_each_once(self) -> None:
+        with self.executor() as ex:
+            futures = [ex.submit(tasks.add, i) for i in range(2000)]
+            assert [future.result(self.patience) for future in futures] == list(range(2000))
+
+    def test_arguments_and_results_are_private_where_they_are_pickled(self) -> None:
+        given: list[int] = []
+        with self.executor() as ex:
+            pickled = self.pickling(ex.capabilities.pickles)
+            result = ex.submit(tasks.append_to, given, 1).result(self.patience)
+            assert result == [1]
+            assert (result is given) is not pickled
+            assert given == ([] if pickled else [1])
+
+    def test_wait_and_as_completed(self) -> None:
+        with self.executor() as ex:
+            futures = [ex.submit(tasks.add, i) for i in range(10)]
+            assert {f.result() for f in taskrun.as_completed(futures, self.patience)} == set(range(10))
+            done, not_done = concurrent.futures.wait(futures, self.patience)
+            assert (len(done), len(not_done)) == (10, 0)
+            assert sum(f.result() for f in done) == 45
+
+    def test_a_future_can_be_awaited(self) -> None:
+        with self.executor() as ex:
+
+            async def main() -> int:
+                loop = asyncio.get_running_loop()
+                return sum([await ex.submit(tasks.add, 1, 2), await loop.run_in_executor(ex, tasks.add, 4)])
+
+            assert asyncio.run(asyncio.wait_for(main(), self.patience)) == 7
+
+    def test_cancelling_who_awaits_cancels_the_task(self, tmp_path: Path) -> None:
+        with self.executor(max_workers=1) as ex, self.held(ex, tmp_path):
+            if not ex.capabilities.cancel_queued:
+                future = ex.submit(tasks.add, 1)
+                assert (future.cancel(), future.result(self.patience)) == (False, 1)
+                return
+            queued = ex.submit(tasks.add, 1)
+
+            async def main() -> None:
+                waiter = asyncio.ensure_future(asyncio.wrap_future(queued))
+                await asyncio.sleep(0)
+                waiter.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await waiter
+
+            asyncio.run(main())
+            assert queued.cancelled()
+
+    def test_attempts_tell_who_ran_it(self) -> None:
+        with self.executor() as ex:
+            future = ex.submit(tasks.add, 1)
+            assert future.result(self.patience) == 1
+            (attempt,) = future.attempts
+            assert attempt.number == 1
+            assert attempt.worker
+            assert attempt.started is not None
+            assert attempt.started >= attempt.queued
+            assert attempt.duration is not None
+            assert attempt.error is None
+
+    def test_submit_from_other_threads(self) -> None:
+        found: list[Any] = []
+        with self.executor() as ex:
+            threads = [
+                threading.Thread(target=lambda n=n: found.append(ex.submit(tasks.add, n).result(self.patience)))
+                for n in range(8)
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert sorted(found) == list(range(8))
+
+    def test_the_numbers_add_up(self) -> None:
+        with self.executor() as ex:
+            futures = [ex.submit(tasks.add, i) for i in range(5)] + [ex.submit(tasks.raise_chain)]
+            concurrent.futures.wait(futures, self.patience)
+            stats = ex.stats()
+        found = {name: stats[name] for name in ("submitted", "queued", "unfinished", "succeeded", "failed", "cancelled")}
+        assert found == {"submitted": 6, "queued": 0, "unfinished": 0, "succeeded": 5, "failed": 1, "cancelled": 0}
