@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -56,7 +57,9 @@ class Behaviours:
         try:
             yield executor
         except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)  # a broken backend must not hang its report
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of what the error cut short
+                executor.shutdown(wait=False, cancel_futures=True)  # a broken backend must not hang its report
             raise
         executor.shutdown()
 

@@ -131,5 +131,5 @@ class ResultBehaviours(Behaviours):
             futures = [ex.submit(tasks.add, i) for i in range(5)] + [ex.submit(tasks.raise_chain)]
             concurrent.futures.wait(futures, self.patience)
             stats = ex.stats()
-        found = {name: stats[name] for name in ("submitted", "queued", "unfinished", "succeeded", "failed", "cancelled")}
-        assert found == {"submitted": 6, "queued": 0, "unfinished": 0, "succeeded": 5, "failed": 1, "cancelled": 0}
+            found = {name: stats[name] for name in ("submitted", "queued", "unfinished", "succeeded", "failed", "cancelled")}
+            assert found == {"submitted": 6, "queued": 0, "unfinished": 0, "succeeded": 5, "failed": 1, "cancelled": 0}
