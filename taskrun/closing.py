@@ -121,10 +121,10 @@ class Closing:
             self._readers.add(feeder)
 
     @property
-    def watched(self) -> int:
-        """How many feeders there are that nobody waits for."""
+    def unread(self) -> int:
+        """How many feeders have more to submit that nobody will ask for."""
         with self.lock:
-            return len(self._readers)
+            return sum(feeder.unread for feeder in self._readers)
 
     def release(self, feeder: Feeder) -> None:
         """Note that *feeder* will submit nothing more."""

@@ -109,7 +109,7 @@ class Executor(Submitting):
         if wait:
             self._scheduler.refuse_waiting("shutdown(wait=True)")
         self._scheduler.close(cancel_futures=cancel_futures)
-        unread = self._scheduler.watched
+        unread = self._scheduler.unread
         if wait:
             self._scheduler.wait_closed()
         if unread and not self._failed:  # no warning in the place of an error

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Feed"]
 
-_READING = 0.001  # seconds of reading after which what was read is submitted, and a slow input is seen as slow
+_READING = 0.001  # seconds of reading after which results that are there come first; an item that takes them is slow
 
 
 class Feed:
@@ -55,6 +55,7 @@ class Feed:
         self.scheduler = scheduler
         self.options = options
         self.sized = total is not None
+        self.unread = True
         self._total = total
         self._fn = fn
         self._calls = calls
@@ -78,16 +79,9 @@ class Feed:
         self._pumping = False
         self._pump_thread = 0
         self._slow = False  # the input took its time the last time
-        self._read_all = False
-        self._input_error: Exception | None = None
         self._unwanted = False  # results are not kept
         self._closed = False
         self._waiting = 0  # threads in `_wait`
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether everything was submitted that ever will be."""
-        return self._exhausted
 
     def open(self) -> None:
         """Submit the first window. Raises as `submit` does."""
@@ -171,7 +165,7 @@ class Feed:
 
     def _submit(self, room: int) -> None:
         """Submit up to *room* items. The pump only; not under the lock."""
-        calls, sizes = self._read(room)
+        calls = self._read(room)
         if calls:
             if not self.sized:
                 self.scheduler.check_open()
@@ -179,41 +173,29 @@ class Feed:
             with self._lock:
                 self._index = first + len(calls)  # before they can end
             futures = self.scheduler.submit_all(self._fn, calls, first, self.options, self, self._context)
-            self._opened(futures, sizes)
-        if self._read_all or self._index == self._total:
-            self._stop(self._input_error)
+            # With a length they are in memory already, whatever their size.
+            self._opened(futures, 0 if self.sized else weigh(calls[0]))
+        if len(calls) < room and (self.sized or not calls):
+            self._stop(None)
 
-    def _read(self, room: int) -> tuple[list[tuple[Any, ...]], list[int]]:
-        """Return the arguments of up to *room* calls, and their sizes. An error of the input comes after what it gave."""
+    def _read(self, room: int) -> list[tuple[Any, ...]]:
+        """Return the arguments of up to *room* calls: of one, if reading may wait, perhaps for what the call before does."""
         if self.sized:
-            calls = list(islice(self._calls, room))
-            return calls, [0] * len(calls)  # they are in memory already, whatever their size
-        calls, sizes, total, took = [], [], 0, 0.0
+            return list(islice(self._calls, room))
         began = time.monotonic()
-        try:
-            for call in islice(self._calls, room):
-                calls.append(call)
-                sizes.append(weigh(call))
-                total += sizes[-1]
-                took = time.monotonic() - began
-                if took > _READING or self._window.heavy(len(self._open) + len(calls), self._bytes + total):
-                    break
-            else:
-                self._read_all = len(calls) < room
-        except Exception as error:  # the input is the user's code
-            self._read_all, self._input_error = True, error
-        self._slow = took > _READING * len(calls)
-        return calls, sizes
+        calls = list(islice(self._calls, 1))
+        self._slow = time.monotonic() - began > _READING
+        return calls
 
-    def _opened(self, futures: list[Future[Any]], sizes: list[int]) -> None:
+    def _opened(self, futures: list[Future[Any]], size: int) -> None:
         """Keep what was submitted, to be handed out."""
         with self._lock:
             early, self._early = self._early, []
             closed = self._closed
             if not closed and not self._unwanted:
-                self._open.update(zip(futures, sizes, strict=True))
+                self._open.update(dict.fromkeys(futures, size))
                 self._queue += futures if self._ordered else early
-                self._bytes += sum(sizes)
+                self._bytes += size * len(futures)
                 self._changed.notify_all()
         if closed:
             for future in futures:
@@ -222,10 +204,10 @@ class Feed:
     def _stop(self, error: BaseException | None) -> None:
         """Submit nothing more, because of *error* or since there is nothing more."""
         with self._lock:
+            self._error = self._error or error  # closed by one thread, while the input raises in another
             if self._exhausted:
                 return
             self._exhausted = True
-            self._error = error
             self._changed.notify_all()
         self.scheduler.release(self)
         self._report_the_end()

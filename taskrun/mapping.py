@@ -97,7 +97,8 @@ class MapResults(Generic[T]):
             return
         # Never asked for a value: it was called for its side effects and runs to its end.
         call_soon(feed.let_go)
-        if not feed.sized and not feed.exhausted:
+        if not feed.sized and feed.unread:
+            feed.unread = False
             warnings.warn(
                 "a map over an input without a length was dropped before it was iterated: only its first items run",
                 UnfinishedMapWarning,

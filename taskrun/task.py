@@ -63,6 +63,9 @@ class Attempt(NamedTuple):
 class Feeder(Protocol):
     """Whoever submits more when a task of his is over (a `map` with items left)."""
 
+    unread: bool
+    """He has more to submit, and nobody was told that it will not happen."""
+
     def advance(self, ended: Sequence[Future[Any]]) -> None:
         """Take note that these futures of his are done. In any thread, with no lock held."""
 
