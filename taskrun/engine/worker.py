@@ -15,11 +15,14 @@ import struct
 import sys
 import time
 from collections import deque
+from contextlib import nullcontext
 from contextvars import copy_context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from taskrun.coroutines import CoroutineRunner
 from taskrun.engine import channel, posix, surroundings
+from taskrun.engine.alarm import SoftAlarm
 from taskrun.exceptions import dump_exception
 from taskrun.serialization import dump_result, load_arguments, load_function
 from taskrun.task import CurrentTask, entered, function_name
@@ -37,6 +40,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 _RSS_EVERY = 0.02  # seconds between looks at the resident size: a look costs as much as a tiny task
 _RSS_AFTER = 0.001  # seconds that a task has taken, for which one is worth it
 _EXTRAS = struct.Struct("<I")
+_NO_ALARM = nullcontext()
 
 
 class _Claimed:
@@ -79,10 +83,9 @@ class Worker:
         self._idle.register(tokens, select.POLLIN)
         self._root: int | None = None
         self._setup: dict[str, Any] = {}
-        self._runner: Any = None
+        self._runner = CoroutineRunner()
         self._running = False  # the task's code runs: KeyboardInterrupt may be raised
         self._forked = False
-        self._soft_error: BaseException | None = None  # what the soft timeout raised in the task
         self._cpu = 0.0
         self._rss_at = 0.0
         self._statm = -1
@@ -125,7 +128,7 @@ class Worker:
             args, _ = load_arguments(setup["initargs"], task="initializer")
             value = initializer(*args)
             if type(value) is CoroutineType:
-                self._await(value)
+                self._runner.run(value)
 
     def leave(self) -> int:
         """End in order: finalizer, then what the interpreter would do at its exit; returns the exit status."""
@@ -138,12 +141,11 @@ class Worker:
             if self._finalizer is not None:
                 value = self._finalizer()
                 if type(value) is CoroutineType:
-                    self._await(value)
+                    self._runner.run(value)
         except BaseException:  # nobody waits for it: show it as the interpreter shows errors at exit
             sys.excepthook(*sys.exc_info())
         try:
-            if self._runner is not None:
-                self._runner.close()
+            self._runner.close()
             # Non-daemon threads are waited for; then exit handlers, among them those that flush multiprocessing's queues.
             getattr(threading, "_shutdown", lambda: None)()
             getattr(atexit, "_run_exitfuncs", lambda: None)()
@@ -228,20 +230,19 @@ class Worker:
         started = time.monotonic()
         deadline = started + timeout if timeout else None
         current = CurrentTask(name, index, attempt, deadline, self._root, _Claimed(self._notes, sequence))
-        failed = 0
+        alarm = SoftAlarm(soft, current, globals(), type(self)._call.__code__) if soft else None
         try:
             self._running = True
-            if soft:
-                value = self._call_softly(soft, fn, args, kwargs, current, extras)
-            else:
+            with alarm or _NO_ALARM:
                 value = copy_context().run(self._call, fn, args, kwargs, current, extras)
             self._running = False
         except BaseException as error:  # SystemExit and KeyboardInterrupt of a task are its outcomes, too
             self._running = False
-            failed = channel.TIMED_OUT if error is self._soft_error else channel.RAISED
-            self._soft_error = None
+            late = alarm is not None and error is alarm.raised
+            if late:
+                self._runner.close()  # it may have torn through the loop: the next coroutine gets a new one
             _without_engine_frames(error)
-            self._answer_error(failed, sequence, started, error, name)
+            self._answer_error(channel.TIMED_OUT if late else channel.RAISED, sequence, started, error, name)
             return
         del args, kwargs
         duration = time.monotonic() - started
@@ -281,50 +282,8 @@ class Worker:
             surroundings.seed_generators(current.seed)
         value = fn(*args, **kwargs)
         if type(value) is CoroutineType:
-            value = self._await(value)
+            value = self._runner.run(value)
         return value
-
-    def _await(self, coroutine: Any) -> Any:
-        import asyncio
-
-        if self._runner is None:
-            self._runner = asyncio.Runner()
-        try:
-            return self._runner.run(coroutine, context=copy_context())
-        except BaseException as error:
-            if not isinstance(error, Exception) or error is self._soft_error:
-                # SystemExit, KeyboardInterrupt and what a signal handler raises tear through the loop: the next coroutine
-                # gets a new one.
-                runner, self._runner = self._runner, None
-                runner.close()
-            raise
-
-    def _call_softly(self, soft: float, fn: Any, args: Any, kwargs: Any, current: CurrentTask, extras: Any) -> Any:
-        """Run the task's code; once *soft* seconds are over, TaskTimeoutError is raised in it."""
-        began = time.monotonic()
-
-        def on_alarm(_: int, frame: FrameType | None) -> None:
-            # In a frame of ours the call has not begun, or is over and its value counts: the timer comes again. But a task
-            # that is a C function has no frame of its own: what runs it is `_call`, where raising is safe from end to end.
-            if frame is None or not self._running:
-                return
-            if frame.f_globals is globals() and frame.f_code is not type(self)._call.__code__:
-                return
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            from taskrun.errors import TaskTimeoutError
-
-            elapsed = time.monotonic() - began
-            error = TaskTimeoutError(limit=soft, elapsed=elapsed, task=current.name, attempt=current.attempt, soft=True)
-            self._soft_error = error
-            raise error
-
-        previous = signal.signal(signal.SIGALRM, on_alarm)
-        signal.setitimer(signal.ITIMER_REAL, soft, 0.002)
-        try:
-            return copy_context().run(self._call, fn, args, kwargs, current, extras)
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, previous if previous is not None else signal.SIG_DFL)
 
     # -- answering -------------------------------------------------------------------------------------------------------------
 
