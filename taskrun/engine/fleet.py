@@ -7,236 +7,24 @@ supervisor hands to the scheduler.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import time
-from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from typing import TYPE_CHECKING
 
-from taskrun.cpus import cpu_count
-from taskrun.engine import channel, crash, posix, surroundings
+from taskrun.engine import crash, posix
 from taskrun.engine.handle import Handle
-from taskrun.engine.launch import Event, Launcher, make_launcher
-from taskrun.engine.poller import LAUNCHER
+from taskrun.engine.starting import Starting
 from taskrun.engine.stopping import STACK_PATIENCE, Stop
-from taskrun.errors import TaskrunError
-from taskrun.exceptions import load_exception
 from taskrun.threads import call_soon
 
 if TYPE_CHECKING:
-    from taskrun.engine.handle import Guard
-    from taskrun.engine.launch import StartMethod
-    from taskrun.engine.poller import Poller
-    from taskrun.future import Future
-    from taskrun.options import WorkerSettings
-    from taskrun.scheduler import Outcome, Scheduler
     from taskrun.task import Cause, Task
 
 __all__ = ["Fleet"]
 
-_EARLY_DEATHS = 5  # workers in a row that die before they have done anything; then the executor is broken
 
-
-class Fleet:
-    """The table of workers. `lock` guards the flights and token pipes of all of them."""
-
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        settings: WorkerSettings,
-        method: StartMethod,
-        context_vars: list[tuple[str, Any]],
-        lock: Guard,
-        poller: Poller,
-    ) -> None:
-        self.workers: dict[int, Handle] = {}
-        self.outcomes: list[Outcome] = []
-        self.returned: list[Task] = []
-        """Tasks taken back unstarted, for `scheduler.give_back`."""
-        self.crashed: WeakSet[Future[Any]] = WeakSet()
-        """Futures whose task took a worker down: if it runs again, then alone on a fresh worker."""
-        self.broken = False
-        self._scheduler = scheduler
-        self._settings = settings
-        self._method: StartMethod = method
-        self._context_vars = context_vars
-        self._lock = lock
-        self._poller = poller
-        self._launcher: Launcher | None = None
-        self._next_number = 0
-        self._not_before = 0.0  # no worker is started before, after a failure
-        self._early_deaths = 0.0
-        self._memory: crash.OutOfMemoryWatch | None = None
-        self._template_died: set[int] = set()  # workers that died with the template
-
-    # -- counting --------------------------------------------------------------------------------------------------------------
-
-    def free(self) -> list[Handle]:
-        """Return the workers that can be given a task at once, and can be expected to take it up."""
-        return [handle for handle in self.workers.values() if handle.free and not handle.unresponsive]
-
-    def room_to_start(self) -> int:
-        """Return how many more workers may be started now. Those that are on their way out do not count."""
-        if self.broken or time.monotonic() < self._not_before:
-            return 0
-        current = sum(not (h.leaving or h.dead or h.stop is not None) for h in self.workers.values())
-        return max(0, self._settings.max_workers - current)
-
-    def starting(self) -> int:
-        """Return how many workers are being made."""
-        return sum(not (h.ready or h.dead or h.stop is not None) for h in self.workers.values())
-
-    # -- starting --------------------------------------------------------------------------------------------------------------
-
-    def start_worker(self) -> bool:
-        """Begin to make one worker; False when that cannot work now."""
-        number = self._next_number
-        self._next_number += 1
-        handle = None
-        try:
-            setup = surroundings.describe(self._settings, number, cpu_count(), self._context_vars)
-            if self._launcher is None:
-                self._launcher = make_launcher(self._method)
-                self._memory = crash.OutOfMemoryWatch()
-                if self._launcher.fileno() >= 0:
-                    self._poller.add(self._launcher.fileno(), LAUNCHER)
-            handle = Handle(number)
-            self.workers[number] = handle
-            self._poller.add(handle.fd, number)
-            self.send_state(handle, {"setup": setup})
-            for event in self._launcher.launch(handle):
-                self.take_event(event)
-        except TaskrunError as error:  # the initializer or its arguments do not pickle: no second try will help
-            self.broken = True
-            self._scheduler.break_down(f"workers cannot be started: {error}", error)
-            return False
-        except OSError as error:
-            if handle is not None:
-                self._discard(handle)
-            self._start_failed(error)
-            return False
-        return True
-
-    def send_state(self, handle: Handle, state: dict[str, Any]) -> None:
-        """Tell a worker what holds from here on."""
-        import pickle
-
-        data = pickle.dumps(state, 5)
-        self.send(handle, [channel.TASK_HEADER.pack(len(data), channel.STATE, 0, 0, 0, 0, 0.0, 0.0), data])
-
-    def send(self, handle: Handle, parts: list[bytes]) -> None:
-        """Send frames to a worker; what its socket does not take now follows when it has room."""
-        handle.send(parts)
-        if handle.writer.blocked:
-            self._poller.want_room(handle.fd, True)
-
-    def _start_failed(self, error: BaseException, weight: float = 1.0) -> None:
-        """Wait a little before the next try; give up if there is no worker and it failed too often in a row."""
-        now = time.monotonic()
-        if now < self._not_before:
-            return  # of several that were tried at the same time: one failure
-        self._early_deaths += weight
-        self._not_before = now + min(0.05 * (2**self._early_deaths - 1), 1.0)
-        if self._early_deaths > _EARLY_DEATHS and not any(handle.ready for handle in self.workers.values()):
-            self.broken = True
-            self._scheduler.break_down(
-                f"worker processes could not be started {self._early_deaths:g} times in a row, the last time: {error}; "
-                "look at the limits on processes, descriptors and memory (ulimit -a), then make a new executor",
-                error,
-            )
-
-    def progress(self) -> None:
-        """A worker has taken a task up: workers can be started here."""
-        self._early_deaths = 0
-
-    def ready(self, handle: Handle, rss: int) -> None:
-        """A worker has started and its initializer went well."""
-        handle.ready = True
-        handle.rss = rss
-        handle.moved = time.monotonic()
-        if self._settings.initializer is not None:
-            self._scheduler.initializer_ok()
-
-    def not_ready(self, handle: Handle, data: bytes) -> None:
-        """The initializer failed in a worker, which ends by itself."""
-        handle.leaving = True
-        self._initializer_failed(load_exception(data))
-
-    def _initializer_failed(self, error: BaseException) -> None:
-        pause = self._scheduler.initializer_failed(error)
-        if pause is None:
-            self.broken = True
-        else:
-            self._not_before = max(self._not_before, time.monotonic() + pause)
-
-    # -- what the launcher says ------------------------------------------------------------------------------------------------
-
-    def launcher_ready(self) -> None:
-        """Take the events of the launcher; if it is dead, see its workers off and make another one when needed."""
-        if self._launcher is None:
-            return
-        try:
-            for event in self._launcher.receive():
-                self.take_event(event)
-        except EOFError:
-            self._launcher_died()
-
-    def _launcher_died(self) -> None:
-        self._close_launcher()
-        unborn = False
-        for handle in list(self.workers.values()):
-            if handle.pidfd < 0:  # never came to life: it has no task
-                self._discard(handle)
-                unborn = True
-            elif not handle.dead:
-                # Killed by the kernel as their template ended (by us, where a Python has no ctypes to ask for that); what
-                # they have sent until then still counts.
-                self._template_died.add(handle.number)
-                with contextlib.suppress(OSError):
-                    signal.pidfd_send_signal(handle.pidfd, signal.SIGKILL)
-                self._watch_end(handle)
-        if unborn:
-            self._start_failed(RuntimeError("the template process, which workers are forked from, ended at once"))
-
-    def take_event(self, event: Event) -> None:
-        """Act on news of one worker."""
-        handle = self.workers.get(event.number)
-        if handle is None:
-            if event.pidfd >= 0:
-                os.close(event.pidfd)
-            return
-        if event.kind == "started":
-            handle.pid, handle.pidfd = event.value, event.pidfd
-            handle.label = f"pid {event.value}"
-            if self._launcher is not None and self._launcher.fileno() < 0:
-                self._watch_end(handle)
-        elif event.kind == "ended":
-            handle.exit_status = event.value
-            handle.dead = True
-        else:
-            self._discard(handle)
-            self._start_failed(OSError(event.value, os.strerror(event.value or 0)))
-
-    def _watch_end(self, handle: Handle) -> None:
-        self._poller.add(handle.pidfd, handle.number, pidfd=True)
-
-    def ended(self, handle: Handle) -> None:
-        """The pidfd of a worker says that it has ended."""
-        if handle.dead:
-            return
-        if handle.number not in self._template_died and self._launcher is not None:
-            self.take_event(self._launcher.reap(handle))
-        handle.dead = True
-
-    @property
-    def launcher_fd(self) -> int:
-        """The descriptor of the launcher, or -1."""
-        return -1 if self._launcher is None else self._launcher.fileno()
-
-    @property
-    def launcher_blocked(self) -> bool:
-        """Whether requests to the launcher wait for room."""
-        return self._launcher is not None and self._launcher.blocked
+class Fleet(Starting):
+    """The table of workers."""
 
     # -- death -----------------------------------------------------------------------------------------------------------------
 
@@ -283,16 +71,6 @@ class Fleet:
             self._initializer_failed(error)
         else:
             self._start_failed(error)
-
-    def _discard(self, handle: Handle) -> None:
-        self.workers.pop(handle.number, None)
-        self._poller.remove(handle.fd)
-        self._poller.remove(handle.pidfd)
-        with self._lock:  # `revoke` in another thread may be about to look into its pipe
-            handle.dead = True
-            self.returned += handle.flight.values()
-            handle.flight.clear()
-            handle.close()
 
     # -- stopping --------------------------------------------------------------------------------------------------------------
 
@@ -415,9 +193,3 @@ class Fleet:
         for handle in list(self.workers.values()):
             self._discard(handle)
         self._close_launcher()
-
-    def _close_launcher(self) -> None:
-        if self._launcher is not None:
-            self._poller.remove(self._launcher.fileno())
-            self._launcher.close()
-            self._launcher = None
