@@ -23,6 +23,7 @@ import os
 import pickle
 import sys
 import types
+import typing
 import uuid
 import weakref
 from collections import OrderedDict
@@ -98,8 +99,14 @@ class _Pickler(cp.Pickler):  # type: ignore[misc] # cloudpickle has no types
     def reduce_class(self, cls: type) -> Any:
         tracker_id = cp._get_or_create_tracker_id(cls)
         maker, args, state, _, _, setter = cp._dynamic_class_reduce(cls)
-        if maker is cp._make_skeleton_class and "__slots__" in vars(cls):
-            args[3]["__slots__"] = cls.__slots__  # type: ignore[attr-defined] # else it had a __dict__ in the worker
+        if maker is cp._make_skeleton_class:
+            if "__slots__" in vars(cls):
+                args[3]["__slots__"] = cls.__slots__  # type: ignore[attr-defined] # else it had a __dict__ in the worker
+            if typing.NamedTuple in args[2]:
+                # Made from tuple, as it is. NamedTuple would make another one, without fields and with slots of its own.
+                bases = tuple(tuple if base is typing.NamedTuple else base for base in args[2])
+                args = (*args[:2], bases, *args[3:])
+                state[0].pop("__class_getitem__", None)  # of a generic one: Generic's, which does not pickle
         version = None if self.upward else _class_version(cls)
         return rebuild.make_class, (tracker_id, maker, args), (setter, state, version), None, None, rebuild.set_class
 

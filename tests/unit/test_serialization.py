@@ -16,6 +16,7 @@ import sys
 import textwrap
 import threading
 import types
+import typing
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,8 @@ from taskrun.serialization import (
 )
 
 HERE = Path(__file__).parent
+
+ItemT = typing.TypeVar("ItemT")
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +272,13 @@ def test_enums_namedtuples_and_slots_of_local_classes_keep_identity(other):
 
     Pair = collections.namedtuple("Pair", "a b")
 
+    class Typed(typing.NamedTuple):
+        a: int
+        b: int = 2
+
+    class Parametrised(typing.NamedTuple, typing.Generic[ItemT]):
+        item: ItemT
+
     class Slotted:
         __slots__ = ("a",)
 
@@ -277,7 +287,11 @@ def test_enums_namedtuples_and_slots_of_local_classes_keep_identity(other):
     assert other.call(identity, Color.RED) is Color.RED
     assert other.call(lambda c: c is Color.BLUE, Color.BLUE)
     assert other.call(identity, Level.A | Level.B) == Level.A | Level.B
-    assert type(other.call(identity, Pair(1, 2))) is Pair
+    for value in (Pair(1, 2), Typed(1), Parametrised[int](3)):
+        back = other.call(identity, value)
+        assert type(back) is type(value)
+        assert back == value
+    assert other.call(lambda: (hasattr(Typed(1), "__dict__"), Typed(5))) == (False, Typed(5))
     assert other.call(identity, slotted).a == 5
 
 
