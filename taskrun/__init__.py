@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskrun.backends.base import Capabilities
 from taskrun.config import using
+from taskrun.default_executor import get_executor
 from taskrun.errors import (
     BackendUnavailableError,
     ConfigError,
@@ -27,7 +28,6 @@ from taskrun.errors import (
 from taskrun.executor import Executor
 from taskrun.future import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Future, as_completed, wait
 from taskrun.retry import Retry
-from taskrun.shared import get_executor
 from taskrun.task import current_task
 
 if TYPE_CHECKING:

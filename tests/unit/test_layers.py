@@ -23,7 +23,7 @@ LAYERS: dict[str, str] = {
     "engine": "engine",
     "backends": "backends",
     "choice": "plugins settings setting_checks config config_apply config_files config_layers choice",
-    "front": "executor submitting mapping map_feed map_window map_types shared",
+    "front": "executor submitting mapping map_feed map_window map_types default_executor",
     "public": "taskrun testing",
     "command": "cli __main__",
 }
@@ -114,3 +114,12 @@ def test_the_names_handed_out_are_those_of_all() -> None:
     modules = {name_of(file).partition(".")[0] for file in FILES}
     public = {name for name in vars(taskrun) if not name.startswith("_")} - modules
     assert public - {"annotations", "TYPE_CHECKING", "Any"} <= set(taskrun.__all__)
+
+
+def test_authors_of_backends_find_the_contract_in_taskrun_backends() -> None:
+    from taskrun import backends
+
+    assert {name: getattr(backends, name).__name__ for name in backends.__all__} == {
+        "Backend": "Backend",
+        "Capabilities": "Capabilities",
+    }
