@@ -182,11 +182,19 @@ def _missing_name(error: BaseException, side: Side) -> str:
         return ""
     if side == "parent":
         return " The worker knows a name that this process does not; import it here, or return plain data."
-    return (
-        " Workers import modules afresh and never run the user's __main__: what __main__ changed in other modules "
-        "(names set, sys.modules, import hooks) is not in the worker. Do it in initializer= as well, or put it into a "
-        "module of its own."
-    )
+    return f" {_FRESH}"
+
+
+_FRESH = (
+    "Workers import modules afresh and never run the user's __main__: what __main__ changed in other modules (names set, "
+    "sys.modules, import hooks) is not in the worker. Do it in initializer= as well, or put it into a module of its own."
+)
+
+
+def explain_missing_name(error: BaseException) -> None:
+    """Add a note to an error that a task raised in a worker because a module, or a name in one, is not there."""
+    if isinstance(error, ImportError) or (isinstance(error, AttributeError) and isinstance(error.obj, types.ModuleType)):
+        error.add_note(_FRESH)
 
 
 def _failing_argument(data: bytes) -> str | None:

@@ -126,8 +126,8 @@ def merged_options(base: TaskOptions, options: Mapping[str, Any], backend: Backe
         elif option not in _TASK_OPTIONS:
             known = [*_TASK_OPTIONS, *backend.task_option_names]
             raise UnsupportedOptionError(
-                f"tasks on backend {backend.name!r} have no option {option!r}{did_you_mean(option, known)}; "
-                f"known: {', '.join(known)}",
+                f"tasks on backend {backend.name!r} have no option {option!r}.{did_you_mean(option, known)} "
+                f"Known: {', '.join(known)}",
                 option=option,
                 backend=backend.name,
             )

@@ -96,6 +96,10 @@ def run_pickled_call(payload: Payload) -> Answer:
         return True, dump_result(value, task=name), "raised", cost
     except BaseException as error:  # SystemExit and its like are outcomes of the task, too
         timed_out = alarm.public(error) if alarm is not None else None
+        if not pickling:
+            from taskrun.blame import explain_missing_name
+
+            explain_missing_name(error)
         cause: Cause = "serialization" if pickling else "raised" if timed_out is None else "timeout"
         return False, dump_exception(timed_out or error, task=name), cause, _cost(started, cpu)
     finally:

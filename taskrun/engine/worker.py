@@ -242,6 +242,10 @@ class Worker:
             if late:
                 self._runner.close()  # it may have torn through the loop: the next coroutine gets a new one
             _without_engine_frames(error)
+            if isinstance(error, (ImportError, AttributeError)):
+                from taskrun.blame import explain_missing_name
+
+                explain_missing_name(error)
             self._answer_error(channel.TIMED_OUT if late else channel.RAISED, sequence, started, error, name)
             return
         del args, kwargs
