@@ -26,9 +26,10 @@ from taskrun.errors import (
     UnsupportedOptionWarning,
 )
 from taskrun.executor import Executor
-from taskrun.future import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Future, as_completed, wait
+from taskrun.future import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Future
 from taskrun.retry import Retry
 from taskrun.task import current_task
+from taskrun.waiting import as_completed, wait
 
 if TYPE_CHECKING:
     from taskrun.errors import WorkerCrashedError

@@ -5,6 +5,7 @@ Runs only after a failure, and finds out by trying: it pickles parts of the valu
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pickle
 import pickletools
@@ -193,8 +194,9 @@ _FRESH = (
 
 def explain_missing_name(error: BaseException) -> None:
     """Add a note to an error that a task raised in a worker because a module, or a name in one, is not there."""
-    if isinstance(error, ImportError) or (isinstance(error, AttributeError) and isinstance(error.obj, types.ModuleType)):
-        error.add_note(_FRESH)
+    with contextlib.suppress(Exception):  # of a user's class that overrides any of this
+        if isinstance(error, ImportError) or (isinstance(error, AttributeError) and isinstance(error.obj, types.ModuleType)):
+            error.add_note(_FRESH)
 
 
 def _failing_argument(data: bytes) -> str | None:

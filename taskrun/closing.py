@@ -59,6 +59,7 @@ class Closing:
         self._discard = False  # what has not started is cancelled, what fails is not retried
         self._ending = False  # `_end` was called
         self._ended = False  # ... and is through
+        self._given_up = False  # it was interrupted and did not end: nobody waits for it any more
         self._quiet = threading.Condition(self.lock)  # notified when `_open` falls to 0 and when `_ended` is set
         self._broken: InitializerError | None = None
         self.dropped: object = None  # the executor's weak reference to itself, kept alive for its callback
@@ -227,6 +228,8 @@ class Closing:
 
     def wait_closed(self) -> None:
         """After `close`: wait until every task, worker and callback is through. KeyboardInterrupt stops them all."""
+        if self._given_up:
+            return
         try:
             with self._quiet:
                 while not self._ended:
@@ -257,10 +260,12 @@ class Closing:
         if self._closed == "forked":
             return
         self._backend.abort(force=force)
-        if not self._wait_quiet(_GONE_AFTER if force else _KILL_AFTER):
+        quiet = self._wait_quiet(_GONE_AFTER if force else _KILL_AFTER)
+        if not quiet:
             self._backend.abort(force=True)
-            self._wait_quiet(_GONE_AFTER)
-        self._backend.join(_GONE_AFTER)
+            quiet = self._wait_quiet(_GONE_AFTER)
+        # Ctrl-C may have torn the caller out of the middle of anything: what does not end now is not waited for at exit.
+        self._given_up = not (self._backend.join(_GONE_AFTER) and quiet)
 
     def _wait_quiet(self, timeout: float) -> bool:
         deadline = time.monotonic() + timeout

@@ -42,10 +42,15 @@ def _at_exit() -> None:
     global _exiting
     _exiting = True
     schedulers = _snapshot()
-    for scheduler in schedulers:
-        scheduler.close()
-    for scheduler in schedulers:
-        scheduler.wait_closed()
+    try:
+        for scheduler in schedulers:
+            scheduler.close()
+        for scheduler in schedulers:
+            scheduler.wait_closed()
+    except BaseException:
+        for scheduler in schedulers:
+            scheduler.interrupt()
+        raise
 
 
 def _after_fork_in_child() -> None:

@@ -73,6 +73,7 @@ class Scheduler(Closing):
         """Queue one call and return its future; raises RuntimeError after shutdown, InitializerError when broken."""
         future: Future[Any] = Future(self)
         context = copy_context() if self._wants_context else None
+        task = Task(fn, args, kwargs, future, 0, options, context, self._seed)
         room = self._room
         with self.lock:
             if room.limit is not None and self._open >= room.limit:
@@ -80,13 +81,25 @@ class Scheduler(Closing):
             if self._closed is not None or lifetime.exiting():
                 self._refuse()
             # No call separates the reading from the writing of a counter: a signal handler that submits cannot come between.
-            index = self._index
+            task.index = index = self._index
             self._index = index + 1
             self._open += 1
-            future._task = task = Task(fn, args, kwargs, future, index, options, context, self._seed)
-            self._queue.put(task)
+            future._task = task
+            try:
+                self._queue.put(task)
+            except BaseException:  # Ctrl-C, which may strike after any call: as if nothing had been submitted
+                self._not_queued([task])
+                raise
         self._backend.wake()
         return future
+
+    def _not_queued(self, tasks: Sequence[Task]) -> None:
+        """Take back what was counted and may have been queued. Under the lock."""
+        self._open -= len(tasks)
+        for task in tasks:
+            task.settled = True
+            task.future._task = None
+        self._queue.clean()
 
     def submit_all(
         self,
@@ -101,20 +114,24 @@ class Scheduler(Closing):
 
         Raises InitializerError when the executor is broken, RuntimeError in a forked copy.
         """
-        futures: list[Future[Any]] = []
+        tasks: list[Task] = []
+        for index, args in enumerate(calls, first_index):
+            future: Future[Any] = Future(self)
+            future._task = task = Task(fn, args, {}, future, index, options, context, self._seed)
+            task.owner = owner
+            tasks.append(task)
         with self.lock:
             if self._broken is not None or self._closed == "forked":
                 self._refuse()
-            put = self._queue.put
-            for index, args in enumerate(calls, first_index):
-                future: Future[Any] = Future(self)
-                future._task = task = Task(fn, args, {}, future, index, options, context, self._seed)
-                task.owner = owner
-                put(task)
-                futures.append(future)
-            self._open += len(futures)
+            self._open += len(tasks)
+            try:
+                for task in tasks:
+                    self._queue.put(task)
+            except BaseException:  # as in `submit`
+                self._not_queued(tasks)
+                raise
         self._backend.wake()
-        return futures
+        return [task.future for task in tasks]
 
     def context_for_tasks(self) -> Context | None:
         """Return what `submit_all` wants as context: a copy of the caller's, where the backend uses it."""
@@ -193,7 +210,7 @@ class Scheduler(Closing):
         if task is not None and task.pulled and task.begun is None:
             self._backend.refresh(task)
 
-    def waiting(self, future: Future[Any]) -> AbstractContextManager[None]:
+    def waiting(self, future: Future[Any] | None = None) -> AbstractContextManager[None]:
         """Return the context in which to wait for *future*; raises RuntimeError where the wait could never end."""
         if self._closed == "forked":
             self._refuse()

@@ -79,12 +79,16 @@ class TaskQueue:
         """Note that *task*, which waits here, was cancelled (its `settled` is set)."""
         self._dead += 1
         if self._dead > _COMPACT_FROM and self._dead * 2 > self._size:
-            for level in self._levels.values():
-                alive = [waiting for waiting in level if not waiting.settled]
-                level.clear()
-                level.extend(alive)
-            self._size = sum(map(len, self._levels.values()))
-            self._dead = 0
+            self.clean()
+
+    def clean(self) -> None:
+        """Remove the cancelled tasks, and count the others anew."""
+        for level in self._levels.values():
+            alive = [waiting for waiting in level if not waiting.settled]
+            level.clear()
+            level.extend(alive)
+        self._size = sum(map(len, self._levels.values()))
+        self._dead = 0
 
 
 class CallerQueue(TaskQueue):
@@ -113,3 +117,6 @@ class CallerQueue(TaskQueue):
 
     def skip(self, task: Task) -> None:
         self._queue().skip(task)
+
+    def clean(self) -> None:
+        self._queue().clean()

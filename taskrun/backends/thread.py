@@ -38,6 +38,7 @@ class _Worker(OwnThread):
         self.backend = backend
         self.gate = threading.Lock()
         self.gate.acquire()
+        self.maker = threading.get_ident()
         self.task: Task | None = None
         self.runner = CoroutineRunner()
         self.coming = True  # let go or started, and has not looked into the queue yet
@@ -74,28 +75,37 @@ class ThreadBackend(Backend):
     def wake(self) -> None:
         """Let parked workers go or start new ones, one for each task that nobody is coming for."""
         scheduler = self._scheduler
-        while True:
-            with scheduler.lock:
-                if scheduler.queued <= self._coming:
+        try:
+            while True:
+                with scheduler.lock:
+                    if scheduler.queued <= self._coming:
+                        return
+                    if self._parked:
+                        self._release()
+                        continue
+                    worker = self._new_worker()
+                if worker is None or not self._start(worker):
                     return
-                if self._parked:
-                    self._release(self._parked.pop())
-                    continue
-                worker = self._new_worker()
-            if worker is None or not self._start(worker):
-                return
+        except BaseException:  # Ctrl-C, which may strike after any call
+            self._drop_unstarted()
+            raise
 
-    def _release(self, worker: _Worker) -> None:
-        """Let a worker go that parked, and is in the list no more. Under the lock."""
-        worker.coming = True
-        self._coming += 1
-        worker.gate.release()
+    def _release(self) -> None:
+        """Let the worker go that parked last. Under the lock."""
+        worker = self._parked[-1]
+        if not worker.coming:  # else Ctrl-C came between the two calls below
+            worker.coming = True
+            self._coming += 1
+            worker.gate.release()
+        self._parked.pop()
 
     def _arrived(self, worker: _Worker) -> None:
         """Note that *worker* looks into the queue, or never will. Under the lock."""
         if worker.coming:
             worker.coming = False
             self._coming -= 1
+            if worker in self._parked:  # see `_release`
+                self._parked.remove(worker)
 
     def _new_worker(self) -> _Worker | None:
         """Register one more worker, if there may be one. Under the lock; start it outside."""
@@ -103,8 +113,8 @@ class ThreadBackend(Backend):
             return None
         worker = _Worker(self, self._number, self._prefix)
         self._number += 1
-        self._workers.add(worker)
         self._coming += 1
+        self._workers.add(worker)
         return worker
 
     def _start(self, worker: _Worker) -> bool:
@@ -112,19 +122,27 @@ class ThreadBackend(Backend):
             worker.start()
         except RuntimeError as error:
             # No more threads: the others do the work. With none at all, say so on every future.
+            self._drop_unstarted()
             with self._scheduler.lock:
-                self._arrived(worker)
-                self._workers.discard(worker)
                 alone = not self._workers
             if alone:
                 self._scheduler.break_down(f"no worker thread can be started: {error}", error)
             return False
         return True
 
+    def _drop_unstarted(self) -> None:
+        """Forget the workers that this thread has made and could not start."""
+        me = threading.get_ident()
+        with self._scheduler.lock:
+            for worker in [each for each in self._workers if each.maker == me and each.ident is None]:
+                worker.abandoned = True  # if it did start after all, it leaves
+                self._arrived(worker)
+                self._workers.discard(worker)
+
     def _wake_all(self) -> None:
         with self._scheduler.lock:
             while self._parked:
-                self._release(self._parked.pop())
+                self._release()
 
     # -- in a worker -----------------------------------------------------------------------------------------------------------
 
@@ -177,7 +195,7 @@ class ThreadBackend(Backend):
         while True:
             with scheduler.lock:
                 self._arrived(worker)
-                if len(self._workers) > self._target:
+                if worker.abandoned or len(self._workers) > self._target:
                     return False
                 worker.task = scheduler.pull_one()
                 if worker.task is not None:

@@ -1,0 +1,233 @@
+"""Ctrl-C at any moment ends the program as it ends any other, and leaves nothing running."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from running import PATIENCE, gone
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from running import Program
+
+# A task tells that it runs, and would run for a minute; those behind it tell too, if they ever run.
+START = """
+import os, sys, taskrun, time
+from pathlib import Path
+
+def work(i):
+    Path(f"{i}.{os.getpid()}.ran").touch()
+    end = time.monotonic() + 60
+    while time.monotonic() < end: time.sleep(0.01)
+
+def ready():
+    while not list(Path(".").glob("0.*.ran")): time.sleep(0.001)
+    print("ready", flush=True)
+"""
+
+MOMENTS = {
+    "in the block": """
+with taskrun.Executor(max_workers=1) as ex:
+    for i in range(20): ex.submit(work, i)
+    ready()
+    time.sleep(60)
+""",
+    "while the block is left": """
+with taskrun.Executor(max_workers=1) as ex:
+    for i in range(20): ex.submit(work, i)
+    ready()
+""",
+    "in shutdown": """
+ex = taskrun.Executor(max_workers=1)
+for i in range(20): ex.submit(work, i)
+ready()
+ex.shutdown()
+""",
+    "waiting for a result": """
+with taskrun.Executor(max_workers=1) as ex:
+    futures = [ex.submit(work, i) for i in range(20)]
+    ready()
+    futures[5].result()
+""",
+    "waiting for all": """
+with taskrun.Executor(max_workers=1) as ex:
+    futures = [ex.submit(work, i) for i in range(20)]
+    ready()
+    taskrun.wait(futures)
+""",
+    "in a map": """
+with taskrun.Executor(max_workers=1) as ex:
+    results = ex.map(work, range(20))
+    ready()
+    list(results)
+""",
+    "in an unordered map": """
+with taskrun.Executor(max_workers=1) as ex:
+    results = ex.map_unordered(work, iter(range(20)))
+    ready()
+    list(results)
+""",
+    "among many submits": """
+with taskrun.Executor(max_workers=1) as ex:
+    ex.submit(work, 0)
+    ready()
+    while True: ex.submit(work, 1)
+""",
+    "waiting for room": """
+with taskrun.Executor(max_workers=1, max_pending=2) as ex:
+    ex.submit(work, 0)
+    ready()
+    while True: ex.submit(work, 1)
+""",
+    "at the end of the interpreter": """
+ex = taskrun.Executor(max_workers=1)
+for i in range(20): ex.submit(work, i)
+ready()
+""",
+    "in asyncio": """
+import asyncio
+async def main():
+    with taskrun.Executor(max_workers=1) as ex:
+        future = ex.submit(work, 0)
+        while not list(Path(".").glob("0.*.ran")): await asyncio.sleep(0.001)
+        print("ready", flush=True)
+        await future
+asyncio.run(main())
+""",
+}
+
+SETTINGS = [{"TASKRUN_BACKEND": "thread"}, {"TASKRUN_BACKEND": "process"}]
+
+
+def until_ready(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+
+
+def ran(program: Program) -> dict[int, int]:
+    """Return which tasks ran, and in which process."""
+    names = [path.name.split(".") for path in program.directory.glob("*.ran")]
+    return {int(task): int(pid) for task, pid, _ in names}
+
+
+@pytest.mark.parametrize("whom", ["the program", "its group"])
+@pytest.mark.parametrize("env", SETTINGS, ids=lambda env: env["TASKRUN_BACKEND"])
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_it_ends_the_program_and_all_that_it_started(program: Program, moment: str, env: dict[str, str], whom: str) -> None:
+    process = program.start(program.write("program.py", START + MOMENTS[moment]), env=env)
+    until_ready(process)
+    (os.kill if whom == "the program" else os.killpg)(process.pid, signal.SIGINT)
+    status, out, err = program.end(process)
+    # Of a Ctrl-C in the exit hooks of threading Python says that it is ignored; so it is with the standard executors.
+    assert status == (0 if moment == "at the end of the interpreter" else -signal.SIGINT), err
+    assert out == ""
+    assert err.rstrip().rstrip(":").endswith("KeyboardInterrupt")
+    assert err.count("Traceback") <= 2  # the program's own, and in asyncio the one it comes from
+    assert "taskrun-" not in err  # no thread of ours complains
+    found = ran(program)
+    assert set(found) == {0}
+    assert found[0] == process.pid or gone(found[0])
+
+
+def test_serial_is_interrupted_as_any_code_is(program: Program) -> None:
+    code = (
+        START
+        + """
+import threading
+threading.Thread(target=ready).start()
+with taskrun.Executor("serial") as ex:
+    ex.submit(work, 0)
+    ex.submit(work, 1)
+"""
+    )
+    process = program.start(program.write("program.py", code))
+    until_ready(process)
+    os.kill(process.pid, signal.SIGINT)
+    status, _, err = program.end(process)
+    assert status == -signal.SIGINT
+    assert err.rstrip().endswith("KeyboardInterrupt")
+    assert set(ran(program)) == {0}
+
+
+def test_a_program_that_catches_it_goes_on_with_another_executor(program: Program) -> None:
+    code = (
+        START
+        + """
+for backend in ("thread", "process"):
+    for path in Path(".").glob("*.ran"): path.unlink()
+    try:
+        with taskrun.Executor(backend, max_workers=1) as ex:
+            running, waiting = ex.submit(work, 0), ex.submit(work, 1)
+            ready()
+            time.sleep(60)
+    except KeyboardInterrupt:
+        with taskrun.Executor(backend) as ex:
+            print(type(running.exception(0)).__name__, waiting.cancelled(), ex.submit(abs, -3).result(), flush=True)
+"""
+    )
+    process = program.start(program.write("program.py", code))
+    out = []
+    for _ in range(2):
+        until_ready(process)
+        os.kill(process.pid, signal.SIGINT)
+        assert process.stdout is not None
+        out.append(process.stdout.readline())
+    assert program.end(process) == (0, "", "")
+    assert out == ["TaskKilledError True 3\n"] * 2
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
+def test_no_worker_outlives_a_program_that_is_killed(program: Program, method: str, number: signal.Signals, busy: bool) -> None:
+    code = f"""
+import os, sys, taskrun, time
+def work(i):
+    with open("pids", "a") as file: file.write(f"{{os.getpid()}}\\n")
+    end = time.monotonic() + 60
+    while {busy} and time.monotonic() < end: pass
+ex = taskrun.Executor("process", max_workers=2, start_method={method!r})
+futures = [ex.submit(work, i) for i in range(2)]
+while not os.path.exists("pids") or len(open("pids").readlines()) < 2: time.sleep(0.001)
+if not {busy}: taskrun.wait(futures)
+print("ready", flush=True)
+time.sleep(60)
+"""
+    process = program.start("-W", "ignore", program.write("program.py", code))
+    until_ready(process)
+    process.send_signal(number)
+    assert process.wait(PATIENCE) == -number
+    for pid in set(map(int, (program.directory / "pids").read_text().split())):
+        assert gone(pid)
+    assert Path("/proc").exists()
+
+
+def test_it_comes_at_any_moment(program: Program) -> None:
+    """Once at each of many moments, from the import on: it never hangs, and no worker is left."""
+    code = """
+import sys, os
+print(os.getpid(), flush=True)
+import taskrun
+def work(i): return i
+while True:
+    with taskrun.Executor("process", max_workers=2) as ex:
+        futures = [ex.submit(work, i) for i in range(50)]
+        list(ex.map(work, range(100)))
+        for f in futures: f.result()
+"""
+    script = program.write("program.py", code)
+    for step in range(20):
+        process = program.start(script)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.02 * step)  # the moments are the point here; none of them may fail
+        os.kill(process.pid, signal.SIGINT)
+        status, _, err = program.end(process)
+        assert status in (-signal.SIGINT, 1), err
+        assert "KeyboardInterrupt" in err
