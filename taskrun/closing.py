@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from taskrun import lifetime
+from taskrun.bell import Bell, wait_at
 from taskrun.callbacks import CallbackRunner
 from taskrun.errors import InitializerError
 from taskrun.future import CANCELLED, FINISHED
@@ -49,7 +49,7 @@ class Closing:
         self._inline = not backend.capabilities.concurrent
         self.callbacks = CallbackRunner(settings.name, inline=self._inline)
         self._queue: TaskQueue = CallerQueue() if self._inline else TaskQueue()
-        self._room = Room(self.lock, max_pending, settings.max_workers)
+        self._room = Room(max_pending, settings.max_workers)
         # Tasks submitted and not settled, plus one for each map that has items left to submit: at 0 nothing will come.
         self._open = 0
         self._backoff: set[Task] = set()  # failed tasks that wait for their next attempt
@@ -60,7 +60,7 @@ class Closing:
         self._ending = False  # `_end` was called
         self._ended = False  # ... and is through
         self._given_up = False  # it was interrupted and did not end: nobody waits for it any more
-        self._quiet = threading.Condition(self.lock)  # notified when `_open` falls to 0 and when `_ended` is set
+        self._end_bell = Bell()  # rings when `_ended` is set
         self._broken: InitializerError | None = None
         self.dropped: object = None  # the executor's weak reference to itself, kept alive for its callback
         self._initializer_failures = 0
@@ -76,7 +76,7 @@ class Closing:
             counts = dict(self.counts)
             unfinished = self._open - len(self._feeders)
             queued = len(self._queue) + len(self._backoff)
-            blocked = self._room.waiting
+            blocked = len(self._room.waiting)
         ended = counts["succeeded"] + counts["failed"] + counts["cancelled"]
         totals = {"submitted": ended + unfinished, "queued": queued, "unfinished": unfinished, "blocked": blocked}
         return {**totals, **counts, "workers": self._backend.workers()}
@@ -156,11 +156,10 @@ class Closing:
 
     def _progress(self) -> bool:
         """Wake whoever waits for tasks to end. Under the lock; True: the caller must call `_end` outside of it."""
-        if self._room.waiting:
+        if self._room.limit is not None:
             self._room.notify()
         if self._open:
             return False
-        self._quiet.notify_all()
         if self._closed is None or self._ending:
             return False
         self._ending = True
@@ -224,16 +223,14 @@ class Closing:
         self.callbacks.close()
         with self.lock:
             self._ended = True
-            self._quiet.notify_all()
+            self._end_bell.ring()
 
     def wait_closed(self) -> None:
         """After `close`: wait until every task, worker and callback is through. KeyboardInterrupt stops them all."""
         if self._given_up:
             return
         try:
-            with self._quiet:
-                while not self._ended:
-                    self._quiet.wait()
+            self._wait_ended(None)
             if self._closed != "forked":
                 self._backend.join()
                 self.callbacks.join()
@@ -260,22 +257,20 @@ class Closing:
         if self._closed == "forked":
             return
         self._backend.abort(force=force)
-        quiet = self._wait_quiet(_GONE_AFTER if force else _KILL_AFTER)
+        quiet = self._wait_ended(_GONE_AFTER if force else _KILL_AFTER)
         if not quiet:
             self._backend.abort(force=True)
-            quiet = self._wait_quiet(_GONE_AFTER)
+            quiet = self._wait_ended(_GONE_AFTER)
         # Ctrl-C may have torn the caller out of the middle of anything: what does not end now is not waited for at exit.
         self._given_up = not (self._backend.join(_GONE_AFTER) and quiet)
 
-    def _wait_quiet(self, timeout: float) -> bool:
-        deadline = time.monotonic() + timeout
-        with self._quiet:
-            while not self._ended:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                self._quiet.wait(left)
-        return True
+    def _wait_ended(self, timeout: float | None) -> bool:
+        """Wait until nothing is left to do and nothing will come; False when *timeout* (seconds) ran out first."""
+        with self.lock:
+            if self._ended:
+                return True
+            gate = self._end_bell.listen()
+        return wait_at(gate, timeout)
 
     # -- a failed initializer --------------------------------------------------------------------------------------------------
 
@@ -327,7 +322,6 @@ class Closing:
     def close_forked_copy(self) -> None:
         """In a child made by os.fork: nothing here works, say so. Another thread may have held the lock at the fork."""
         self.lock = threading.RLock()
-        self._quiet = threading.Condition(self.lock)
-        self._room = Room(self.lock, None, 1)
+        self._room = Room(None, 1)
         self._closed = "forked"
         self._ended = self._ending = True

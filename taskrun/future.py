@@ -14,15 +14,20 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
+from collections import deque
 from concurrent import futures as standard
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
 from concurrent.futures import _base as _standard_base
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from taskrun.task import Attempt
+from taskrun.threads import call_soon
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Generator, Iterable, Iterator
 
     from taskrun.scheduler import Scheduler
@@ -49,6 +54,8 @@ CANCELLED = "CANCELLED_AND_NOTIFIED"
 """The standard library splits cancellation in two steps, for workers that notice it late; here one step does both."""
 FINISHED = "FINISHED"
 _DONE = frozenset({"CANCELLED", CANCELLED, FINISHED})
+_TOLD = (CANCELLED, FINISHED)
+"""The states in which `wait` and `as_completed` take a future for done."""
 
 _STATE = threading.RLock()
 # The standard library's logger and text: programs filter on them.
@@ -191,18 +198,62 @@ class Future(standard.Future[T]):
         """Return once the future is done; raise TimeoutError when it is not by then."""
         if self._state in _DONE:
             return
-        scheduler = self._scheduler
-        waiting: AbstractContextManager[object] = nullcontext() if scheduler is None else scheduler.waiting(self)
         condition = self._condition
-        with waiting, condition:
+        with self._wait_context(), condition:
             if not condition.wait_for(self.done, timeout):
                 raise TimeoutError
+
+    def _wait_context(self) -> AbstractContextManager[object]:
+        """Return the context in which to wait; raises RuntimeError where the wait could never end."""
+        return nullcontext() if self._scheduler is None else self._scheduler.waiting(self)
 
     def __await__(self) -> Generator[Any, None, T]:
         """Wait in a coroutine; cancelling the coroutine's task arrives as `cancel`."""
         import asyncio
 
-        return asyncio.wrap_future(self).__await__()
+        # Not `asyncio.wrap_future`: Python 3.11 waits for ever there when the task raised StopIteration, and its callback
+        # stays on a future that nobody awaits any more.
+        try:
+            if not self.done():
+                yield from self._wait_in_loop(asyncio.get_running_loop())
+            if self.cancelled():
+                raise asyncio.CancelledError
+            return self.result()
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        except StopIteration as error:  # it would end the coroutine as if it had returned
+            raise RuntimeError("the task raised StopIteration") from error
+        finally:
+            del self  # as in `result`
+
+    def _wait_in_loop(self, loop: asyncio.AbstractEventLoop) -> Generator[Any, None, None]:
+        """Return once the future is done; leaves no callback behind, however it ends."""
+        done = loop.create_future()
+
+        def wake(_: standard.Future[T]) -> None:  # in any thread
+            try:
+                loop.call_soon_threadsafe(_set, done)
+            except RuntimeError:
+                if not loop.is_closed():  # if it is, nobody waits any more
+                    raise
+
+        with ExitStack() as stack:
+            stack.enter_context(self._wait_context())
+            stack.callback(self._remove_done_callback, wake)
+            self.add_done_callback(wake)
+            try:
+                yield from done
+            except GeneratorExit:
+                # The coroutine was dropped, perhaps by the garbage collector in a thread that holds any lock.
+                call_soon(stack.pop_all().close)
+                raise
+
+    def _remove_done_callback(self, fn: Callable[[standard.Future[T]], object]) -> None:
+        if self._state not in _DONE:
+            with self._condition:  # the state cannot change: nobody goes through the callbacks
+                if self._state not in _DONE:
+                    self._callbacks = [other for other in self._callbacks or () if other is not fn]
 
     # -- changing --------------------------------------------------------------------------------------------------------------
 
@@ -311,8 +362,14 @@ class Future(standard.Future[T]):
 
     def _invoke_callbacks(self) -> None:
         callbacks, self._callbacks = self._callbacks, None
-        for fn in callbacks or ():
-            self._call(fn)
+        left = iter(callbacks or ())
+        for fn in left:
+            try:
+                self._call(fn)
+            except BaseException:  # goes to whoever ended the future; the other callbacks are called all the same
+                self._callbacks = list(left)
+                self._invoke_callbacks()
+                raise
 
     def __reduce__(self) -> Any:
         raise TypeError(f"{type(self).__name__} objects cannot be pickled: send the task's result, not its future")
@@ -323,12 +380,18 @@ def _attempt(number: int, queued: float, run: tuple[Any, ...] | None, error: Bas
     return Attempt(number, worker, queued, started, duration, cpu_seconds, worker_rss, error)
 
 
-def _waiting(fs: Iterable[standard.Future[Any]]) -> Any:
+def _set(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)
+
+
+def _waiting(fs: Iterable[standard.Future[Any]]) -> AbstractContextManager[object]:
     """Return the context in which a thread may wait for *fs*: checks for cycles and compensates waiting workers."""
-    for future in fs:
-        if isinstance(future, Future) and future._scheduler is not None and not future.done():
-            return future._scheduler.waiting(future)
-    return nullcontext()
+    ours = {f._scheduler: f for f in fs if isinstance(f, Future) and f._scheduler is not None and not f.done()}
+    with ExitStack() as stack:
+        for scheduler, future in ours.items():
+            stack.enter_context(scheduler.waiting(future))
+        return stack.pop_all()
 
 
 def wait(
@@ -336,21 +399,92 @@ def wait(
 ) -> _standard_base.DoneAndNotDoneFutures[T]:
     """Wait for *fs* as `concurrent.futures.wait` does, at most *timeout* seconds; returns the sets (done, not_done)."""
     fs = set(fs)
-    with _waiting(fs):
+    done = {f for f in fs if f._state in _TOLD}
+    if (
+        len(done) == len(fs)
+        or (return_when == FIRST_COMPLETED and done)
+        or (return_when == FIRST_EXCEPTION and any(f._state == FINISHED and f.exception() is not None for f in done))
+    ):
+        return _standard_base.DoneAndNotDoneFutures(done, fs - done)
+    only_looks = timeout is not None and timeout <= 0
+    with nullcontext() if only_looks else _waiting(fs):
         return standard.wait(fs, timeout, return_when)
 
 
 def as_completed(fs: Iterable[standard.Future[T]], timeout: float | None = None) -> Iterator[standard.Future[T]]:
     """Yield *fs* as they finish, as `concurrent.futures.as_completed` does; raises TimeoutError after *timeout* seconds."""
-    fs = set(fs)
-    results = standard.as_completed(fs, timeout)
-    pending = fs
-    done = object()
-    while True:
-        with _waiting(pending):
-            future: Any = next(results, done)
-        if future is done:
-            return
-        pending.discard(future)
-        yield future
-        del future  # as the standard one: do not keep a result alive while waiting for the next
+    # Not the standard one, which does not tell when it is about to wait. Like it, this keeps no future that it has yielded.
+    end = None if timeout is None else time.monotonic() + timeout
+    arrivals = _Arrivals()
+    try:
+        ready = arrivals.expect(set(fs))
+        while ready:
+            yield ready.popleft()
+        while arrivals.expected:
+            ready = arrivals.wait(end)
+            while ready:
+                yield arrivals.forget(ready.popleft())
+    finally:
+        arrivals.close()
+
+
+class _Arrivals:
+    """Told by futures when they are done (a waiter, as the standard library calls that); keeps them in the order it is told."""
+
+    def __init__(self) -> None:
+        self._told: SimpleQueue[standard.Future[Any]] = SimpleQueue()
+        self.add_result = self.add_exception = self.add_cancelled = self._told.put
+        # By scheduler, so that each wait need not look at every future.
+        self._groups: dict[Scheduler | None, set[standard.Future[Any]]] = {}
+        self._total = self.expected = 0
+
+    def expect(self, fs: set[standard.Future[Any]]) -> deque[standard.Future[Any]]:
+        """Return those of *fs* that are done; the others will tell."""
+        self._total = len(fs)
+        done: deque[standard.Future[Any]] = deque()
+        for future in fs:
+            if future._state not in _TOLD:
+                with future._condition:
+                    if future._state not in _TOLD:
+                        self._group(future).add(future)
+                        waiters: list[Any] = future._waiters
+                        waiters.append(self)
+                        self.expected += 1
+                        continue
+            done.append(future)
+        return done
+
+    def _group(self, future: standard.Future[Any]) -> set[standard.Future[Any]]:
+        return self._groups.setdefault(future._scheduler if isinstance(future, Future) else None, set())
+
+    def wait(self, end: float | None) -> deque[standard.Future[Any]]:
+        """Return those that told since the last call, at least one; raises TimeoutError at *end* (`time.monotonic`)."""
+        left = None if end is None else end - time.monotonic()
+        if left is not None and left <= 0:
+            raise self._too_late()
+        told = deque(self._told.get_nowait() for _ in range(self._told.qsize()))
+        if not told:
+            with _waiting([next(iter(group)) for group in self._groups.values() if group]):
+                try:
+                    told.append(self._told.get(timeout=left))
+                except Empty:
+                    raise self._too_late() from None
+        return told
+
+    def _too_late(self) -> TimeoutError:
+        return TimeoutError(f"{self.expected} (of {self._total}) futures unfinished")
+
+    def forget(self, future: standard.Future[Any]) -> standard.Future[Any]:
+        """Expect *future* no longer, and return it."""
+        self._group(future).discard(future)
+        self.expected -= 1
+        waiters: list[Any] = future._waiters
+        with future._condition:
+            waiters.remove(self)
+        return future
+
+    def close(self) -> None:
+        """Expect nothing any more."""
+        for group in self._groups.values():
+            while group:
+                self.forget(next(iter(group)))

@@ -22,6 +22,7 @@ from contextlib import nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from taskrun.bell import Bell, wait_at
 from taskrun.map_window import MAX_ITEMS, Window, weigh
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Feed:
         self._by_demand = buffersize is not None or serial or not self.sized
         self._window = Window(scheduler.settings.max_workers, 1 if serial and buffersize is None else buffersize)
         self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
+        self._changed = Bell()
         self._index = 0  # items submitted
         self._ended = 0  # ... and done
         self._open: dict[Future[Any], int] = {}  # submitted and not handed out: their size in bytes
@@ -81,7 +82,6 @@ class Feed:
         self._slow = False  # the input took its time the last time
         self._unwanted = False  # results are not kept
         self._closed = False
-        self._waiting = 0  # threads in `_wait`
 
     def open(self) -> None:
         """Submit the first window. Raises as `submit` does."""
@@ -100,8 +100,7 @@ class Feed:
             if not (self._ordered or self._closed or self._unwanted):
                 for future in ended:
                     (self._queue if future in self._open else self._early).append(future)
-            if self._waiting:
-                self._changed.notify_all()
+            self._changed.ring()
             pump = self.sized and self._lacking()
         if self._reporter is not None:
             self._reporter.ended(ended)
@@ -124,7 +123,7 @@ class Feed:
             self._stop(error)
             with self._lock:
                 self._pumping = False
-                self._changed.notify_all()
+                self._changed.ring()
             if not isinstance(error, Exception):
                 raise
         if self._exhausted:
@@ -146,7 +145,7 @@ class Feed:
                     room = 0
             if room <= 0:
                 self._pumping = False
-                self._changed.notify_all()
+                self._changed.ring()
             return room
 
     def _lacking(self) -> bool:
@@ -196,7 +195,7 @@ class Feed:
                 self._open.update(dict.fromkeys(futures, size))
                 self._queue += futures if self._ordered else early
                 self._bytes += size * len(futures)
-                self._changed.notify_all()
+                self._changed.ring()
         if closed:
             for future in futures:
                 future.cancel()
@@ -208,7 +207,7 @@ class Feed:
             if self._exhausted:
                 return
             self._exhausted = True
-            self._changed.notify_all()
+            self._changed.ring()
         self.scheduler.release(self)
         self._report_the_end()
 
@@ -249,16 +248,13 @@ class Feed:
 
     def _wait(self, deadline: float | None) -> None:
         """Wait until something is done, or nothing will be."""
-        with self._changed:
-            while not self._queue and (self._open or self._pumping):
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    raise TimeoutError
-                self._waiting += 1
-                try:
-                    self._changed.wait(left)
-                finally:
-                    self._waiting -= 1
+        with self._lock:
+            if self._queue or not (self._open or self._pumping):
+                return
+            gate = self._changed.listen()
+        left = None if deadline is None else deadline - time.monotonic()
+        if not wait_at(gate, left) and not self._queue:
+            raise TimeoutError
 
     def taken(self, value: Any) -> None:
         """Take note that *value* was handed out."""

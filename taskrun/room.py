@@ -7,33 +7,42 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+from taskrun.bell import Bell, wait_at
 from taskrun.errors import QueueFullError
 from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from threading import Lock as Gate
     from types import FrameType
 
 __all__ = ["Room"]
 
 
 class Room:
-    """Blocks a user's thread until `has_room`; guarded by the scheduler's lock, which `wait` must be called under.
+    """Where a user's thread waits for room. The scheduler's lock guards it; `wait` is called without.
 
     `limit` counts unfinished tasks: `max_pending` that wait plus one for each worker that runs one. Counting the ones that
     wait alone would need every start of a task reported at once, which a batch in a worker process does not do.
     """
 
-    def __init__(self, lock: threading.RLock, max_pending: int | None, max_workers: int) -> None:
+    def __init__(self, max_pending: int | None, max_workers: int) -> None:
         self.limit = None if max_pending is None else max_pending + max_workers
         self._max_pending = max_pending
-        self._freed = threading.Condition(lock)
-        self.waiting = 0
+        self._freed = Bell()
+        self.waiting: set[int] = set()
+        """Identifiers of the threads that wait."""
 
-    def wait(self, full: Callable[[], bool]) -> None:
-        """Return when *full* turns false; at once in threads that must not block. Raises QueueFullError in an event loop."""
+    def listen(self) -> Gate:
+        """Return the gate at which to `wait`. Under the lock."""
+        return self._freed.listen()
+
+    def wait(self, gate: Gate) -> bool:
+        """Wait at *gate*, then look again; True: this thread must not block, and takes room that is not there.
+
+        Raises QueueFullError in the thread of a running event loop.
+        """
         if _must_not_block():
-            return
+            return True
         if _in_event_loop():
             raise QueueFullError(
                 f"{self._max_pending} tasks wait already (max_pending={self._max_pending}), and waiting for room would block "
@@ -41,16 +50,17 @@ class Room:
                 "(`await asyncio.to_thread(executor.submit, ...)`)",
                 limit=self._max_pending,
             )
-        self.waiting += 1
+        me = threading.get_ident()
+        self.waiting.add(me)
         try:
-            while full():
-                self._freed.wait()
+            wait_at(gate, None)
         finally:
-            self.waiting -= 1
+            self.waiting.discard(me)
+        return False
 
     def notify(self) -> None:
-        """Have everybody who waits look again; under the lock."""
-        self._freed.notify_all()
+        """Have everybody who waits look again. Under the lock."""
+        self._freed.ring()
 
 
 def _must_not_block() -> bool:

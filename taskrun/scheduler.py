@@ -75,21 +75,26 @@ class Scheduler(Closing):
         context = copy_context() if self._wants_context else None
         task = Task(fn, args, kwargs, future, 0, options, context, self._seed)
         room = self._room
-        with self.lock:
-            if room.limit is not None and self._open >= room.limit:
-                room.wait(self._full)
-            if self._closed is not None or lifetime.exiting():
-                self._refuse()
-            # No call separates the reading from the writing of a counter: a signal handler that submits cannot come between.
-            task.index = index = self._index
-            self._index = index + 1
-            self._open += 1
-            future._task = task
-            try:
-                self._queue.put(task)
-            except BaseException:  # Ctrl-C, which may strike after any call: as if nothing had been submitted
-                self._not_queued([task])
-                raise
+        admitted = room.limit is None
+        while True:
+            with self.lock:
+                if admitted or not self._full():
+                    if self._closed is not None or lifetime.exiting():
+                        self._refuse()
+                    # No call separates the reading from the writing of a counter: a signal handler that submits cannot come
+                    # between.
+                    task.index = index = self._index
+                    self._index = index + 1
+                    self._open += 1
+                    future._task = task
+                    try:
+                        self._queue.put(task)
+                    except BaseException:  # Ctrl-C, which may strike after any call: as if nothing had been submitted
+                        self._not_queued([task])
+                        raise
+                    break
+                gate = room.listen()
+            admitted = room.wait(gate)
         self._backend.wake()
         return future
 

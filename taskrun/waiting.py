@@ -15,6 +15,7 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, DoneAndNo
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from taskrun.bell import Bell, wait_at
 from taskrun.future import Future
 
 if TYPE_CHECKING:
@@ -33,14 +34,16 @@ class _Watcher:
 
     def __init__(self, deadline: float | None) -> None:
         self._deadline = deadline
+        self._lock = threading.RLock()
+        self._bell = Bell()  # rings when somebody told
         self._told: deque[standard.Future[Any]] = deque()  # appended to by any thread, emptied by the one that waits
-        self._news = threading.Event()
         self._watched: set[standard.Future[Any]] = set()
         self._open: Counter[Scheduler] = Counter()  # whose futures are watched, and how many
 
     def add_result(self, future: standard.Future[Any]) -> None:
-        self._told.append(future)
-        self._news.set()
+        with self._lock:
+            self._told.append(future)
+            self._bell.ring()
 
     add_exception = add_cancelled = add_result
 
@@ -64,10 +67,10 @@ class _Watcher:
                 for scheduler, count in self._open.items():
                     if count:
                         stack.enter_context(scheduler.waiting())
-                while not self._told and (left := self._left()) != 0:
-                    self._news.clear()
-                    if not self._told:
-                        self._news.wait(left)
+                with self._lock:
+                    gate = None if self._told else self._bell.listen()
+                if gate is not None:
+                    wait_at(gate, self._left())
         told = deque(self._told.popleft() for _ in range(len(self._told)))
         for future in told:
             self._forget(future)

@@ -22,10 +22,11 @@ from taskrun.errors import SerializationError
 from taskrun.serialization import dump_arguments, dump_function
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
 
     from taskrun.engine.fleet import Fleet
-    from taskrun.engine.handle import Guard, Handle
+    from taskrun.engine.handle import Handle
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Scheduler
     from taskrun.task import Task
@@ -54,7 +55,7 @@ class Dispatcher:
         settings: WorkerSettings,
         fleet: Fleet,
         context_vars: list[tuple[str, Any]],
-        lock: Guard,
+        lock: threading.RLock,
     ) -> None:
         self._scheduler = scheduler
         self._fleet = fleet

@@ -30,7 +30,7 @@ class Fleet(Starting):
 
     def bury(self, handle: Handle) -> None:
         """Settle what a dead worker had: its answers were read already; the rest of its flight fails or goes back."""
-        with self._lock:
+        with self.lock:
             back = handle.take_back()
             claimed = list(handle.flight.values())
             handle.flight.clear()
@@ -86,7 +86,7 @@ class Fleet(Starting):
         limit = task.options.timeout
         if cause == "timeout" and limit is not None and (task.begun is None or now < task.begun + limit):
             return  # given back and sent again since its time seemed up
-        with self._lock:
+        with self.lock:
             if all(each is not task for each in handle.flight.values()):
                 return  # its outcome has come meanwhile
             unclaimed = handle.take_back()
@@ -120,7 +120,7 @@ class Fleet(Starting):
         """Stop every worker now."""
         now = time.monotonic()
         for handle in self.workers.values():
-            with self._lock:
+            with self.lock:
                 self.returned += handle.take_back()
             if handle.stop is None:
                 handle.stop = Stop.of_everything(now)
@@ -184,7 +184,7 @@ class Fleet(Starting):
 
     def retire(self, handle: Handle) -> None:
         """Have a worker end in order after the task it runs; what it has not begun goes back."""
-        with self._lock:
+        with self.lock:
             self.returned += handle.take_back()
             handle.leave()
 

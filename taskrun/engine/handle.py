@@ -13,7 +13,6 @@ import os
 import socket
 import struct
 import termios
-import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -24,37 +23,11 @@ if TYPE_CHECKING:
     from taskrun.engine.stopping import Stop
     from taskrun.task import Task
 
-__all__ = ["Guard", "Handle"]
+__all__ = ["Handle"]
 
 _INT = struct.Struct("i")
 _MOST_STACK = 1 << 18
 _ENGINE = os.path.dirname(__file__) + os.sep
-
-
-class Guard:
-    """The lock of the flights and token pipes: re-entrant, and it says when it was re-entered.
-
-    A signal handler or a destructor may strike the thread that holds it, in the middle of a change, and ask for a task back.
-    """
-
-    __slots__ = ("_lock", "depth")
-
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self.depth = 0
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        self.depth += 1
-
-    def __exit__(self, *_: object) -> None:
-        self.depth -= 1
-        self._lock.release()
-
-    def reset(self) -> None:
-        """In a forked child: whoever held it is not here."""
-        self._lock = threading.RLock()
-        self.depth = 0
 
 
 class Handle:

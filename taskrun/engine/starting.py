@@ -21,7 +21,8 @@ from taskrun.errors import TaskrunError
 from taskrun.exceptions import load_exception
 
 if TYPE_CHECKING:
-    from taskrun.engine.handle import Guard
+    import threading
+
     from taskrun.engine.launch import StartMethod
     from taskrun.engine.poller import Poller
     from taskrun.future import Future
@@ -43,7 +44,7 @@ class Starting:
         settings: WorkerSettings,
         method: StartMethod,
         context_vars: list[tuple[str, Any]],
-        lock: Guard,
+        lock: threading.RLock,
         poller: Poller,
     ) -> None:
         self.workers: dict[int, Handle] = {}
@@ -57,7 +58,7 @@ class Starting:
         self._settings = settings
         self._method: StartMethod = method
         self._context_vars = context_vars
-        self._lock = lock
+        self.lock = lock
         self._poller = poller
         self._launcher: Launcher | None = None
         self._next_number = 0
@@ -241,7 +242,7 @@ class Starting:
         self.workers.pop(handle.number, None)
         self._poller.remove(handle.fd)
         self._poller.remove(handle.pidfd)
-        with self._lock:  # `revoke` in another thread may be about to look into its pipe
+        with self.lock:  # `revoke` in another thread may be about to look into its pipe
             handle.dead = True
             self.returned += handle.flight.values()
             handle.flight.clear()

@@ -30,6 +30,7 @@ import logging
 import os
 import pickle
 import select
+import threading
 import time
 import weakref
 from collections import deque
@@ -38,7 +39,7 @@ from typing import TYPE_CHECKING, Any
 from taskrun.engine import channel
 from taskrun.engine.dispatch import PULLED, RECALLED, Dispatcher
 from taskrun.engine.fleet import Fleet
-from taskrun.engine.handle import Guard, Handle
+from taskrun.engine.handle import Handle
 from taskrun.engine.poller import LAUNCHER, WAKE, Poller
 from taskrun.exceptions import load_exception
 from taskrun.serialization import load_result
@@ -74,7 +75,9 @@ class Supervisor:
         context_vars: list[tuple[str, Any]],
     ) -> None:
         self._scheduler = scheduler
-        self._lock = Guard()
+        # Of the flights and token pipes. A lock of C, re-entrant: a signal handler or a destructor may strike the thread that
+        # holds it, in the middle of a change, and ask for a task back; and Ctrl-C must not leave it held.
+        self._lock = threading.RLock()
         self._commands: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._asleep = False
         self._hungry = True
@@ -133,12 +136,10 @@ class Supervisor:
 
     def revoke(self, task: Task) -> bool:
         """Take a task back if no worker has claimed it."""
+        if self._struck():
+            return False  # "not to be had" is a permitted answer
         with self._lock:
             place = task.place
-            if self._lock.depth > 1:
-                # A destructor or signal handler that struck this very thread while it was in here: the pipe may be half
-                # read. "Not to be had" is a permitted answer.
-                return False
             if place is PULLED:
                 task.place = RECALLED
                 return True
@@ -147,12 +148,16 @@ class Supervisor:
             task.place = None
             return True
 
+    def _struck(self) -> bool:
+        """Return True in a destructor or signal handler that struck this very thread in here: the pipe may be half read."""
+        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return] # of C; threading.Condition uses it too
+
     def refresh(self, task: Task) -> None:
         """Look whether a worker has claimed *task*, and report it if so."""
+        if self._struck():
+            return
         with self._lock:
             place = task.place
-            if self._lock.depth > 1:
-                return  # as in `revoke`: the pipe may be half read
             begun = isinstance(place, Handle) and not place.dead and place.has_claimed(task)
         if begun:
             self._scheduler.begin(task)
@@ -372,7 +377,7 @@ class Supervisor:
 
     def close_forked_copy(self) -> None:
         """In a child made by os.fork: close the copies of our descriptors, so that they hold nothing open."""
-        self._lock.reset()
+        self._lock = self._fleet.lock = threading.RLock()  # another thread may have held it
         if not self.closed:
             self._poller.forget_all()
             self._close()

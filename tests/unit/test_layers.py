@@ -14,10 +14,10 @@ import taskrun
 PACKAGE = Path(taskrun.__file__).parent
 
 LAYERS: dict[str, str] = {
-    "values": "errors options retry units cpus threads lifetime importable",
+    "values": "errors options retry units cpus threads lifetime importable bell",
     "core": (
         "task future scheduler closing task_queue timer callbacks room serialization by_value rebuild stand_in blame "
-        "exceptions coroutines progress"
+        "exceptions coroutines progress waiting"
     ),
     "contract": "backends.base",
     "engine": "engine",
