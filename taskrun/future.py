@@ -4,6 +4,7 @@ Locks. The standard class makes a condition for every future; most futures are n
 somebody first asks for it. Until then the state is guarded by one lock for all futures (`_STATE`); from then on by the
 condition. `_STATE` is held while a condition is made, so a state change sees either no condition and no waiter, or the
 condition and every waiter. Order: executor lock, then condition, then `_STATE`. No user code runs under any of them.
+`result` waits at a raw lock (`_gates`, always under `_STATE`), not at the condition: see `bell`.
 
 `_STATE` is re-entrant, as the standard condition is: a signal handler or a destructor may look at a future while the same
 thread is inside.
@@ -15,20 +16,19 @@ import logging
 import os
 import threading
 import time
-from collections import deque
 from concurrent import futures as standard
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
-from concurrent.futures import _base as _standard_base
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from taskrun.bell import new_gate, wait_at
 from taskrun.task import Attempt
 from taskrun.threads import call_soon
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Generator
+    from threading import Lock as Gate
 
     from taskrun.scheduler import Scheduler
     from taskrun.task import Task
@@ -42,8 +42,6 @@ __all__ = [
     "PENDING",
     "RUNNING",
     "Future",
-    "as_completed",
-    "wait",
 ]
 
 T = TypeVar("T")
@@ -54,8 +52,8 @@ CANCELLED = "CANCELLED_AND_NOTIFIED"
 """The standard library splits cancellation in two steps, for workers that notice it late; here one step does both."""
 FINISHED = "FINISHED"
 _DONE = frozenset({"CANCELLED", CANCELLED, FINISHED})
-_TOLD = (CANCELLED, FINISHED)
-"""The states in which `wait` and `as_completed` take a future for done."""
+
+_LOOK_AGAIN = 1.0  # seconds
 
 _STATE = threading.RLock()
 # The standard library's logger and text: programs filter on them.
@@ -84,6 +82,7 @@ class Future(standard.Future[T]):
         "_callbacks",
         "_cond",
         "_exception",
+        "_gates",
         "_records",
         "_result",
         "_scheduler",
@@ -102,6 +101,7 @@ class Future(standard.Future[T]):
         self._result = None
         self._exception = None
         self._cond: threading.Condition | None = None
+        self._gates: tuple[Gate, ...] = ()  # where `result` waits; guarded by `_STATE`
         self._watchers: list[Any] | None = None
         self._callbacks: list[Callable[[standard.Future[T]], object]] | None = None
         self._scheduler = scheduler
@@ -198,10 +198,21 @@ class Future(standard.Future[T]):
         """Return once the future is done; raise TimeoutError when it is not by then."""
         if self._state in _DONE:
             return
-        condition = self._condition
-        with self._wait_context(), condition:
-            if not condition.wait_for(self.done, timeout):
-                raise TimeoutError
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._wait_context():
+            with _STATE:
+                if self._state in _DONE:
+                    return
+                gate = new_gate()
+                self._gates = (*self._gates, gate)
+            # In slices: a client that reaches into `_state` and `_condition` knows nothing of gates.
+            while not wait_at(gate, _LOOK_AGAIN if deadline is None else min(_LOOK_AGAIN, deadline - time.monotonic())):
+                if self._state in _DONE:
+                    return
+                if deadline is not None and time.monotonic() >= deadline:
+                    with _STATE:
+                        self._gates = tuple(other for other in self._gates if other is not gate)
+                    raise TimeoutError
 
     def _wait_context(self) -> AbstractContextManager[object]:
         """Return the context in which to wait; raises RuntimeError where the wait could never end."""
@@ -270,6 +281,7 @@ class Future(standard.Future[T]):
             if self._state == PENDING:
                 self._state = "CANCELLED"  # two steps for hand-made futures: set_running_or_notify_cancel is the second
                 self._condition.notify_all()
+        self._open_gates()
         self._invoke_callbacks()
         return True
 
@@ -337,6 +349,8 @@ class Future(standard.Future[T]):
                 self._result = result
                 self._exception = exception
                 self._state = state
+                if self._gates:
+                    self._open_gates()
                 return True
         with self._condition:
             if self._state in _DONE:
@@ -352,7 +366,15 @@ class Future(standard.Future[T]):
                 else:
                     watcher.add_result(self)
             self._condition.notify_all()
+        self._open_gates()
         return True
+
+    def _open_gates(self) -> None:
+        """Let those go that wait in `result`; the state is final."""
+        with _STATE:
+            gates, self._gates = self._gates, ()
+        for gate in gates:
+            gate.release()
 
     def _call(self, fn: Callable[[standard.Future[T]], object]) -> None:
         try:
@@ -383,108 +405,3 @@ def _attempt(number: int, queued: float, run: tuple[Any, ...] | None, error: Bas
 def _set(done: asyncio.Future[None]) -> None:
     if not done.done():
         done.set_result(None)
-
-
-def _waiting(fs: Iterable[standard.Future[Any]]) -> AbstractContextManager[object]:
-    """Return the context in which a thread may wait for *fs*: checks for cycles and compensates waiting workers."""
-    ours = {f._scheduler: f for f in fs if isinstance(f, Future) and f._scheduler is not None and not f.done()}
-    with ExitStack() as stack:
-        for scheduler, future in ours.items():
-            stack.enter_context(scheduler.waiting(future))
-        return stack.pop_all()
-
-
-def wait(
-    fs: Iterable[standard.Future[T]], timeout: float | None = None, return_when: str = ALL_COMPLETED
-) -> _standard_base.DoneAndNotDoneFutures[T]:
-    """Wait for *fs* as `concurrent.futures.wait` does, at most *timeout* seconds; returns the sets (done, not_done)."""
-    fs = set(fs)
-    done = {f for f in fs if f._state in _TOLD}
-    if (
-        len(done) == len(fs)
-        or (return_when == FIRST_COMPLETED and done)
-        or (return_when == FIRST_EXCEPTION and any(f._state == FINISHED and f.exception() is not None for f in done))
-    ):
-        return _standard_base.DoneAndNotDoneFutures(done, fs - done)
-    only_looks = timeout is not None and timeout <= 0
-    with nullcontext() if only_looks else _waiting(fs):
-        return standard.wait(fs, timeout, return_when)
-
-
-def as_completed(fs: Iterable[standard.Future[T]], timeout: float | None = None) -> Iterator[standard.Future[T]]:
-    """Yield *fs* as they finish, as `concurrent.futures.as_completed` does; raises TimeoutError after *timeout* seconds."""
-    # Not the standard one, which does not tell when it is about to wait. Like it, this keeps no future that it has yielded.
-    end = None if timeout is None else time.monotonic() + timeout
-    arrivals = _Arrivals()
-    try:
-        ready = arrivals.expect(set(fs))
-        while ready:
-            yield ready.popleft()
-        while arrivals.expected:
-            ready = arrivals.wait(end)
-            while ready:
-                yield arrivals.forget(ready.popleft())
-    finally:
-        arrivals.close()
-
-
-class _Arrivals:
-    """Told by futures when they are done (a waiter, as the standard library calls that); keeps them in the order it is told."""
-
-    def __init__(self) -> None:
-        self._told: SimpleQueue[standard.Future[Any]] = SimpleQueue()
-        self.add_result = self.add_exception = self.add_cancelled = self._told.put
-        # By scheduler, so that each wait need not look at every future.
-        self._groups: dict[Scheduler | None, set[standard.Future[Any]]] = {}
-        self._total = self.expected = 0
-
-    def expect(self, fs: set[standard.Future[Any]]) -> deque[standard.Future[Any]]:
-        """Return those of *fs* that are done; the others will tell."""
-        self._total = len(fs)
-        done: deque[standard.Future[Any]] = deque()
-        for future in fs:
-            if future._state not in _TOLD:
-                with future._condition:
-                    if future._state not in _TOLD:
-                        self._group(future).add(future)
-                        waiters: list[Any] = future._waiters
-                        waiters.append(self)
-                        self.expected += 1
-                        continue
-            done.append(future)
-        return done
-
-    def _group(self, future: standard.Future[Any]) -> set[standard.Future[Any]]:
-        return self._groups.setdefault(future._scheduler if isinstance(future, Future) else None, set())
-
-    def wait(self, end: float | None) -> deque[standard.Future[Any]]:
-        """Return those that told since the last call, at least one; raises TimeoutError at *end* (`time.monotonic`)."""
-        left = None if end is None else end - time.monotonic()
-        if left is not None and left <= 0:
-            raise self._too_late()
-        told = deque(self._told.get_nowait() for _ in range(self._told.qsize()))
-        if not told:
-            with _waiting([next(iter(group)) for group in self._groups.values() if group]):
-                try:
-                    told.append(self._told.get(timeout=left))
-                except Empty:
-                    raise self._too_late() from None
-        return told
-
-    def _too_late(self) -> TimeoutError:
-        return TimeoutError(f"{self.expected} (of {self._total}) futures unfinished")
-
-    def forget(self, future: standard.Future[Any]) -> standard.Future[Any]:
-        """Expect *future* no longer, and return it."""
-        self._group(future).discard(future)
-        self.expected -= 1
-        waiters: list[Any] = future._waiters
-        with future._condition:
-            waiters.remove(self)
-        return future
-
-    def close(self) -> None:
-        """Expect nothing any more."""
-        for group in self._groups.values():
-            while group:
-                self.forget(next(iter(group)))

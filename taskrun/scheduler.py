@@ -30,6 +30,7 @@ from taskrun.closing import Closing
 from taskrun.errors import TaskKilledError, TaskTimeoutError
 from taskrun.future import CANCELLED, FINISHED, PENDING, RUNNING, Future
 from taskrun.task import Cause, Run, Task
+from taskrun.threads import acquire_politely
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -241,12 +242,15 @@ class Scheduler(Closing):
     def pull_one(self) -> Task | None:
         """Take one task and begin it: for workers that take one at a time and start it at once."""
         with self.lock:
-            task = self._queue.take_one()
-            if task is None:
-                return None
+            task = self.take_one()
+        self.arm_timer()
+        return task
+
+    def take_one(self) -> Task | None:
+        """Do as `pull_one`, for who holds the lock; follow with `arm_timer` outside of it."""
+        task = self._queue.take_one()
+        if task is not None:
             self._begin(task, time.monotonic())
-        if self._next_deadline < self._armed:
-            self._arm()
         return task
 
     def begin(self, task: Task, when: float | None = None) -> bool:
@@ -256,8 +260,7 @@ class Scheduler(Closing):
                 return False
             if task.begun is None:
                 self._begin(task, time.monotonic() if when is None else when)
-        if self._next_deadline < self._armed:
-            self._arm()
+        self.arm_timer()
         return True
 
     def give_back(self, tasks: Iterable[Task]) -> None:
@@ -292,7 +295,8 @@ class Scheduler(Closing):
         over: list[Task] = []
         failed: list[Outcome] = []
         deadlines = self._deadlines
-        with self.lock:
+        acquire_politely(self.lock)
+        try:
             for outcome in outcomes:
                 task, succeeded, value, _, run = outcome
                 if task.settled:
@@ -307,6 +311,8 @@ class Scheduler(Closing):
                 else:
                     failed.append(outcome)
             ending = self._progress()
+        finally:
+            self.lock.release()
         if over:
             self._let_go(over)
         for outcome in failed:
@@ -381,7 +387,7 @@ class Scheduler(Closing):
     # -- deadlines -------------------------------------------------------------------------------------------------------------
 
     def _begin(self, task: Task, now: float) -> None:
-        """Under the lock; follow with `_arm` outside of it, since it may start the timer's thread."""
+        """Under the lock; follow with `arm_timer` outside of it."""
         task.begun = now
         task.future._state = RUNNING
         timeout = task.options.timeout
@@ -389,6 +395,11 @@ class Scheduler(Closing):
             deadline = self._deadlines[task] = now + timeout
             if deadline < self._next_deadline:
                 self._next_deadline = deadline
+
+    def arm_timer(self) -> None:
+        """See to it that the timer looks at the deadlines in time. Not under the lock: it may start the timer's thread."""
+        if self._next_deadline < self._armed:
+            self._arm()
 
     def _arm(self) -> None:
         with self.lock:
@@ -406,8 +417,7 @@ class Scheduler(Closing):
                 del self._deadlines[task]
             self._armed = math.inf
             self._next_deadline = min(self._deadlines.values(), default=math.inf)
-        if self._next_deadline < self._armed:
-            self._arm()
+        self.arm_timer()
         for task in due:
             self._expire(task, now)
 

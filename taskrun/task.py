@@ -195,11 +195,11 @@ class CancelFlag(Protocol):
 class CurrentTask:
     """What running code can ask about itself; `taskrun.current_task()` returns it."""
 
-    __slots__ = ("_flag", "_rng", "_seed", "_seed_root", "attempt", "deadline", "index", "name", "workers")
+    __slots__ = ("_flag", "_name", "_rng", "_seed", "_seed_root", "attempt", "deadline", "index", "workers")
 
     def __init__(
         self,
-        name: str,
+        name: str | Callable[..., Any],
         index: int,
         attempt: int,
         deadline: float | None,
@@ -207,7 +207,7 @@ class CurrentTask:
         flag: CancelFlag,
         workers: int = 1,
     ) -> None:
-        self.name = name
+        self._name = name  # or the function that it is the name of: to look it up costs as much as a tiny task
         self.index = index
         self.attempt = attempt
         """1 for the first."""
@@ -219,6 +219,11 @@ class CurrentTask:
         self._flag = flag
         self._seed: int | None = None
         self._rng: random.Random | None = None
+
+    @property
+    def name(self) -> str:
+        """The name given with `options(name=...)`, or the function's."""
+        return self._name if isinstance(self._name, str) else function_name(self._name)
 
     @property
     def cancelled(self) -> bool:

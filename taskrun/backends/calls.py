@@ -28,7 +28,7 @@ def call(scheduler: Scheduler, task: Task, worker: str, runner: CoroutineRunner)
     begun, soft = task.begun, options.soft_timeout
     deadline = None if options.timeout is None or begun is None else begun + options.timeout
     workers = scheduler.settings.max_workers
-    current = CurrentTask(task.name, task.index, task.number, deadline, task.seed_root, task, workers)
+    current = CurrentTask(options.name or fn, task.index, task.number, deadline, task.seed_root, task, workers)
     error: BaseException | None = None
     value: Any = None
     alarm = None
@@ -38,7 +38,7 @@ def call(scheduler: Scheduler, task: Task, worker: str, runner: CoroutineRunner)
         if soft is not None:
             from taskrun.backends.soft_timeout import SoftTimeout
 
-            alarm = SoftTimeout(scheduler.timer, soft, task.name, task.number)
+            alarm = SoftTimeout(scheduler.timer, soft, current.name, task.number)
         try:
             # A copy, since a retry starts from the submitter's context again, not from what this attempt left.
             if context is None:

@@ -18,7 +18,7 @@ from taskrun.backends.base import Backend, Capabilities
 from taskrun.backends.calls import call
 from taskrun.coroutines import CoroutineRunner
 from taskrun.errors import TaskKilledError, TaskTimeoutError
-from taskrun.threads import OwnThread
+from taskrun.threads import OwnThread, acquire_politely
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +75,9 @@ class ThreadBackend(Backend):
     def wake(self) -> None:
         """Let parked workers go or start new ones, one for each task that nobody is coming for."""
         scheduler = self._scheduler
+        # Without the lock: who parks has looked into the queue under it, after this task was put there or before we look.
+        if not self._parked and len(self._workers) >= self._target:
+            return
         try:
             while True:
                 with scheduler.lock:
@@ -158,8 +161,7 @@ class ThreadBackend(Backend):
             if task is None:
                 continue
             outcome = call(scheduler, task, worker.name, worker.runner)
-            with scheduler.lock:
-                worker.task = None
+            worker.task = None
             scheduler.settle((outcome,))
             del task, outcome  # an idle worker keeps nothing alive
             done += 1
@@ -193,16 +195,21 @@ class ThreadBackend(Backend):
         """Give *worker* a task, sleeping until there is one; False: leave."""
         scheduler = self._scheduler
         while True:
-            with scheduler.lock:
+            acquire_politely(scheduler.lock)
+            try:
                 self._arrived(worker)
                 if worker.abandoned or len(self._workers) > self._target:
                     return False
-                worker.task = scheduler.pull_one()
-                if worker.task is not None:
-                    return True
-                if self._closing:
-                    return False
-                self._parked.append(worker)
+                worker.task = scheduler.take_one()
+                if worker.task is None:
+                    if self._closing:
+                        return False
+                    self._parked.append(worker)
+            finally:
+                scheduler.lock.release()
+            if worker.task is not None:
+                scheduler.arm_timer()
+                return True
             worker.gate.acquire()
 
     def _leave(self, worker: _Worker) -> None:

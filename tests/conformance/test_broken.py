@@ -41,8 +41,8 @@ class _Meddler:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._scheduler, name)
 
-    def pull_one(self) -> Task | None:
-        task = self._scheduler.pull_one()
+    def take_one(self) -> Task | None:
+        task = self._scheduler.take_one()
         if task is not None:
             self._backend.before(task)
         return task
@@ -249,10 +249,17 @@ class CallsItACrash(Broken):
 class WaitsInTheWorker(Broken):
     """Sleeps through the back-off where the task ran."""
 
-    def after(self, outcome: Outcome) -> Outcome:
-        if not outcome[1]:
-            time.sleep(0.6)
-        return outcome
+    def before(self, task: Task) -> None:
+        fn = task.fn
+
+        def sleeping(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return fn(*args, **kwargs)
+            except OSError:
+                time.sleep(0.6)
+                raise
+
+        task.fn = sleeping
 
 
 class NoLimit(Broken):
