@@ -50,6 +50,16 @@ class SurroundingsBehaviours(Behaviours):
             finally:
                 tasks.VARIABLE.reset(token)
 
+    def test_in_this_process_all_context_variables_are_the_submitters(self) -> None:
+        with self.executor() as ex:
+            token = tasks.VARIABLE.set("submitter's")
+            try:
+                there = ex.submit(tasks.read_variable).result(self.patience)
+                assert list(ex.map(tasks.read_variable, range(3))) == [there] * 3
+            finally:
+                tasks.VARIABLE.reset(token)
+            assert there == ("unset" if ex.capabilities.processes else "submitter's")
+
     @pytest.mark.parametrize("inner", ["serial", "thread", "process"])
     def test_a_task_can_use_an_executor_of_its_own(self, inner: str) -> None:
         with self.executor() as ex:

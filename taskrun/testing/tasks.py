@@ -172,7 +172,7 @@ def raise_stubborn() -> None:
     raise StubbornError("stubborn")
 
 
-def read_variable() -> str:
+def read_variable(_: object = None) -> str:
     return VARIABLE.get()
 
 

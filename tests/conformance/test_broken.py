@@ -345,6 +345,7 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_a_map_seeds_its_items_by_their_position": (NoCurrentTask,),
     "test_a_task_knows_its_name_and_its_deadline": (NoCurrentTask,),
     "test_context_variables": (NoContext,),
+    "test_in_this_process_all_context_variables_are_the_submitters": (NoContext,),
     "test_a_task_can_use_an_executor_of_its_own": (WrongValue,),
     # workers
     "test_max_workers_must_be_positive": (WrongValue,),

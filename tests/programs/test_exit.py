@@ -1,0 +1,221 @@
+"""How programs end: at exit, by the garbage collector, in forked children, in the middle of everything."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+from running import BACKENDS, gone
+
+if TYPE_CHECKING:
+    from running import Program
+
+on_every_backend = pytest.mark.parametrize("backend", BACKENDS)
+concurrent = pytest.mark.parametrize("backend", BACKENDS[1:])
+
+
+@concurrent
+def test_at_exit_everything_submitted_runs_retries_and_callbacks_included(program: Program, backend: str) -> None:
+    code = """
+import os, taskrun, time
+def work(i):
+    time.sleep(0.01)
+    if taskrun.current_task().attempt == 1 and i == 3:
+        raise OSError("once")
+    return i
+ex = taskrun.Executor(max_workers=2)
+again = ex.options(retry=taskrun.Retry(max_attempts=2, on=OSError, initial=0.05))
+done = []
+for i in range(10):
+    again.submit(work, i).add_done_callback(lambda f: os.write(1, f"{f.result()} ".encode()))
+while not ex.stats()["retried"]: time.sleep(0.001)  # Python 3.12.0 to 3.12.2 start no thread at exit: the timer's is there
+"""
+    out = program.prints(code, env={"TASKRUN_BACKEND": backend})
+    assert sorted(map(int, out.split())) == list(range(10))
+
+
+@on_every_backend
+def test_what_user_threads_submit_at_exit_is_refused_clearly(program: Program, backend: str) -> None:
+    code = """
+import taskrun, threading
+ex = taskrun.Executor(max_workers=1)
+ex.submit(abs, -1).result()
+def late():
+    threading.main_thread().join()
+    while not ex.closed: pass
+    try:
+        ex.submit(abs, -2)
+    except RuntimeError as error:
+        print(error, flush=True)
+threading.Thread(target=late).start()
+"""
+    expected = "cannot schedule new futures after interpreter shutdown\n"
+    assert program.prints(code, env={"TASKRUN_BACKEND": backend}) == expected
+
+
+@on_every_backend
+def test_exit_handlers_of_the_program_come_after_the_work(program: Program, backend: str) -> None:
+    code = """
+import atexit, taskrun
+def late():
+    try:
+        ex.submit(abs, -2)
+    except RuntimeError as error:
+        print(future.result(), error)
+atexit.register(late)
+ex = taskrun.Executor(max_workers=1)
+future = ex.submit(abs, -1)
+"""
+    expected = "1 cannot schedule new futures after interpreter shutdown\n"
+    assert program.prints(code, env={"TASKRUN_BACKEND": backend}) == expected
+
+
+@concurrent
+def test_an_executor_dropped_with_work_to_do_does_it_and_ends_its_workers(program: Program, backend: str) -> None:
+    code = """
+import gc, os, taskrun, threading, time, weakref
+ex = taskrun.Executor(max_workers=2)
+pids = {f.result() for f in [ex.submit(os.getpid) for _ in range(20)]}
+futures = [ex.submit(time.sleep, 0.01) for _ in range(20)]
+alive = weakref.ref(ex)
+del ex
+gc.collect()
+print(alive() is None, all(f.exception() is None for f in futures))
+def left():
+    ours = [t.name for t in threading.enumerate() if t.name.startswith(("taskrun-thread", "taskrun-process"))]
+    workers = [pid for pid in pids if pid != os.getpid() and os.path.exists(f"/proc/{pid}")]
+    return ours + workers
+end = time.monotonic() + 20
+while left() and time.monotonic() < end: time.sleep(0.005)
+print(left())
+"""
+    assert program.prints(code, env={"TASKRUN_BACKEND": backend}) == "True True\n[]\n"
+
+
+@on_every_backend
+def test_a_forked_child_is_told_that_its_copy_is_no_use_and_ends_well(program: Program, backend: str) -> None:
+    code = """
+import os, taskrun, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later warn of any fork with threads
+ex = taskrun.Executor(max_workers=1)
+before = ex.submit(abs, -1)
+before.result()
+waiting = ex.submit(abs, -2)
+pid = os.fork()
+if pid == 0:
+    for use in (lambda: ex.submit(abs, -3), lambda: ex.map(abs, [-3])):
+        try:
+            use()
+        except RuntimeError as error:
+            print("made before the fork" in str(error), flush=True)
+    print(before.result(), flush=True)
+    ex.shutdown()
+    with taskrun.Executor(max_workers=1) as own:
+        print(own.submit(abs, -4).result(), flush=True)
+    raise SystemExit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), waiting.result(), ex.submit(abs, -5).result())
+"""
+    out = program.prints(code, env={"TASKRUN_BACKEND": backend})
+    assert out.split("\n") == ["True", "True", "1", "4", "7 2 5", ""]
+
+
+@concurrent
+def test_a_child_that_exits_at_once_disturbs_nothing(program: Program, backend: str) -> None:
+    code = """
+import os, sys, taskrun, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+with taskrun.Executor(max_workers=2) as ex:
+    futures = [ex.submit(time.sleep, 0.005) for _ in range(50)]
+    for ending in (os._exit, sys.exit) * 3:
+        pid = os.fork()
+        if pid == 0:
+            ending(0)
+        os.waitpid(pid, 0)
+    print([f.exception() for f in futures] == [None] * 50, list(ex.map(abs, [-1])))
+"""
+    assert program.prints(code, env={"TASKRUN_BACKEND": backend}) == "True [1]\n"
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_children_of_multiprocessing_use_executors_of_their_own(program: Program, method: str) -> None:
+    code = f"""
+import multiprocessing, taskrun, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+def child(backend):
+    with taskrun.Executor(backend, max_workers=2) as ex:
+        assert list(ex.map(abs, [-1, -2])) == [1, 2]
+if __name__ == "__main__":
+    with taskrun.Executor("process", max_workers=1) as ex:
+        ex.submit(abs, -1).result()
+        for backend in ("serial", "thread", "process"):
+            process = multiprocessing.get_context({method!r}).Process(target=child, args=(backend,))
+            process.start()
+            process.join()
+            print(process.exitcode)
+"""
+    assert program.prints(code) == "0\n0\n0\n"
+
+
+def test_os_exit_in_the_middle_leaves_no_worker(program: Program) -> None:
+    code = """
+import os, taskrun, time
+ex = taskrun.Executor("process", max_workers=2)
+pids = {f.result() for f in [ex.submit(os.getpid) for _ in range(20)]}
+ex.submit(time.sleep, 60)
+print(*pids, flush=True)
+os._exit(5)
+"""
+    status, out, err = program.run(code)
+    assert (status, err) == (5, "")
+    assert all(gone(int(pid)) for pid in out.split())
+
+
+@on_every_backend
+def test_sys_exit_in_a_task_is_its_outcome(program: Program, backend: str) -> None:
+    code = """
+import sys, taskrun
+with taskrun.Executor(max_workers=1) as ex:
+    print(repr(ex.submit(sys.exit, 3).exception()), ex.submit(abs, -1).result())
+"""
+    assert program.prints(code, env={"TASKRUN_BACKEND": backend}) == "SystemExit(3) 1\n"
+
+
+@concurrent
+def test_an_abandoned_task_holds_up_neither_shutdown_nor_exit(program: Program, backend: str) -> None:
+    code = """
+import taskrun, time
+with taskrun.Executor(max_workers=1) as ex:
+    future = ex.options(timeout=0.05).submit(time.sleep, 60)
+    print(type(future.exception()).__name__, ex.submit(abs, -1).result())
+"""
+    assert program.prints(code, env={"TASKRUN_BACKEND": backend}) == "TaskTimeoutError 1\n"
+
+
+def test_the_template_process_ends_with_the_program(program: Program) -> None:
+    code = """
+import os, taskrun
+from taskrun.engine.launch import TEMPLATE
+with taskrun.Executor("process", max_workers=1) as ex:
+    ex.submit(abs, -1).result()
+print(TEMPLATE.pid)
+"""
+    assert gone(int(program.prints(code)))
+
+
+def test_standard_output_that_is_gone_is_the_programs_trouble_only(program: Program) -> None:
+    code = """
+import taskrun
+with taskrun.Executor("process", max_workers=2) as ex:
+    for i in range(100000): print(ex.submit(abs, -i).result())
+"""
+    reading, writing = os.pipe()
+    process = program.start(program.write("program.py", code), stdout=writing)
+    os.close(writing)
+    os.read(reading, 10)
+    os.close(reading)
+    status, _, err = program.end(process)
+    assert status in (1, 120)
+    assert "BrokenPipeError" in err
+    assert status != -signal.SIGPIPE
