@@ -33,9 +33,13 @@ if TYPE_CHECKING:
     from taskrun.progress import Reporter
     from taskrun.scheduler import Scheduler
 
-__all__ = ["Feed"]
+__all__ = ["Feed", "InputWaitsForItselfError"]
 
 _READING = 0.001  # seconds of reading after which results that are there come first; an item that takes them is slow
+
+
+class InputWaitsForItselfError(RuntimeError):
+    """The input asked for a result that would have to come from what it has not given yet."""
 
 
 class Feed:
@@ -218,12 +222,17 @@ class Feed:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             with self._lock:
-                if self._queue and not self._lacking():
-                    return self._pop()
-            self._pump(reading=True)
+                future = self._pop() if self._queue else None
+                lacking = self._lacking()
+            # The room that this one leaves is filled before the caller works on it; but a result that is there does not wait
+            # for an input known as slow.
+            if lacking and not (future is not None and self._slow and future.done()):
+                self._pump(reading=True)
+            if future is not None:
+                return future
             with self._lock:
                 if self._queue:
-                    return self._pop()
+                    continue
                 running = next(iter(self._open), None)
                 if running is None and self._over():
                     return None
@@ -239,7 +248,7 @@ class Feed:
     def _over(self) -> bool:
         """Return True at the end, raise the error that brought it about. Under the lock, with nothing to hand out."""
         if self._pumping and self._pump_thread == threading.get_ident():
-            raise RuntimeError("the input of a map asks for the next result of the same map, and none is under way")
+            raise InputWaitsForItselfError("the input of a map asks for the next result of the same map, and none is under way")
         if self._pumping or not self._exhausted:
             return False
         if self._error is not None:

@@ -7,7 +7,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from taskrun.errors import UnfinishedMapWarning
-from taskrun.map_feed import Feed
+from taskrun.map_feed import Feed, InputWaitsForItselfError
 from taskrun.progress import Reporter
 from taskrun.threads import call_soon
 
@@ -66,6 +66,7 @@ class MapResults(Generic[T]):
         if feed is None:
             raise StopIteration
         self._asked = True
+        future: Future[Any] | None = None
         try:
             future = feed.take(self._left())
             if future is None:
@@ -74,9 +75,15 @@ class MapResults(Generic[T]):
                 value: T = _outcome(future, self._left(), as_value=feed.options.return_exceptions)
                 feed.taken(value)
                 return value
+        except InputWaitsForItselfError:  # raised in the input; it ends the map in its place, if the input lets it through
+            raise
         except BaseException:
+            if future is not None:
+                future.cancel()  # it was waited for in vain
             self.close()
             raise
+        finally:
+            del future  # an exception must not be kept alive by the frames in its own traceback
         raise StopIteration
 
     def _left(self) -> float | None:

@@ -52,12 +52,16 @@ def call(scheduler: Scheduler, task: Task, worker: str, runner: CoroutineRunner)
         # Without this frame in the traceback, which would close a cycle: exception -> traceback -> frame -> exception.
         error = raised.with_traceback(raised.__traceback__ and raised.__traceback__.tb_next)
     run = (worker, started, time.monotonic() - started, time.thread_time() - cpu, None)
-    if error is None:
-        return task, True, value, None, run
-    timed_out = alarm.public(error) if alarm is not None else None
-    if timed_out is not None:
-        return task, False, timed_out, "timeout", run
-    return task, False, error, "raised", run
+    try:
+        if error is None:
+            return task, True, value, None, run
+        timed_out = alarm.public(error) if alarm is not None else None
+        if timed_out is not None:
+            return task, False, timed_out, "timeout", run
+        return task, False, error, "raised", run
+    finally:
+        # The frames of the task's traceback lead back to this one: it must not lead to the error again.
+        del task, fn, args, kwargs, context, current, error, value, alarm
 
 
 def _enter(
@@ -69,3 +73,4 @@ def _enter(
         return runner.run(value) if type(value) is CoroutineType else value
     finally:
         entered.reset(token)
+        del current, token  # they lead to the task, and from there to the error in whose traceback this frame is

@@ -49,6 +49,7 @@ class SerialBackend(Backend):
                 setting="check_pickle",
                 allowed="True or False",
             )
+        self._inside: set[int] = set()  # identifiers of the threads that run a task; each adds and removes its own
         self._ready = False
         self._starting = threading.RLock()  # one thread runs the initializer, the others wait for it
         self._runners: dict[int, CoroutineRunner] = {}  # by thread: each enters its own item only, `shutdown` takes all
@@ -76,8 +77,19 @@ class SerialBackend(Backend):
         self._scheduler.initializer_ok()
         return True
 
+    def owns_current_thread(self) -> bool:
+        """Return True in a task."""
+        return threading.get_ident() in self._inside
+
     def _run(self, task: Task) -> None:
-        outcome = self._call_pickled(task) if self._check_pickle else self._call(task)
+        me = threading.get_ident()
+        nested = me in self._inside
+        self._inside.add(me)
+        try:
+            outcome = self._call_pickled(task) if self._check_pickle else self._call(task)
+        finally:
+            if not nested:
+                self._inside.discard(me)
         _, succeeded, error, _, run = outcome
         limit = task.options.timeout
         elapsed = 0.0 if run is None else run[2]

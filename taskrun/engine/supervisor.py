@@ -194,6 +194,7 @@ class Supervisor:
         while self._commands:
             what, args = self._commands.popleft()
             what(*args)
+            del what, args  # they may hold a task, and this frame lives on
         self._report()
         self._hungry = self._dispatcher.feed()
         now = time.monotonic()
@@ -285,6 +286,7 @@ class Supervisor:
             for header, payload in frames:
                 answers.append((flight.pop(header[2], None), header, payload))
             head = next(iter(flight.values()), None)
+            handle.seen = None if handle.seen is not head else head  # an idle worker keeps no task
         outcomes, label, loads = self._fleet.outcomes, handle.label, pickle.loads
         size = 0
         for task, header, payload in answers:

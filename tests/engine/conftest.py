@@ -1,29 +1,24 @@
-"""What the engine's tests share: executors that are surely ended, a wire to running tasks, a look for leftovers."""
+"""What the engine's tests share: executors that are surely ended, a wire to running tasks."""
 
 from __future__ import annotations
 
 import os
 import select
-import signal
 import subprocess
 import sys
-import threading
 import time
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from patience import PATIENCE
 
 import taskrun
-from taskrun.engine.launch import TEMPLATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 20.0
-"""Seconds after which something that takes milliseconds is believed to hang."""
 
 
 class Wire:
@@ -64,7 +59,7 @@ def wire(tmp_path: Path) -> Iterator[Wire]:
 
 
 @pytest.fixture
-def make(_nothing_left: None) -> Iterator[Callable[..., taskrun.Executor]]:
+def make() -> Iterator[Callable[..., taskrun.Executor]]:
     """Make executors on the process backend; those still open at the end are killed."""
     made: list[taskrun.Executor] = []
 
@@ -75,72 +70,6 @@ def make(_nothing_left: None) -> Iterator[Callable[..., taskrun.Executor]]:
     yield executor
     for each in made:
         each.kill_workers()
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left() -> Iterator[None]:
-    """No worker and no thread of the engine outlives a test."""
-    yield
-    deadline = time.monotonic() + PATIENCE
-    while leftovers() and time.monotonic() < deadline:
-        time.sleep(0.002)  # processes that were killed without anybody waiting for them
-    assert not leftovers()
-
-
-def leftovers() -> list[str]:
-    """Return the processes and threads of the engine that are alive, the process-wide helpers excepted."""
-    # The template, and the resource tracker of multiprocessing, which tests of adapted executors have it start.
-    helpers = {TEMPLATE.pid, resource_tracker._resource_tracker._pid}
-    found = [f"process {pid}" for pid in children(os.getpid()) if pid not in helpers]
-    if TEMPLATE.pid is not None:
-        found += [f"worker {pid}" for pid in children(TEMPLATE.pid)]
-    ours = [thread.name for thread in threading.enumerate() if thread.name.startswith("taskrun-process")]
-    return found + ours
-
-
-def children(parent: int) -> list[int]:
-    """Return the pids of the children of a process, dead ones included that nobody has reaped."""
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            try:
-                fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[1]) == parent:
-                found.append(int(entry))
-    return found
-
-
-def gone(pid: int) -> bool:
-    """Wait for the end of any process; False when it does not come."""
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([fd], [], [], PATIENCE)[0])
-    finally:
-        os.close(fd)
-
-
-def stopped(pid: int) -> None:
-    """Stop a process with SIGSTOP and wait until it stands."""
-    os.kill(pid, signal.SIGSTOP)
-    deadline = time.monotonic() + PATIENCE
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"T", "t"}:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-
-
-def eventually(condition: Callable[[], object]) -> bool:
-    """Wait for something that nobody announces."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.002)
-    return True
 
 
 class Script:

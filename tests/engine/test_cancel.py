@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import jobs
 import pytest
-from conftest import eventually
+from patience import eventually
 
 import taskrun
 from taskrun.engine import channel
@@ -20,7 +20,7 @@ from taskrun.engine.handle import Handle
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from conftest import Wire
+    from patience import Wire
 
 
 def hold_or_log(i: int, file: str, path: str | None = None) -> int:

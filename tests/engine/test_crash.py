@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import jobs
 import pytest
-from conftest import eventually, gone
+from patience import eventually, gone
 
 import taskrun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Wire
+    from patience import Wire
 
 
 def test_suicides_among_many_tasks_fail_alone_and_nothing_is_lost_or_run_twice(make: Callable, tmp_path: Path) -> None:

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jobs
-from conftest import eventually, gone
+from patience import eventually, gone
 
 import taskrun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Wire
+    from patience import Wire
 
 
 def test_no_worker_runs_more_tasks_than_max_tasks_per_child(make: Callable) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import jobs
 import pytest
-from conftest import eventually, gone, stopped
+from patience import eventually, gone, stopped
 
 import taskrun
 from taskrun.engine.handle import Handle
@@ -20,7 +20,7 @@ from taskrun.engine.stopping import Stop
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from conftest import Wire
+    from patience import Wire
 
 
 class TestTimeout:

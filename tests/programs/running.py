@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -67,15 +66,3 @@ class Program:
                 os.killpg(process.pid, signal.SIGKILL)
             process.kill()
             process.communicate()
-
-
-def gone(pid: int) -> bool:
-    """Wait for the end of any process; False when it does not come."""
-    try:
-        fd = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([fd], [], [], PATIENCE)[0])
-    finally:
-        os.close(fd)

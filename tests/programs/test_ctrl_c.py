@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from running import PATIENCE, gone
+from patience import gone
+from running import PATIENCE
 
 if TYPE_CHECKING:
     import subprocess

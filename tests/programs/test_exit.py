@@ -7,7 +7,8 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from running import BACKENDS, gone
+from patience import gone
+from running import BACKENDS
 
 if TYPE_CHECKING:
     from running import Program

@@ -47,6 +47,17 @@ class TestWhatClientsReachInto:
             future._exception = LookupError("lost")
         assert str(future.exception()) == "lost"
 
+    def test_who_waits_sees_a_state_that_is_set_from_outside(self, make: Make) -> None:
+        future = make()
+        found: list[int] = []
+        thread = waiting_for(future, lambda: found.append(future.result(PATIENCE)))
+        with future._condition:
+            future._result = 7
+            future._state = "FINISHED"
+            future._condition.notify_all()
+        thread.join(PATIENCE)
+        assert found == [7]
+
     def test_another_condition_can_be_set(self, make: Make) -> None:
         future = make()
         mine = future._condition = threading.Condition()
@@ -125,7 +136,14 @@ class TestOnlyOurs:
         future: taskrun.Future[int] = taskrun.Future()
         future.set_result(5)
         assert (future.result(), future.done(), future.exception()) == (5, True, None)
-        assert (future._cond, future._watchers, future._callbacks) == (None, None, None)
+        assert (future._cond, future._gates, future._watchers, future._callbacks) == (None, (), None, None)
+
+    def test_who_waits_in_vain_leaves_nothing(self) -> None:
+        future: taskrun.Future[int] = taskrun.Future()
+        for ask in (future.result, future.exception):
+            with pytest.raises(TimeoutError):
+                ask(0.001)
+        assert (future._cond, future._gates) == (None, ())
 
     @pytest.mark.parametrize(
         ("touch", "before"),

@@ -73,24 +73,6 @@ class TestInput:
         with pytest.raises(RuntimeError, match="asks for the next result of the same map"):
             list(results)
 
-    def test_a_slow_one_does_not_hold_back_results_that_are_there(self, threads: taskrun.Executor) -> None:
-        more = threading.Event()
-        seen = threading.Event()
-
-        def slow() -> Iterator[int]:
-            yield 1
-            more.wait(0.002)  # slow enough to be seen as slow
-            yield 2
-            assert seen.wait(PATIENCE), "the first results were not handed out before this was read"
-            yield 3
-
-        results = threads.map(abs, slow(), buffersize=2)
-        until(lambda: threads.stats()["succeeded"] == 2)
-        assert next(results) == 1
-        assert next(results) == 2
-        seen.set()
-        assert list(results) == [3]
-
     def test_it_is_let_go_when_the_map_is_over(self, threads: taskrun.Executor) -> None:
         closed = []
 

@@ -1,0 +1,124 @@
+"""What a test may have left behind: threads, child processes, file descriptors. Linux; elsewhere threads only."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import traceback
+from multiprocessing import resource_tracker
+from pathlib import Path
+
+from patience import PATIENCE
+
+__all__ = ["Inventory", "children"]
+
+HELPER_THREADS = {
+    "taskrun-janitor": "one for the process: does what destructors must not do themselves",
+}
+
+
+class Inventory:
+    """What there was at one moment."""
+
+    def __init__(self) -> None:
+        self.threads = set(threading.enumerate())
+        self.processes = set(_processes())
+        self.descriptors = _descriptors()
+
+    def left(self) -> list[str]:
+        """Return what is there now and was not then, the process-wide helpers excepted."""
+        found = []
+        for thread in set(threading.enumerate()) - self.threads:
+            if thread.name not in HELPER_THREADS:
+                found.append(f"thread {thread.name}{_stack(thread)}")
+        found += [f"process {pid}: {_command(pid)}" for pid in _processes() if pid not in self.processes]
+        helpers = _helpers_descriptors()
+        for fd, target in _descriptors().items():
+            if self.descriptors.get(fd) != target and fd not in helpers:
+                found.append(f"descriptor {fd}: {target}")
+        return found
+
+    def left_for_good(self) -> list[str]:
+        """Return what is left of what had time to end."""
+        deadline = time.monotonic() + PATIENCE
+        collected = False
+        while found := self.left():
+            if time.monotonic() > deadline:
+                return found
+            if not collected:
+                import gc
+
+                gc.collect()  # what a reference cycle holds is not lost
+                collected = True
+            time.sleep(0.002)
+        return []
+
+
+def _template_pid() -> int | None:
+    """Return the process from which workers are forked: one for the interpreter, kept for the next executor."""
+    launch = sys.modules.get("taskrun.engine.launch")
+    return None if launch is None else launch.TEMPLATE.pid
+
+
+def _helpers_descriptors() -> set[int]:
+    """Return the descriptors of the process-wide helpers: of the template, and of multiprocessing's resource tracker."""
+    fds = {resource_tracker._resource_tracker._fd}
+    launch = sys.modules.get("taskrun.engine.launch")
+    if launch is not None:
+        control = launch.TEMPLATE._control
+        fds |= {launch.TEMPLATE._pidfd, None if control is None else control.fileno()}
+    return {fd for fd in fds if fd is not None}
+
+
+def _processes() -> list[int]:
+    """Return our children and the template's, dead ones that nobody has reaped included, but not the helpers."""
+    template = _template_pid()
+    parents = {os.getpid()} if template is None else {os.getpid(), template}
+    return [pid for pid in children(*parents) if pid not in {template, resource_tracker._resource_tracker._pid}]
+
+
+def children(*parents: int) -> list[int]:
+    """Return the pids of the children of these processes, dead ones included that nobody has reaped."""
+    found: list[int] = []
+    try:
+        pids = [name for name in os.listdir("/proc") if name.isdigit()]
+    except OSError:
+        return found
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as stat:
+                parent = int(stat.read().rpartition(b")")[2].split()[1])
+        except OSError:
+            continue
+        if parent in parents:
+            found.append(int(pid))
+    return found
+
+
+def _descriptors() -> dict[int, str]:
+    """Return where each open descriptor leads; for sockets and pipes a number that is never used again."""
+    found = {}
+    try:
+        names = os.listdir("/proc/self/fd")
+    except OSError:
+        return found
+    for name in names:
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:  # that of the listing itself
+            continue
+    return found
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip() or "a zombie"
+    except OSError:
+        return "gone"
+
+
+def _stack(thread: threading.Thread) -> str:
+    frame = sys._current_frames().get(thread.ident or 0)
+    return "" if frame is None else "\n" + "".join(traceback.format_stack(frame))

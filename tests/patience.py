@@ -1,0 +1,49 @@
+"""Waiting in tests: for what nobody announces, with a limit that only turns a hang into a failure."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["PATIENCE", "eventually", "gone", "stopped"]
+
+PATIENCE = 20.0
+"""Seconds after which something that takes milliseconds is believed to hang."""
+
+
+def gone(pid: int) -> bool:
+    """Wait for the end of any process; False when it does not come."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([fd], [], [], PATIENCE)[0])
+    finally:
+        os.close(fd)
+
+
+def stopped(pid: int) -> None:
+    """Stop a process with SIGSTOP and wait until it stands."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + PATIENCE
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"T", "t"}:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+def eventually(condition: Callable[[], object]) -> bool:
+    """Wait for something that nobody announces."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True
