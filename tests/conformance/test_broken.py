@@ -63,6 +63,8 @@ class Broken(ThreadBackend):
     lost: ClassVar[list[tuple[Scheduler, Outcome]]] = []
     """What was kept back; reported after the test, or the interpreter would wait for it at its exit."""
 
+    mend: ClassVar[list[Callable[[], object]]] = []
+    """What is called after the test, for what would go on for ever else."""
     worse: ClassVar[dict[str, Any]] = {}
     """Settings that it puts in the place of the user's."""
 
@@ -175,6 +177,7 @@ class CountsTheDead(Broken):
             task.settled = True
 
         scheduler._queue.skip = early  # type: ignore[method-assign]
+        self.mend.append(scheduler._queue.clean)
 
 
 class DeafToShutdown(Broken):
@@ -397,3 +400,5 @@ def test_the_behaviour_fails_on_a_broken_backend(
         while Broken.lost:
             scheduler, outcome = Broken.lost.pop()
             scheduler.settle((outcome,))
+        while Broken.mend:
+            Broken.mend.pop()()
