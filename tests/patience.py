@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PATIENCE", "eventually", "gone", "stopped"]
 
-PATIENCE = 1.0
+PATIENCE = 20.0
 """Seconds after which something that takes milliseconds is believed to hang."""
 
 
