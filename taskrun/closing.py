@@ -144,15 +144,13 @@ class Closing:
     def _resolve(self, task: Task, state: str, value: Any, error: BaseException | None) -> None:
         """Settle the future of *task* for good. Under the lock; follow with `_progress`, then `_let_go` outside of it."""
         future = task.future
+        # Counted first, with no call in between: Ctrl-C finds either all of it done or nothing (see `Scheduler.cancel`).
         future._task = None
-        future._finish(state, value, error)
         self._open -= 1
-        if state == FINISHED:
-            self.counts["succeeded" if error is None else "failed"] += 1
-            if future._callbacks:
-                self.callbacks.add(future._invoke_callbacks)
-        else:
-            self.counts["cancelled"] += 1
+        self.counts["cancelled" if state != FINISHED else "succeeded" if error is None else "failed"] += 1
+        future._finish(state, value, error)
+        if future._callbacks and state == FINISHED:
+            self.callbacks.add(future._invoke_callbacks)
 
     def _progress(self) -> bool:
         """Wake whoever waits for tasks to end. Under the lock; True: the caller must call `_end` outside of it."""

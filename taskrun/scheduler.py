@@ -156,7 +156,14 @@ class Scheduler(Closing):
                 if task is None or task.settled:
                     return future.cancelled()
                 if task.begun is None and not task.pulled:
-                    self._cancel_waiting(task)
+                    try:
+                        self._cancel_waiting(task)
+                    except BaseException:  # Ctrl-C, which may strike after any call: finish what was begun
+                        if future._task is not None:
+                            self._resolve(task, CANCELLED, None, None)
+                        future._finish(CANCELLED, None, None)
+                        self._queue.clean()
+                        raise
                     ending = self._progress()
                     break
                 begun = task.begun is not None

@@ -304,3 +304,26 @@ class TestEnd:
         assert counts(ex) == {}
         future = ex.submit(abs, 4)
         assert [task.future for task in backend.scheduler.pull(9)] == [future]
+
+    @pytest.mark.parametrize("where", ["skip", "_finish"])
+    def test_ctrl_c_in_the_middle_of_a_cancel_leaves_a_cancelled_task(
+        self, ex: taskrun.Executor, backend: ByHand, monkeypatch: pytest.MonkeyPatch, where: str
+    ) -> None:
+        future, other = ex.submit(abs, 1), ex.submit(abs, 2)
+        owner: Any = backend.scheduler._queue if where == "skip" else taskrun.Future
+        whole = getattr(owner, where)
+        torn = [True]
+
+        def once(*args: Any) -> Any:
+            value = whole(*args)
+            if torn:
+                torn.clear()
+                raise KeyboardInterrupt
+            return value
+
+        monkeypatch.setattr(owner, where, once)
+        with pytest.raises(KeyboardInterrupt):
+            future.cancel()
+        assert future.cancelled()
+        assert counts(ex) == {"submitted": 2, "cancelled": 1, "queued": 1, "unfinished": 1}
+        assert [task.future for task in backend.scheduler.pull(9)] == [other]
