@@ -86,10 +86,15 @@ with taskrun.Executor(max_workers=1, max_pending=2) as ex:
     ready()
     while True: ex.submit(work, 1)
 """,
+    # Told by a thread once the exit hook runs: Python itself may swallow a Ctrl-C between the program and its exit.
     "at the end of the interpreter": """
+import threading
+def at_exit():
+    while not ex.closed: time.sleep(0.001)
+    ready()
 ex = taskrun.Executor(max_workers=1)
 for i in range(20): ex.submit(work, i)
-ready()
+threading.Thread(target=at_exit, daemon=True).start()
 """,
     "in asyncio": """
 import asyncio
