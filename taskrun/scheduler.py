@@ -21,6 +21,7 @@ import logging
 import math
 import os
 import time
+from concurrent.futures import CancelledError
 from contextlib import AbstractContextManager, suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
@@ -118,7 +119,8 @@ class Scheduler(Closing):
     ) -> list[Future[Any]]:
         """Queue a call for each tuple of arguments; for maps, which may do it after `close` as well.
 
-        Raises InitializerError when the executor is broken, RuntimeError in a forked copy.
+        Raises InitializerError when the executor is broken, RuntimeError in a forked copy, CancelledError once what has not
+        started is cancelled.
         """
         tasks: list[Task] = []
         for index, args in enumerate(calls, first_index):
@@ -129,6 +131,8 @@ class Scheduler(Closing):
         with self.lock:
             if self._broken is not None or self._closed == "forked":
                 self._refuse()
+            if self._discard:  # the map was told of the end of tasks before that of its executor
+                raise CancelledError
             self._open += len(tasks)
             try:
                 for task in tasks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -259,6 +260,18 @@ class TestEnd:
         assert backend.was_asked("recall") == [("recall",)]
         backend.scheduler.fail(task, OSError("once"), "raised")
         assert isinstance(running.exception(0), OSError)
+
+    def test_a_map_submits_nothing_more_after_cancel_futures(self, ex: taskrun.Executor, backend: ByHand) -> None:
+        results = ex.map(abs, range(100))
+        (running,) = backend.scheduler.pull(1)
+        backend.scheduler.begin(running)
+        ex.shutdown(wait=False, cancel_futures=True)
+        assert backend.scheduler.queued == 0
+        backend.scheduler.succeed(running, 0)
+        assert backend.scheduler.queued == 0
+        assert next(results) == 0
+        with pytest.raises(concurrent.futures.CancelledError):
+            next(results)
 
     def test_what_is_given_back_after_cancel_futures_is_cancelled(self, ex: taskrun.Executor, backend: ByHand) -> None:
         future = ex.submit(abs, 1)
