@@ -104,7 +104,9 @@ class CallerQueue(TaskQueue):
         return queue
 
     def __len__(self) -> int:
-        return len(self._queue())
+        queue = self._queue()
+        queue.clean()  # a task may have been cancelled by another thread, which does not see this queue
+        return len(queue)
 
     def put(self, task: Task) -> None:
         self._queue().put(task)
@@ -116,7 +118,7 @@ class CallerQueue(TaskQueue):
         return self._queue().take_one()
 
     def skip(self, task: Task) -> None:
-        self._queue().skip(task)
+        """Do nothing: the queue that it waits in may be another thread's; see `__len__`."""
 
     def clean(self) -> None:
         self._queue().clean()
