@@ -4,6 +4,9 @@ A `threading.Condition` waits in several steps of Python code. A KeyboardInterru
 ever, or turns into "cannot release un-acquired lock". A raw lock is waited for in one call of C. And since a signal that
 arrives just before that call does not end it (the interpreter looks for signals before, and the call sleeps through), the
 main thread looks up once in a while.
+
+For the same reason locks are taken by ``with lock`` and not by ``lock.acquire()`` before a ``try``: the interpreter looks for
+signals after the call, and not after entering a `with` on an object made in C (bugs.python.org/issue29988).
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from threading import Lock as Gate
 
-__all__ = ["Bell", "new_gate", "wait_at"]
+__all__ = ["Bell", "lock_of", "new_gate", "wait_at"]
 
 _LOOK_UP = 1.0  # seconds
 
@@ -41,6 +45,12 @@ def wait_at(gate: Gate, timeout: float | None) -> bool:
         if time.monotonic() >= end:
             return False
     return True
+
+
+def lock_of(condition: threading.Condition) -> AbstractContextManager[bool]:
+    """Return the lock of *condition*, for ``with``: entering the condition itself is Python code, which Ctrl-C can tear."""
+    lock: AbstractContextManager[bool] = getattr(condition, "_lock", condition)
+    return lock
 
 
 class Bell:

@@ -53,8 +53,10 @@ class CallbackRunner:
                 self._thread = OwnThread(f"{self._name}-callbacks", self._loop)
                 try:
                     self._thread.start()
-                except RuntimeError:  # the interpreter is shutting down and gives no thread
+                except BaseException as error:  # no thread is to be had, or Ctrl-C: if it did start after all, it leaves
                     self._thread = None
+                    if not isinstance(error, RuntimeError):
+                        raise
                     return False
             return not self._over
 
@@ -62,8 +64,8 @@ class CallbackRunner:
         """Run *fn* in the calling thread."""
         me = threading.get_ident()
         nested = me in self._inside
-        self._inside.add(me)
         try:
+            self._inside.add(me)
             fn()
         finally:
             if not nested:
@@ -94,6 +96,9 @@ class CallbackRunner:
             return None
 
     def _loop(self) -> None:
+        with self._starting:
+            if self._thread is not threading.current_thread():
+                return
         while (fn := self._inbox.get()) is not None:
             self._run_guarded(fn)
             del fn  # do not keep a result alive while waiting

@@ -53,12 +53,12 @@ class Closing:
         # Tasks submitted and not settled, plus one for each map that has items left to submit: at 0 nothing will come.
         self._open = 0
         self._backoff: set[Task] = set()  # failed tasks that wait for their next attempt
-        self._feeders: set[Feeder] = set()  # maps that have items left to submit, and will whatever happens
+        self._feeders: dict[Feeder, None] = {}  # maps that have items left to submit, and will whatever happens
         self._readers: WeakSet[Feeder] = WeakSet()  # maps that may have items left, but only for who asks for results
         self._closed: str | None = None  # why nothing can be submitted: "shutdown", "broken", "forked"
         self._discard = False  # what has not started is cancelled, what fails is not retried
-        self._ending = False  # `_end` was called
-        self._ended = False  # ... and is through
+        self._ending = False  # a thread is in `_end`
+        self._ended = False  # ... or was, and got through
         self._given_up = False  # it was interrupted and did not end: nobody waits for it any more
         self._end_bell = Bell()  # rings when `_ended` is set
         self._broken: InitializerError | None = None
@@ -111,7 +111,8 @@ class Closing:
         with self.lock:
             if self._closed is not None or lifetime.exiting():
                 self._refuse()
-            self._feeders.add(feeder)
+            # No call in between: Ctrl-C, which may strike after any call, finds both done or neither.
+            self._feeders[feeder] = None
             self._open += 1
 
     def watch(self, feeder: Feeder) -> None:
@@ -133,7 +134,7 @@ class Closing:
             self._readers.discard(feeder)
             if feeder not in self._feeders:
                 return
-            self._feeders.discard(feeder)
+            del self._feeders[feeder]
             self._open -= 1
             ending = self._progress()
         if ending:
@@ -144,24 +145,24 @@ class Closing:
     def _resolve(self, task: Task, state: str, value: Any, error: BaseException | None) -> None:
         """Settle the future of *task* for good. Under the lock; follow with `_progress`, then `_let_go` outside of it."""
         future = task.future
-        # Counted first, with no call in between: Ctrl-C finds either all of it done or nothing (see `Scheduler.cancel`).
+        # No call in between: Ctrl-C, which may strike after any call, finds all of this done or nothing.
         future._task = None
         self._open -= 1
         self.counts["cancelled" if state != FINISHED else "succeeded" if error is None else "failed"] += 1
-        future._finish(state, value, error)
-        if future._callbacks and state == FINISHED:
+        try:
+            future._finish(state, value, error)
+            if future._callbacks and state == FINISHED:
+                self.callbacks.add(future._invoke_callbacks)
+        except BaseException:  # Ctrl-C: both can be done twice
+            future._finish(state, value, error)
             self.callbacks.add(future._invoke_callbacks)
+            raise
 
     def _progress(self) -> bool:
         """Wake whoever waits for tasks to end. Under the lock; True: the caller must call `_end` outside of it."""
         if self._room.limit is not None:
             self._room.notify()
-        if self._open:
-            return False
-        if self._closed is None or self._ending:
-            return False
-        self._ending = True
-        return True
+        return not self._open and self._closed is not None and not self._ending
 
     def _let_go(self, tasks: Iterable[Task]) -> None:
         """Let settled tasks go of the user's objects, run callbacks and have maps go on. Not under the lock."""
@@ -196,17 +197,22 @@ class Closing:
         """Settle everything that waits, if the executor is broken or discards it. Under the lock."""
         if self._broken is None and not self._discard:
             return []
-        waiting = self._queue.take(len(self._queue)) + list(self._backoff)
-        self._backoff.clear()
-        for task in waiting:
+        refused = []
+        # Out of the queue once they are settled, so that a Ctrl-C in between loses none of them.
+        for task in [*self._queue.everything(), *self._backoff]:
             task.settled = True
+            if task.future._task is not task:
+                continue  # cancelled already
+            refused.append(task)
             if self._broken is not None:
                 self._resolve(task, FINISHED, None, self._broken_error())
             else:
                 self._resolve(task, CANCELLED, None, None)
                 if task.future._callbacks:
                     self.callbacks.add(task.future._invoke_callbacks)
-        return waiting
+        self._backoff.clear()
+        self._queue.clean()
+        return refused
 
     def _after_turning_away(self, refused: list[Task], ending: bool) -> None:
         if refused:
@@ -215,27 +221,31 @@ class Closing:
             self._end()
 
     def _end(self) -> None:
-        """Nothing will come any more: end the workers and our threads. Called once; waits for nothing."""
-        self._backend.shutdown()
-        self.timer.stop()
-        self.callbacks.close()
-        with self.lock:
-            self._ended = True
-            self._end_bell.ring()
+        """Nothing will come any more: end the workers and our threads, unless another thread does. Waits for nothing."""
+        try:
+            with self.lock:
+                if self._ending:
+                    return
+                self._ending = True
+            self._backend.shutdown()
+            self.timer.stop()
+            self.callbacks.close()
+            with self.lock:
+                self._ended = True
+                self._end_bell.ring()
+        except BaseException:  # Ctrl-C: whoever looks next does it again
+            self._ending = self._ended
+            raise
 
     def wait_closed(self) -> None:
-        """After `close`: wait until every task, worker and callback is through. KeyboardInterrupt stops them all."""
+        """After `close`: wait until every task, worker and callback is through."""
         if self._given_up:
             return
-        try:
-            self._wait_ended(None)
-            if self._closed != "forked":
-                self._backend.join()
-                self.callbacks.join()
-                self.timer.join()
-        except BaseException:  # KeyboardInterrupt, or what a signal handler raised: the user wants to leave now
-            self.interrupt()
-            raise
+        self._wait_ended(None)
+        if self._closed != "forked":
+            self._backend.join()
+            self.callbacks.join()
+            self.timer.join()
 
     def refuse_waiting(self, what: str) -> None:
         """Raise RuntimeError where waiting for all tasks would wait for the caller itself."""
@@ -251,16 +261,21 @@ class Closing:
 
     def interrupt(self, *, force: bool = False) -> None:
         """Cancel what waits, stop what runs (ask, kill after 0.5 s; *force*: kill at once), abandon what cannot be stopped."""
-        self.close(cancel_futures=True)
-        if self._closed == "forked":
+        if self._closed == "forked" or self._given_up:
             return
-        self._backend.abort(force=force)
-        quiet = self._wait_ended(_GONE_AFTER if force else _KILL_AFTER)
-        if not quiet:
-            self._backend.abort(force=True)
-            quiet = self._wait_ended(_GONE_AFTER)
-        # Ctrl-C may have torn the caller out of the middle of anything: what does not end now is not waited for at exit.
-        self._given_up = not (self._backend.join(_GONE_AFTER) and quiet)
+        quiet = False
+        try:
+            self.close(cancel_futures=True)
+            self._backend.abort(force=force)
+            quiet = self._wait_ended(_GONE_AFTER if force else _KILL_AFTER)
+            if not quiet:
+                self._backend.abort(force=True)
+                quiet = self._wait_ended(_GONE_AFTER)
+            quiet = self._backend.join(_GONE_AFTER) and quiet
+        finally:
+            # Ctrl-C may have torn the caller out of the middle of anything, or strike again here: what has not ended now is not
+            # waited for at exit.
+            self._given_up = not quiet
 
     def _wait_ended(self, timeout: float | None) -> bool:
         """Wait until nothing is left to do and nothing will come; False when *timeout* (seconds) ran out first."""

@@ -106,12 +106,18 @@ class Executor(Submitting):
         *wait*: return when every task, worker and callback is through. *cancel_futures*: cancel what has not started. Raises
         RuntimeError where the wait would wait for the caller itself: in a callback or a task of this executor.
         """
+        scheduler = self._scheduler
         if wait:
-            self._scheduler.refuse_waiting("shutdown(wait=True)")
-        self._scheduler.close(cancel_futures=cancel_futures)
-        unread = self._scheduler.unread
-        if wait:
-            self._scheduler.wait_closed()
+            scheduler.refuse_waiting("shutdown(wait=True)")
+        try:
+            scheduler.close(cancel_futures=cancel_futures)
+            unread = scheduler.unread
+            if wait:
+                scheduler.wait_closed()
+        except BaseException:  # KeyboardInterrupt, or what a signal handler raised: who waits for the end wants to leave now
+            if wait:
+                scheduler.interrupt()
+            raise
         if unread and not self._failed:  # no warning in the place of an error
             _warn_of_unread(unread, stacklevel=4 if self._left else 3)
 
@@ -124,11 +130,15 @@ class Executor(Submitting):
         self._scheduler.interrupt(force=True)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
-        if kind is None or issubclass(kind, Exception):
-            self._left, self._failed = True, kind is not None
-            self.shutdown(wait=True)
-        else:  # Ctrl-C and its like: the user wants to leave now
-            self._scheduler.interrupt()
+        try:
+            if kind is None or issubclass(kind, Exception):
+                self._left, self._failed = True, kind is not None
+                self.shutdown(wait=True)
+            else:  # Ctrl-C and its like: the user wants to leave now
+                self._scheduler.interrupt()
+        except KeyboardInterrupt:  # before `shutdown` was ready for it, or a second one
+            self._scheduler.interrupt(force=True)
+            raise
 
     def __repr__(self) -> str:
         return f"<taskrun.Executor {self._backend.name!r} max_workers={self._max_workers} at {id(self):#x}>"

@@ -21,7 +21,7 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, 
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from taskrun.bell import new_gate, wait_at
+from taskrun.bell import lock_of, new_gate, wait_at
 from taskrun.task import Attempt
 from taskrun.threads import call_soon
 
@@ -262,7 +262,7 @@ class Future(standard.Future[T]):
 
     def _remove_done_callback(self, fn: Callable[[standard.Future[T]], object]) -> None:
         if self._state not in _DONE:
-            with self._condition:  # the state cannot change: nobody goes through the callbacks
+            with lock_of(self._condition):  # the state cannot change: nobody goes through the callbacks
                 if self._state not in _DONE:
                     self._callbacks = [other for other in self._callbacks or () if other is not fn]
 
@@ -275,7 +275,7 @@ class Future(standard.Future[T]):
         """
         if self._scheduler is not None:
             return self._scheduler.cancel(self)
-        with self._condition:
+        with lock_of(self._condition):
             if self._state in (RUNNING, FINISHED):
                 return False
             if self._state == PENDING:
@@ -299,16 +299,13 @@ class Future(standard.Future[T]):
 
         An exception that *fn* raises is logged and swallowed.
         """
-        _STATE.acquire()
-        try:
+        with _STATE:
             if self._cond is None and self._state not in _DONE:  # only _STATE guards us: see the head of the file
                 if self._callbacks is None:
                     self._callbacks = []
                 self._callbacks.append(fn)
                 return
-        finally:
-            _STATE.release()
-        with self._condition:
+        with lock_of(self._condition):
             if self._state not in _DONE:
                 self._done_callbacks.append(fn)
                 return
@@ -316,7 +313,7 @@ class Future(standard.Future[T]):
 
     def set_running_or_notify_cancel(self) -> bool:
         """Mark a hand-made future as running, or tell its waiters that it is cancelled; for executor implementations."""
-        with self._condition:
+        with lock_of(self._condition):
             if self._state == "CANCELLED":
                 self._state = CANCELLED
                 for watcher in self._waiters:
@@ -352,7 +349,7 @@ class Future(standard.Future[T]):
                 if self._gates:
                     self._open_gates()
                 return True
-        with self._condition:
+        with lock_of(self._condition):
             if self._state in _DONE:
                 return False
             self._result = result

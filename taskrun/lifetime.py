@@ -40,9 +40,10 @@ def _snapshot() -> list[Scheduler]:
 def _at_exit() -> None:
     """Run everything submitted to its end, as the standard executors do; Ctrl-C meanwhile stops it."""
     global _exiting
-    _exiting = True
-    schedulers = _snapshot()
+    schedulers: list[Scheduler] = []
     try:
+        _exiting = True
+        schedulers = _snapshot()
         for scheduler in schedulers:
             scheduler.close()
         for scheduler in schedulers:

@@ -81,19 +81,22 @@ class Feed:
         self._error: BaseException | None = None  # why nothing more is submitted
         self._exhausted = False
         self._early: list[Future[Any]] = []  # done before `submit_all` returned, for the unordered queue
-        self._pumping = False
-        self._pump_thread = 0
+        self._pump_thread = 0  # identifier of the pump, 0 when there is none
         self._slow = False  # the input took its time the last time
         self._unwanted = False  # results are not kept
         self._closed = False
 
     def open(self) -> None:
         """Submit the first window. Raises as `submit` does."""
-        if self.sized:
-            self.scheduler.hold(self)
-        else:
-            self.scheduler.watch(self)
-        self._pump(reading=True)
+        try:
+            if self.sized:
+                self.scheduler.hold(self)
+            else:
+                self.scheduler.watch(self)
+            self._pump(reading=True)
+        except BaseException as error:  # Ctrl-C: nobody will have the results to close
+            self._stop(error)
+            raise
 
     # -- submitting ------------------------------------------------------------------------------------------------------------
 
@@ -114,19 +117,20 @@ class Feed:
 
     def _pump(self, *, reading: bool) -> None:
         """Read and submit while there is room, unless another thread does; *reading*: for a caller that wants a result."""
-        with self._lock:
-            if self._pumping:
-                return  # it sees what changed before it stops
-            self._pumping = True
-            self._pump_thread = threading.get_ident()
+        me = threading.get_ident()
         try:
+            with self._lock:
+                if self._pump_thread:
+                    return  # it sees what changed before it stops
+                self._pump_thread = me
             since = time.monotonic()
             while (room := self._room(since if reading else None)) > 0:
                 self._submit(room)
         except BaseException as error:  # from the input or, on `serial`, from a task: Ctrl-C, say
             self._stop(error)
             with self._lock:
-                self._pumping = False
+                if self._pump_thread == me:
+                    self._pump_thread = 0
                 self._changed.ring()
             if not isinstance(error, Exception):
                 raise
@@ -148,13 +152,13 @@ class Feed:
                 if (late and self._ready()) or self._window.heavy(len(self._open), self._bytes):
                     room = 0
             if room <= 0:
-                self._pumping = False
+                self._pump_thread = 0
                 self._changed.ring()
             return room
 
     def _lacking(self) -> bool:
         """Return whether more may be submitted, and is not yet. Under the lock."""
-        if self._exhausted or self._pumping:
+        if self._exhausted or self._pump_thread:
             return False
         return self._window.size - self._taken() >= self._window.enough
 
@@ -208,11 +212,9 @@ class Feed:
         """Submit nothing more, because of *error* or since there is nothing more."""
         with self._lock:
             self._error = self._error or error  # closed by one thread, while the input raises in another
-            if self._exhausted:
-                return
             self._exhausted = True
             self._changed.ring()
-        self.scheduler.release(self)
+        self.scheduler.release(self)  # also when it was exhausted before: Ctrl-C may have come between
         self._report_the_end()
 
     # -- handing out -----------------------------------------------------------------------------------------------------------
@@ -247,9 +249,9 @@ class Feed:
 
     def _over(self) -> bool:
         """Return True at the end, raise the error that brought it about. Under the lock, with nothing to hand out."""
-        if self._pumping and self._pump_thread == threading.get_ident():
+        if self._pump_thread == threading.get_ident():
             raise InputWaitsForItselfError("the input of a map asks for the next result of the same map, and none is under way")
-        if self._pumping or not self._exhausted:
+        if self._pump_thread or not self._exhausted:
             return False
         if self._error is not None:
             raise self._error
@@ -258,7 +260,7 @@ class Feed:
     def _wait(self, deadline: float | None) -> None:
         """Wait until something is done, or nothing will be."""
         with self._lock:
-            if self._queue or not (self._open or self._pumping):
+            if self._queue or not (self._open or self._pump_thread):
                 return
             gate = self._changed.listen()
         left = None if deadline is None else deadline - time.monotonic()
@@ -300,7 +302,7 @@ class Feed:
         with self._lock:
             self._closed = True
             waiting, self._open, self._queue = list(self._open), {}, deque()
-            pumping = self._pumping
+            pumping = self._pump_thread != 0
         self._stop(None)
         if not pumping:
             self._drop_input()

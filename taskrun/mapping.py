@@ -91,9 +91,10 @@ class MapResults(Generic[T]):
 
     def close(self) -> None:
         """Cancel what has not started; what runs goes on."""
-        feed, self._feed = self._feed, None
+        feed = self._feed
         if feed is not None:
             feed.close()
+            self._feed = None  # afterwards: if Ctrl-C strikes, `__del__` closes it
 
     def __del__(self) -> None:
         feed = getattr(self, "_feed", None)

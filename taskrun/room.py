@@ -51,8 +51,8 @@ class Room:
                 limit=self._max_pending,
             )
         me = threading.get_ident()
-        self.waiting.add(me)
         try:
+            self.waiting.add(me)
             wait_at(gate, None)
         finally:
             self.waiting.discard(me)

@@ -31,7 +31,6 @@ from taskrun.closing import Closing
 from taskrun.errors import TaskKilledError, TaskTimeoutError
 from taskrun.future import CANCELLED, FINISHED, PENDING, RUNNING, Future
 from taskrun.task import Cause, Run, Task
-from taskrun.threads import acquire_politely
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -78,35 +77,52 @@ class Scheduler(Closing):
         task = Task(fn, args, kwargs, future, 0, options, context, self._seed)
         room = self._room
         admitted = room.limit is None
-        while True:
-            with self.lock:
-                if admitted or not self._full():
-                    if self._closed is not None or lifetime.exiting():
-                        self._refuse()
-                    # No call separates the reading from the writing of a counter: a signal handler that submits cannot come
-                    # between.
-                    task.index = index = self._index
-                    self._index = index + 1
-                    self._open += 1
-                    future._task = task
-                    try:
+        try:
+            while True:
+                with self.lock:
+                    if admitted or not self._full():
+                        if self._closed is not None or lifetime.exiting():
+                            self._refuse()
+                        # No call separates the reading from the writing of a counter: a signal handler that submits cannot
+                        # come between.
+                        task.index = index = self._index
+                        self._index = index + 1
+                        self._open += 1
+                        future._task = task
                         self._queue.put(task)
-                    except BaseException:  # Ctrl-C, which may strike after any call: as if nothing had been submitted
-                        self._not_queued([task])
-                        raise
-                    break
-                gate = room.listen()
-            admitted = room.wait(gate)
-        self._backend.wake()
+                        break
+                    gate = room.listen()
+                admitted = room.wait(gate)
+            self._backend.wake()
+        except BaseException as error:  # refused, or Ctrl-C, which may strike after any call
+            self._withdraw((future,), error)
+            raise
         return future
 
-    def _not_queued(self, tasks: Sequence[Task]) -> None:
-        """Take back what was counted and may have been queued. Under the lock."""
-        self._open -= len(tasks)
-        for task in tasks:
-            task.settled = True
-            task.future._task = None
-        self._queue.clean()
+    def _withdraw(self, futures: Sequence[Future[Any]], error: BaseException) -> None:
+        """Take back what the caller will not hear of: as if it had not been submitted, where nothing has taken it up."""
+        over = []
+        with self.lock:
+            for future in futures:
+                task = future._task
+                if task is None:
+                    continue  # not counted yet, or over
+                if task.begun is None and not task.pulled and task not in self._backoff:
+                    task.settled = True
+                    future._task = None
+                    self._open -= 1
+                elif self._inline:  # it ran in the caller: nobody else would end it
+                    task.settled = True
+                    self._backoff.discard(task)
+                    self._resolve(task, FINISHED, None, error)
+                    over.append(task)
+                else:
+                    task.cancel_requested = True
+            self._queue.clean()
+            ending = self._progress()
+        self._let_go(over)
+        if ending:
+            self._end()
 
     def submit_all(
         self,
@@ -123,25 +139,28 @@ class Scheduler(Closing):
         started is cancelled.
         """
         tasks: list[Task] = []
+        futures: list[Future[Any]] = []
         for index, args in enumerate(calls, first_index):
             future: Future[Any] = Future(self)
-            future._task = task = Task(fn, args, {}, future, index, options, context, self._seed)
+            task = Task(fn, args, {}, future, index, options, context, self._seed)
             task.owner = owner
             tasks.append(task)
-        with self.lock:
-            if self._broken is not None or self._closed == "forked":
-                self._refuse()
-            if self._discard:  # the map was told of the end of tasks before that of its executor
-                raise CancelledError
-            self._open += len(tasks)
-            try:
+            futures.append(future)
+        try:
+            with self.lock:
+                if self._broken is not None or self._closed == "forked":
+                    self._refuse()
+                if self._discard:  # the map was told of the end of tasks before that of its executor
+                    raise CancelledError
                 for task in tasks:
+                    self._open += 1
+                    task.future._task = task
                     self._queue.put(task)
-            except BaseException:  # as in `submit`
-                self._not_queued(tasks)
-                raise
-        self._backend.wake()
-        return [task.future for task in tasks]
+            self._backend.wake()
+        except BaseException as error:  # as in `submit`
+            self._withdraw(futures, error)
+            raise
+        return futures
 
     def context_for_tasks(self) -> Context | None:
         """Return what `submit_all` wants as context: a copy of the caller's, where the backend uses it."""
@@ -155,23 +174,23 @@ class Scheduler(Closing):
     def cancel(self, future: Future[Any]) -> bool:
         """Do what `Future.cancel` says."""
         while True:
-            with self.lock:
-                task = future._task
-                if task is None or task.settled:
-                    return future.cancelled()
-                if task.begun is None and not task.pulled:
-                    try:
+            task = future._task
+            try:
+                with self.lock:
+                    task = future._task
+                    if task is None or task.settled:
+                        return future.cancelled()
+                    if task.begun is None and not task.pulled:
                         self._cancel_waiting(task)
-                    except BaseException:  # Ctrl-C, which may strike after any call: finish what was begun
-                        if future._task is not None:
-                            self._resolve(task, CANCELLED, None, None)
-                        future._finish(CANCELLED, None, None)
-                        self._queue.clean()
-                        raise
-                    ending = self._progress()
-                    break
-                begun = task.begun is not None
-            if begun or not self._take_back(task):
+                        ending = self._progress()
+                        break
+                    begun = task.begun is not None
+                taken = not begun and self._take_back(task)
+            except BaseException:  # Ctrl-C, which may strike after any call: finish what was begun
+                if task is not None:
+                    self._cancel_plainly(task)
+                raise
+            if not taken:
                 task.cancel_requested = True
                 self._backend.notice_cancel(task)
                 return False
@@ -202,6 +221,15 @@ class Scheduler(Closing):
         else:
             self._queue.skip(task)
         self._resolve(task, CANCELLED, None, None)
+
+    def _cancel_plainly(self, task: Task) -> None:
+        """Cancel a task that has not begun as far as is known, wherever it is; it may be called in the middle of `cancel`."""
+        with self.lock:
+            if task.future._task is task and task.begun is None:
+                task.settled = True  # if a worker has it after all, nothing is heard of it
+                self._backoff.discard(task)
+                self._resolve(task, CANCELLED, None, None)
+            self._queue.clean()
 
     def kill(self, future: Future[Any]) -> bool:
         """Do what `Future.kill` says."""
@@ -301,33 +329,49 @@ class Scheduler(Closing):
         """Report that *task* ended in *error*; the retry policy decides whether it runs again."""
         self.settle(((task, False, error, cause, run),))
 
-    def settle(self, outcomes: Iterable[Outcome]) -> None:
+    def settle(self, outcomes: Sequence[Outcome]) -> None:
         """Report many outcomes at once. Of a task that is settled already nothing is heard."""
         over: list[Task] = []
         failed: list[Outcome] = []
         deadlines = self._deadlines
-        acquire_politely(self.lock)
         try:
-            for outcome in outcomes:
-                task, succeeded, value, _, run = outcome
-                if task.settled:
-                    continue
-                task.settled = True
-                if deadlines:
-                    deadlines.pop(task, None)
-                if succeeded:
-                    task.future._records += ((task.number, task.queued, run, None),)
-                    self._resolve(task, FINISHED, value, None)
+            with self.lock:
+                for outcome in outcomes:
+                    task, succeeded, value, _, run = outcome
+                    if task.settled:
+                        continue
+                    task.settled = True
+                    if deadlines:
+                        deadlines.pop(task, None)
+                    if succeeded:
+                        task.future._records += ((task.number, task.queued, run, None),)
+                        self._resolve(task, FINISHED, value, None)
+                        over.append(task)
+                    else:
+                        failed.append(outcome)
+                ending = self._progress()
+            if over:
+                self._let_go(over)
+            for outcome in failed:
+                self._decide(*outcome)
+            if ending:
+                self._end()
+        except BaseException:  # Ctrl-C, where the caller is the user's: finish what was begun
+            self._settle_plainly(outcomes)
+            raise
+
+    def _settle_plainly(self, outcomes: Sequence[Outcome]) -> None:
+        """Settle what is not settled yet; nothing is retried, and it may be called in the middle of `settle`."""
+        over = []
+        with self.lock:
+            for task, succeeded, value, _, _ in outcomes:
+                if task.future._task is task:
+                    task.settled = True
+                    self._deadlines.pop(task, None)
+                    self._resolve(task, FINISHED, value if succeeded else None, None if succeeded else value)
                     over.append(task)
-                else:
-                    failed.append(outcome)
             ending = self._progress()
-        finally:
-            self.lock.release()
-        if over:
-            self._let_go(over)
-        for outcome in failed:
-            self._decide(*outcome)
+        self._let_go(over)
         if ending:
             self._end()
 
@@ -367,6 +411,8 @@ class Scheduler(Closing):
             if task.number > 1:
                 error.add_note(policy.note(task.number, elapsed))
         except BaseException as problem:  # a predicate's own error must not lose the task it was asked about
+            if self._inline and isinstance(problem, KeyboardInterrupt):
+                raise
             _log.exception("the retry policy of task %r failed", task.name)
             with suppress(Exception):
                 error.add_note(f"not retried: the retry policy raised {problem!r}")

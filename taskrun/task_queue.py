@@ -75,6 +75,10 @@ class TaskQueue:
             tasks.append(task)
         return tasks
 
+    def everything(self) -> list[Task]:
+        """Return all that is here, in order, cancelled tasks included."""
+        return [task for priority in self._order for task in self._levels[priority]]
+
     def skip(self, task: Task) -> None:
         """Note that *task*, which waits here, was cancelled (its `settled` is set)."""
         self._dead += 1
@@ -116,6 +120,9 @@ class CallerQueue(TaskQueue):
 
     def take_one(self) -> Task | None:
         return self._queue().take_one()
+
+    def everything(self) -> list[Task]:
+        return self._queue().everything()
 
     def skip(self, task: Task) -> None:
         """Do nothing: the queue that it waits in may be another thread's; see `__len__`."""

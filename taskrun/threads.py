@@ -12,26 +12,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["OwnThread", "acquire_politely", "call_soon", "ensure_janitor"]
+__all__ = ["OwnThread", "call_soon", "ensure_janitor", "give_way"]
 
 _LOOKS = 20  # at a lock, before waiting for it
 
 _log = logging.getLogger("taskrun")
 
 
-def acquire_politely(lock: threading.RLock) -> None:
-    """Acquire *lock*, giving way to its holder instead of queueing up behind it; for threads of ours that take it often.
+def give_way(lock: threading.RLock) -> None:
+    """Return once *lock* looks free, instead of queueing up behind its holder; for threads of ours that take it often.
 
     A thread that waits for a lock in the kernel is handed it while another has the interpreter; that one runs into the lock in
     turn and gives the interpreter up, and so on: two switches of threads for each tiny task (measured: a task in two worker
     threads cost 11 us, in one 5.5 us; with this 6 us in any number). Who only looks, and lets others run in between, comes back
     when the interpreter changes hands anyway.
+
+    Not for the user's threads: a Ctrl-C may strike while the lock is taken to see that it is free.
     """
     for _ in range(_LOOKS):
         if lock.acquire(blocking=False):
+            lock.release()
             return
         time.sleep(0)
-    lock.acquire()
 
 
 class OwnThread(threading.Thread):

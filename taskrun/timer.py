@@ -8,6 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from taskrun.bell import Bell, wait_at
 from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
@@ -21,12 +22,13 @@ _log = logging.getLogger("taskrun")
 class Timer:
     """Calls functions at given times (`time.monotonic`). They must be quick, must not block and must not be the user's.
 
-    Its condition guards the heap and the thread; it is a leaf: no other lock is taken under it.
+    `_lock` guards the heap and the thread; it is a leaf: no other lock is taken under it. Re-entrant for signal handlers.
     """
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._bell = Bell()  # rings when the thread has to look again
         self._heap: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
         self._count = 0  # breaks ties: functions do not compare
         self._thread: OwnThread | None = None
@@ -34,28 +36,30 @@ class Timer:
 
     def call_at(self, when: float, fn: Callable[..., object], *args: Any) -> bool:
         """Call ``fn(*args)`` at *when*; False when the interpreter, shutting down, gives no thread for it."""
-        with self._changed:
+        with self._lock:
             self._count += 1
             entry = (when, self._count, fn, args)
             heapq.heappush(self._heap, entry)
-            if self._thread is None:
-                thread = OwnThread(f"{self._name}-timer", self._run)
+            if self._heap[0] is entry:
+                self._bell.ring()
+            if self._thread is None and not self._stopped:
+                self._thread = OwnThread(f"{self._name}-timer", self._run)
                 try:
-                    thread.start()
-                except RuntimeError:
+                    self._thread.start()
+                except BaseException as error:  # no thread is to be had, or Ctrl-C: if it did start after all, it leaves
+                    self._thread = None
+                    if not isinstance(error, RuntimeError):
+                        raise
                     self._heap.remove(entry)
                     return False
-                self._thread = thread
-            elif self._heap[0] is entry:
-                self._changed.notify()
         return True
 
     def stop(self) -> None:
         """Forget everything and end the thread."""
-        with self._changed:
+        with self._lock:
             self._stopped = True
             self._heap.clear()
-            self._changed.notify()
+            self._bell.ring()
 
     def join(self) -> None:
         """Wait until the thread has ended, after `stop`."""
@@ -65,16 +69,19 @@ class Timer:
 
     def _run(self) -> None:
         while True:
-            with self._changed:
-                while not self._stopped and (not self._heap or self._heap[0][0] > time.monotonic()):
-                    pause = self._heap[0][0] - time.monotonic() if self._heap else None
-                    # A pause beyond what the C library can wait for raises OverflowError: look again in an hour.
-                    self._changed.wait(None if pause is None else min(max(pause, 0.0), 3600.0))
-                if self._stopped:
+            with self._lock:
+                if self._stopped or self._thread is not threading.current_thread():
                     return
-                _, _, fn, args = heapq.heappop(self._heap)
-            try:
-                fn(*args)
-            except BaseException:  # the deadlines of every other task depend on this thread
-                _log.exception("error in the timer of %s", self._name)
-            del fn, args
+                left = self._heap[0][0] - time.monotonic() if self._heap else None
+                due = heapq.heappop(self._heap) if left is not None and left <= 0 else None
+                gate = self._bell.listen() if due is None else None
+            if gate is not None:
+                # A wait beyond what the C library knows raises OverflowError: look again in an hour.
+                wait_at(gate, None if left is None else min(left, 3600.0))
+            if due is not None:
+                _, _, fn, args = due
+                try:
+                    fn(*args)
+                except BaseException:  # the deadlines of every other task depend on this thread
+                    _log.exception("error in the timer of %s", self._name)
+                del fn, args, due

@@ -15,7 +15,7 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, DoneAndNo
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from taskrun.bell import Bell, wait_at
+from taskrun.bell import Bell, lock_of, wait_at
 from taskrun.future import Future
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class _Watcher:
             self._watched.add(future)
             if isinstance(future, Future) and future._scheduler is not None:
                 self._open[future._scheduler] += 1
-            with future._condition:
+            with lock_of(future._condition):
                 if _done(future):
                     self.add_result(future)
                 else:
@@ -83,7 +83,7 @@ class _Watcher:
         self._watched.discard(future)
         if isinstance(future, Future) and future._scheduler is not None:
             self._open[future._scheduler] -= 1
-        with future._condition:
+        with lock_of(future._condition):
             waiters: list[Any] = future._waiters
             if self in waiters:
                 waiters.remove(self)

@@ -175,7 +175,10 @@ class Backend(ABC):
 
     @abstractmethod
     def shutdown(self) -> None:
-        """No further task will come: end each worker in order once it is idle (finalizers run). Does not wait."""
+        """No further task will come: end each worker in order once it is idle (finalizers run). Does not wait.
+
+        Called again if Ctrl-C tore it the first time.
+        """
 
     @abstractmethod
     def abort(self, *, force: bool) -> None:

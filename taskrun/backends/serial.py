@@ -84,8 +84,8 @@ class SerialBackend(Backend):
     def _run(self, task: Task) -> None:
         me = threading.get_ident()
         nested = me in self._inside
-        self._inside.add(me)
         try:
+            self._inside.add(me)
             outcome = self._call_pickled(task) if self._check_pickle else self._call(task)
         finally:
             if not nested:

@@ -18,7 +18,7 @@ from taskrun.backends.base import Backend, Capabilities
 from taskrun.backends.calls import call
 from taskrun.coroutines import CoroutineRunner
 from taskrun.errors import TaskKilledError, TaskTimeoutError
-from taskrun.threads import OwnThread, acquire_politely
+from taskrun.threads import OwnThread, give_way
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,6 +162,7 @@ class ThreadBackend(Backend):
                 continue
             outcome = call(scheduler, task, worker.name, worker.runner)
             worker.task = None
+            give_way(scheduler.lock)
             scheduler.settle((outcome,))
             del task, outcome  # an idle worker keeps nothing alive
             done += 1
@@ -195,8 +196,8 @@ class ThreadBackend(Backend):
         """Give *worker* a task, sleeping until there is one; False: leave."""
         scheduler = self._scheduler
         while True:
-            acquire_politely(scheduler.lock)
-            try:
+            give_way(scheduler.lock)
+            with scheduler.lock:
                 self._arrived(worker)
                 if worker.abandoned or len(self._workers) > self._target:
                     return False
@@ -205,8 +206,6 @@ class ThreadBackend(Backend):
                     if self._closing:
                         return False
                     self._parked.append(worker)
-            finally:
-                scheduler.lock.release()
             if worker.task is not None:
                 scheduler.arm_timer()
                 return True

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # A task tells that it runs, and would run for a minute; those behind it tell too, if they ever run.
 START = """
-import os, sys, taskrun, time
+import os, sys, taskrun, threading, time
 from pathlib import Path
 
 def work(i):
@@ -30,6 +30,12 @@ def work(i):
 def ready():
     while not list(Path(".").glob("0.*.ran")): time.sleep(0.001)
     print("ready", flush=True)
+
+def ready_when_closed(ex):
+    def wait():
+        while not ex.closed: time.sleep(0.001)
+        ready()
+    threading.Thread(target=wait, daemon=True).start()
 """
 
 MOMENTS = {
@@ -42,12 +48,12 @@ with taskrun.Executor(max_workers=1) as ex:
     "while the block is left": """
 with taskrun.Executor(max_workers=1) as ex:
     for i in range(20): ex.submit(work, i)
-    ready()
+    ready_when_closed(ex)
 """,
     "in shutdown": """
 ex = taskrun.Executor(max_workers=1)
 for i in range(20): ex.submit(work, i)
-ready()
+ready_when_closed(ex)
 ex.shutdown()
 """,
     "waiting for a result": """
@@ -88,13 +94,9 @@ with taskrun.Executor(max_workers=1, max_pending=2) as ex:
 """,
     # Told by a thread once the exit hook runs: Python itself may swallow a Ctrl-C between the program and its exit.
     "at the end of the interpreter": """
-import threading
-def at_exit():
-    while not ex.closed: time.sleep(0.001)
-    ready()
 ex = taskrun.Executor(max_workers=1)
 for i in range(20): ex.submit(work, i)
-threading.Thread(target=at_exit, daemon=True).start()
+ready_when_closed(ex)
 """,
     "in asyncio": """
 import asyncio
@@ -145,7 +147,6 @@ def test_serial_is_interrupted_as_any_code_is(program: Program) -> None:
     code = (
         START
         + """
-import threading
 threading.Thread(target=ready).start()
 with taskrun.Executor("serial") as ex:
     ex.submit(work, 0)
