@@ -22,7 +22,7 @@ _log = logging.getLogger("taskrun")
 class Timer:
     """Calls functions at given times (`time.monotonic`). They must be quick, must not block and must not be the user's.
 
-    `_lock` guards the heap and the thread; it is a leaf: no other lock is taken under it. Re-entrant for signal handlers.
+    `_lock` guards the heap and the thread; it is a leaf. Re-entrant: signal handlers come here.
     """
 
     def __init__(self, name: str) -> None:

@@ -1,0 +1,133 @@
+"""Ctrl-C at every single moment of an operation: the executor stays sound, and ends."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from patience import PATIENCE, eventually
+from striking import at_each_moment
+
+import taskrun
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# What is struck before it is iterated is dropped.
+pytestmark = pytest.mark.filterwarnings("ignore::taskrun.errors.UnfinishedMapWarning")
+
+FEWEST = 20
+"""Moments that each of these operations has at the least: fewer, and the strikes did not reach it."""
+
+
+def check(ex: taskrun.Executor, where: str) -> None:
+    """Check that *ex* still runs tasks, and that nothing is left of what was struck."""
+    assert ex.submit(abs, -3).result(PATIENCE) == 3, where
+    assert eventually(lambda: ex.stats()["unfinished"] == 0), (where, ex.stats())
+    assert ex.stats()["queued"] == 0, (where, ex.stats())
+
+
+def submit(ex: taskrun.Executor) -> None:
+    ex.submit(abs, -1)
+
+
+def result(ex: taskrun.Executor) -> None:
+    assert ex.submit(abs, -1).result(PATIENCE) == 1
+
+
+def failure(ex: taskrun.Executor) -> None:
+    assert isinstance(ex.submit(int, "x").exception(PATIENCE), ValueError)
+
+
+def callback(ex: taskrun.Executor) -> None:
+    called = threading.Event()
+    future = ex.submit(abs, -1)
+    future.add_done_callback(lambda _: called.set())
+    future.result(PATIENCE)
+
+
+def cancel(ex: taskrun.Executor) -> None:
+    for future in [ex.submit(abs, -1) for _ in range(3)]:
+        future.cancel()
+
+
+def timeout(ex: taskrun.Executor) -> None:
+    ex.options(timeout=PATIENCE).submit(abs, -1).result(PATIENCE)
+
+
+def ordered(ex: taskrun.Executor) -> None:
+    assert list(ex.map(abs, range(5))) == list(range(5))
+
+
+def from_generator(ex: taskrun.Executor) -> None:
+    assert sorted(ex.map_unordered(abs, iter(range(3)))) == [0, 1, 2]
+
+
+def closed_map(ex: taskrun.Executor) -> None:
+    results = ex.map(abs, range(30), buffersize=3)
+    next(results)
+    results.close()
+
+
+def wait(ex: taskrun.Executor) -> None:
+    taskrun.wait([ex.submit(abs, -1) for _ in range(2)], PATIENCE)
+
+
+def as_completed(ex: taskrun.Executor) -> None:
+    list(taskrun.as_completed([ex.submit(abs, -1) for _ in range(2)], PATIENCE))
+
+
+OPERATIONS = [submit, result, failure, callback, cancel, timeout, ordered, from_generator, closed_map, wait, as_completed]
+
+
+# On `process` a Ctrl-C in the middle of a cancel can lose what was read of a worker's channel: see the test after this one.
+CASES = [
+    pytest.param(backend, operation, id=f"{backend}-{operation.__name__}")
+    for backend in ("serial", "thread", "process")
+    for operation in OPERATIONS
+    if backend != "process" or operation not in (cancel, closed_map)
+]
+
+
+@pytest.mark.parametrize(("backend", "operation"), CASES)
+def test_the_executor_stays_sound(backend: str, operation: Callable[[taskrun.Executor], None]) -> None:
+    with taskrun.Executor(backend, max_workers=2, retry=1) as ex:
+        assert at_each_moment(lambda: ex, operation, check) >= FEWEST
+
+
+@pytest.mark.parametrize("operation", [cancel, closed_map], ids=lambda each: each.__name__)
+def test_a_process_executor_that_was_struck_in_a_cancel_ends(operation: Callable[[taskrun.Executor], None]) -> None:
+    """A task that was on its way to a worker may be lost, but not the end: it leaves the `with` block."""
+
+    def act(ex: taskrun.Executor) -> None:
+        with ex:
+            operation(ex)
+
+    def end(ex: taskrun.Executor, where: str) -> None:
+        ex.shutdown()
+
+    assert at_each_moment(lambda: taskrun.Executor("process", max_workers=1), act, end) >= FEWEST
+
+
+@pytest.mark.parametrize("how", ["shutdown", "with", "cancelling"])
+@pytest.mark.parametrize("backend", ["serial", "thread"])
+def test_it_ends_where_it_was_told_to_end(backend: str, how: str) -> None:
+    def before() -> tuple[taskrun.Executor, list[taskrun.Future[int]]]:
+        ex = taskrun.Executor(backend, max_workers=1)
+        return ex, [ex.submit(abs, i) for i in range(3)]
+
+    def act(subject: tuple[taskrun.Executor, list[taskrun.Future[int]]]) -> None:
+        ex, _ = subject
+        if how == "with":
+            with ex:
+                pass
+        else:
+            ex.shutdown(cancel_futures=how == "cancelling")
+
+    def ended(subject: tuple[taskrun.Executor, list[taskrun.Future[int]]], where: str) -> None:
+        ex, futures = subject
+        ex.shutdown()
+        assert all(future.done() for future in futures), where
+
+    assert at_each_moment(before, act, ended) >= FEWEST
