@@ -86,8 +86,7 @@ def test_an_event_loop_is_not_blocked() -> None:
         # In a thread beside the loop it may wait.
         gate = room.listen()
         waiting = asyncio.create_task(asyncio.to_thread(room.wait, gate))
-        while not room.waiting:
-            await asyncio.sleep(0.001)
+        assert await asyncio.to_thread(eventually, lambda: room.waiting)
         room.notify()
         assert await waiting is False
 
