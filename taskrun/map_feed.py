@@ -89,10 +89,10 @@ class Feed:
     def open(self) -> None:
         """Submit the first window. Raises as `submit` does."""
         try:
-            if self.sized:
-                self.scheduler.hold(self)
-            else:
+            if not self.sized:
                 self.scheduler.watch(self)
+            elif self._total:
+                self.scheduler.hold(self)
             self._pump(reading=True)
         except BaseException as error:  # Ctrl-C: nobody will have the results to close
             self._stop(error)

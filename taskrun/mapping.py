@@ -35,7 +35,6 @@ def start_map(
 ) -> MapResults[Any]:
     """Submit the first window and return the iterator over the results."""
     deadline = None if timeout is None else time.monotonic() + timeout
-    scheduler.check_open()
     total: int | None = None
     kept: list[Iterable[Any]] = list(iterables)
     if all(hasattr(iterable, "__len__") for iterable in iterables):
@@ -43,6 +42,8 @@ def start_map(
         # change.
         lists = [it if isinstance(it, range) else list(it) for it in iterables]
         total, kept = min(map(len, lists), default=0), list(lists)
+    if total != 0:  # nothing can be done after shutdown, too
+        scheduler.check_open()
     reporter = Reporter(options.progress, total, scheduler.callbacks) if options.progress else None
     calls = zip(*kept, strict=False)
     feed = Feed(scheduler, fn, calls, options, total=total, buffersize=buffersize, ordered=ordered, reporter=reporter)

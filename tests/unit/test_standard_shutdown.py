@@ -52,6 +52,7 @@ class TestShutdown:
             ex.submit(abs, 1)
         with pytest.raises(RuntimeError, match=REFUSED):
             ex.map(abs, [1])
+        assert list(ex.map(abs, [])) == []
 
     @everywhere
     def test_it_may_be_done_many_times(self, make: Any, kind: str) -> None:
