@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
+from patience import eventually
 
 from taskrun.cli import flow as flow_module
 from taskrun.cli.flow import Flow, in_order
@@ -109,7 +110,13 @@ def test_stop_cancels_what_waits_and_hands_out_what_runs():
 
     with ThreadPoolExecutor(1) as pool:
         flow = Flow(numbers(100), lambda item: pool.submit(work), concurrent=True)
-        stopper = threading.Thread(target=lambda: running.wait(30) and flow.ask_to_stop())
+
+        def stop():
+            # One runs, and another one at least waits: else none would be cancelled, and nothing let the first one go.
+            if running.wait(30) and eventually(lambda: len(flow._open) > 1):
+                flow.ask_to_stop()
+
+        stopper = threading.Thread(target=stop)
         stopper.start()
         found = []
         for outcome in flow.outcomes():
