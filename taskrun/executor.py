@@ -136,8 +136,8 @@ class Executor(Submitting):
                 self.shutdown(wait=True)
             else:  # Ctrl-C and its like: the user wants to leave now
                 self._scheduler.interrupt()
-        except KeyboardInterrupt:  # before `shutdown` was ready for it, or a second one
-            self._scheduler.interrupt(force=True)
+        except KeyboardInterrupt:  # perhaps before `shutdown` or `interrupt` was ready for it; else this does nothing more
+            self._scheduler.interrupt()
             raise
 
     def __repr__(self) -> str:

@@ -101,12 +101,15 @@ class Scheduler(Closing):
 
     def _withdraw(self, futures: Sequence[Future[Any]], error: BaseException) -> None:
         """Take back what the caller will not hear of: as if it had not been submitted, where nothing has taken it up."""
+        tasks = [task for future in futures if (task := future._task) is not None]  # the others are not counted yet, or over
+        if not tasks:
+            return  # refused: nothing to look for in a queue that may be long
         over = []
         with self.lock:
-            for future in futures:
-                task = future._task
-                if task is None:
-                    continue  # not counted yet, or over
+            for task in tasks:
+                future = task.future
+                if future._task is not task:
+                    continue
                 if task.begun is None and not task.pulled and task not in self._backoff:
                     task.settled = True
                     future._task = None
@@ -226,10 +229,8 @@ class Scheduler(Closing):
         """Cancel a task that has not begun as far as is known, wherever it is; it may be called in the middle of `cancel`."""
         with self.lock:
             if task.future._task is task and task.begun is None:
-                task.settled = True  # if a worker has it after all, nothing is heard of it
-                self._backoff.discard(task)
-                self._resolve(task, CANCELLED, None, None)
-            self._queue.clean()
+                self._cancel_waiting(task)  # if a worker has it after all, nothing is heard of it
+            self._queue.clean()  # counts anew what was counted by halves
 
     def kill(self, future: Future[Any]) -> bool:
         """Do what `Future.kill` says."""

@@ -13,6 +13,7 @@ from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from threading import Lock as Gate
 
 __all__ = ["Timer"]
 
@@ -68,20 +69,23 @@ class Timer:
             thread.join()
 
     def _run(self) -> None:
+        gate: Gate | None = None  # kept until it is open: the bell would gather those that nobody waits at any more
         while True:
             with self._lock:
                 if self._stopped or self._thread is not threading.current_thread():
                     return
                 left = self._heap[0][0] - time.monotonic() if self._heap else None
                 due = heapq.heappop(self._heap) if left is not None and left <= 0 else None
-                gate = self._bell.listen() if due is None else None
-            if gate is not None:
+                if gate is None:
+                    gate = self._bell.listen()
+            if due is None:
                 # A wait beyond what the C library knows raises OverflowError: look again in an hour.
-                wait_at(gate, None if left is None else min(left, 3600.0))
-            if due is not None:
-                _, _, fn, args = due
-                try:
-                    fn(*args)
-                except BaseException:  # the deadlines of every other task depend on this thread
-                    _log.exception("error in the timer of %s", self._name)
-                del fn, args, due
+                if wait_at(gate, None if left is None else min(left, 3600.0)):
+                    gate = None
+                continue
+            _, _, fn, args = due
+            try:
+                fn(*args)
+            except BaseException:  # the deadlines of every other task depend on this thread
+                _log.exception("error in the timer of %s", self._name)
+            del fn, args, due

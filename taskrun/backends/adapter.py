@@ -58,7 +58,7 @@ class AdapterBackend(Backend):
         self._lock = threading.RLock()
         self._flights: dict[Task, concurrent.futures.Future[Any]] = {}
         self._news: SimpleQueue[tuple[Task, concurrent.futures.Future[Any]] | None] = SimpleQueue()
-        self._busy = 0  # the feeder's: submitted to the inner executor and not answered, abandoned ones included
+        self._busy: set[concurrent.futures.Future[Any]] = set()  # the feeder's: submitted and not answered, abandoned ones too
         self._closing = False
         self._feeder: OwnThread | None = None
         self._pid = os.getpid()
@@ -88,10 +88,10 @@ class AdapterBackend(Backend):
         while True:
             item = news.get()
             if item is not None:
-                self._busy -= 1
+                self._busy.discard(item[1])
                 self._take_answer(*item)
                 del item
-            while self._busy < self._slots and (tasks := scheduler.pull(1)):
+            while len(self._busy) < self._slots and (tasks := scheduler.pull(1)):
                 self._launch(tasks.pop())
             if self._closing and not self._flights and not scheduler.queued:
                 return
@@ -114,7 +114,7 @@ class AdapterBackend(Backend):
             self._scheduler.give_back([task])
             self._scheduler.break_down(f"the adapted {type(self._inner).__name__} takes no tasks: {error}", error)
             return
-        self._busy += 1
+        self._busy.add(inner)
         with self._lock:
             self._flights[task] = inner
         inner.add_done_callback(partial(self._answered, task))
@@ -171,10 +171,16 @@ class AdapterBackend(Backend):
     def revoke(self, task: Task) -> bool:
         with self._lock:
             inner = self._flights.get(task)
-            if inner is None or task.begun is not None or not inner.cancel():
+            if inner is None or task.begun is not None:
                 return False
-            del self._flights[task]
-            return True
+            try:
+                cancelled = inner.cancel()
+            except BaseException:  # Ctrl-C in `_answered`, which it calls
+                self._news.put((task, inner))
+                raise
+            if cancelled:
+                del self._flights[task]
+            return cancelled
 
     def recall(self) -> None:
         with self._lock:

@@ -130,17 +130,20 @@ def test_stop_cancels_what_waits_and_hands_out_what_runs():
 
 
 def test_stop_does_not_wait_for_an_input_that_hangs(pool):
-    never = threading.Event()
+    never, read_on = threading.Event(), threading.Event()
 
     def source():
         yield Item(0, 0, None, 1)
         never.wait(30)
+        read_on.set()
 
     flow = Flow(source(), lambda item: pool.submit(int, item.value), concurrent=True)
     for outcome in flow.outcomes():
         flow.release(outcome)
         flow.ask_to_stop()
+    assert not read_on.is_set()  # it is over, and the input still hangs
     never.set()
+    assert read_on.wait(30)
 
 
 def test_an_error_of_submitting_ends_the_run_instead_of_hanging_it():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -84,7 +85,7 @@ OPERATIONS = [submit, result, failure, callback, cancel, timeout, ordered, from_
 # On `process` a Ctrl-C in the middle of a cancel can lose what was read of a worker's channel: see the test after this one.
 CASES = [
     pytest.param(backend, operation, id=f"{backend}-{operation.__name__}")
-    for backend in ("serial", "thread", "process")
+    for backend in ("serial", "thread", "process", "adapter")
     for operation in OPERATIONS
     if backend != "process" or operation not in (cancel, closed_map)
 ]
@@ -92,7 +93,7 @@ CASES = [
 
 @pytest.mark.parametrize(("backend", "operation"), CASES)
 def test_the_executor_stays_sound(backend: str, operation: Callable[[taskrun.Executor], None]) -> None:
-    with taskrun.Executor(backend, max_workers=2, retry=1) as ex:
+    with ThreadPoolExecutor(2) as pool, taskrun.Executor(pool if backend == "adapter" else backend, retry=1) as ex:
         assert at_each_moment(lambda: ex, operation, check) >= FEWEST
 
 
@@ -111,7 +112,7 @@ def test_a_process_executor_that_was_struck_in_a_cancel_ends(operation: Callable
 
 
 @pytest.mark.parametrize("how", ["shutdown", "with", "cancelling"])
-@pytest.mark.parametrize("backend", ["serial", "thread"])
+@pytest.mark.parametrize("backend", ["serial", "thread", "process"])
 def test_it_ends_where_it_was_told_to_end(backend: str, how: str) -> None:
     def before() -> tuple[taskrun.Executor, list[taskrun.Future[int]]]:
         ex = taskrun.Executor(backend, max_workers=1)

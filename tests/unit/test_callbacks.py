@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from patience import PATIENCE
+from patience import PATIENCE, eventually
 
 from taskrun.callbacks import CallbackRunner
 from taskrun.threads import OwnThread
@@ -133,6 +133,7 @@ def test_ctrl_c_while_the_thread_starts_loses_no_callback(runner: CallbackRunner
             runner.run()
     runner.run()
     assert called.wait(PATIENCE)
+    assert eventually(lambda: len(own_threads()) == 1)
 
 
 def test_a_callback_may_add_another_and_close(runner: CallbackRunner) -> None:
