@@ -18,15 +18,13 @@ import threading
 import time
 from concurrent import futures as standard
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from taskrun.bell import lock_of, new_gate, wait_at
 from taskrun.task import Attempt
-from taskrun.threads import call_soon
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Callable, Generator
     from threading import Lock as Gate
 
@@ -220,45 +218,9 @@ class Future(standard.Future[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         """Wait in a coroutine; cancelling the coroutine's task arrives as `cancel`."""
-        import asyncio
+        from taskrun.awaiting import awaited
 
-        # Not `asyncio.wrap_future`: Python 3.11 waits for ever there when the task raised StopIteration, and its callback
-        # stays on a future that nobody awaits any more.
-        try:
-            if not self.done():
-                yield from self._wait_in_loop(asyncio.get_running_loop())
-            if self.cancelled():
-                raise asyncio.CancelledError
-            return self.result()
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
-        except StopIteration as error:  # it would end the coroutine as if it had returned
-            raise RuntimeError("the task raised StopIteration") from error
-        finally:
-            del self  # as in `result`
-
-    def _wait_in_loop(self, loop: asyncio.AbstractEventLoop) -> Generator[Any, None, None]:
-        """Return once the future is done; leaves no callback behind, however it ends."""
-        done = loop.create_future()
-
-        def wake(_: standard.Future[T]) -> None:  # in any thread
-            try:
-                loop.call_soon_threadsafe(_set, done)
-            except RuntimeError:
-                if not loop.is_closed():  # if it is, nobody waits any more
-                    raise
-
-        with ExitStack() as stack:
-            stack.enter_context(self._wait_context())
-            stack.callback(self._remove_done_callback, wake)
-            self.add_done_callback(wake)
-            try:
-                yield from done
-            except GeneratorExit:
-                # The coroutine was dropped, perhaps by the garbage collector in a thread that holds any lock.
-                call_soon(stack.pop_all().close)
-                raise
+        return awaited(self)
 
     def _remove_done_callback(self, fn: Callable[[standard.Future[T]], object]) -> None:
         if self._state not in _DONE:
@@ -397,8 +359,3 @@ class Future(standard.Future[T]):
 def _attempt(number: int, queued: float, run: tuple[Any, ...] | None, error: BaseException | None) -> Attempt:
     worker, started, duration, cpu_seconds, worker_rss = run or (None,) * 5
     return Attempt(number, worker, queued, started, duration, cpu_seconds, worker_rss, error)
-
-
-def _set(done: asyncio.Future[None]) -> None:
-    if not done.done():
-        done.set_result(None)

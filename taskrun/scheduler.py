@@ -17,23 +17,20 @@ emptied by `forget` outside of it.
 
 from __future__ import annotations
 
-import logging
-import math
-import os
 import time
 from concurrent.futures import CancelledError
-from contextlib import AbstractContextManager, suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from taskrun import lifetime
-from taskrun.closing import Closing
-from taskrun.errors import TaskKilledError, TaskTimeoutError
-from taskrun.future import CANCELLED, FINISHED, PENDING, RUNNING, Future
-from taskrun.task import Cause, Run, Task
+from taskrun.completing import Completing, Outcome
+from taskrun.errors import TaskKilledError
+from taskrun.future import FINISHED, PENDING, RUNNING, Future
+from taskrun.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from contextvars import Context
 
     from taskrun.backends.base import Backend
@@ -42,28 +39,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcome", "Scheduler"]
 
-Outcome = tuple[Task, bool, Any, Cause | None, Run | tuple[Any, ...] | None]
-"""(task, succeeded, value or error, cause of the error, what it cost): one attempt's end, as backends report it."""
 
-_log = logging.getLogger("taskrun")
-
-
-class Scheduler(Closing):
+class Scheduler(Completing):
     """What an executor and its backend share: `submit` and its siblings for the one, `pull` and its siblings for the other.
 
-    How all this ends (shutdown, Ctrl-C, a failed initializer, interpreter exit, fork) is in `Closing`, its base.
+    What becomes of an attempt (result, retry, deadline) is in `Completing`, its base; how all this ends (shutdown, Ctrl-C, a
+    failed initializer, interpreter exit, fork) in `Closing`, the base of that.
     """
 
     def __init__(
         self, backend: Backend, settings: WorkerSettings, *, max_pending: int | None = None, seed: int | None = None
     ) -> None:
-        super().__init__(backend, settings, max_pending)
+        super().__init__(backend, settings, max_pending, seed)
         self._wants_context = backend.shares_context or bool(settings.context_vars)
-        self._seed = int.from_bytes(os.urandom(8), "big") if seed is None else seed
         self._index = 0
-        self._deadlines: dict[Task, float] = {}  # of the tasks that run: never more than there are workers
-        self._next_deadline = math.inf  # at most the smallest of them
-        self._armed = math.inf  # when the timer looks at them next
+        self.arm_timer = self._deadlines.arm  # for `begin`'s sake, outside of the lock
         lifetime.register(self)
 
     # -- for the executor ------------------------------------------------------------------------------------------------------
@@ -216,15 +206,6 @@ class Scheduler(Closing):
             # It began or was given back or ended meanwhile, or the worker has it and has not said so yet.
             return task.settled or not task.pulled
 
-    def _cancel_waiting(self, task: Task) -> None:
-        """Cancel a task that waits in the queue or in back-off. Under the lock."""
-        task.settled = True  # first: the queue tells dead tasks by it
-        if task in self._backoff:
-            self._backoff.discard(task)
-        else:
-            self._queue.skip(task)
-        self._resolve(task, CANCELLED, None, None)
-
     def _cancel_plainly(self, task: Task) -> None:
         """Cancel a task that has not begun as far as is known, wherever it is; it may be called in the middle of `cancel`."""
         with self.lock:
@@ -317,132 +298,8 @@ class Scheduler(Closing):
         for task in tasks:
             task.begun = None
             task.future._state = PENDING
-            self._deadlines.pop(task, None)
+            self._deadlines.drop(task)
         self._queue.put_back(tasks)
-
-    # -- for backends: reporting -----------------------------------------------------------------------------------------------
-
-    def succeed(self, task: Task, value: Any, run: Run | tuple[Any, ...] | None = None) -> None:
-        """Report that *task* returned *value*."""
-        self.settle(((task, True, value, None, run),))
-
-    def fail(self, task: Task, error: BaseException, cause: Cause, run: Run | tuple[Any, ...] | None = None) -> None:
-        """Report that *task* ended in *error*; the retry policy decides whether it runs again."""
-        self.settle(((task, False, error, cause, run),))
-
-    def settle(self, outcomes: Sequence[Outcome]) -> None:
-        """Report many outcomes at once. Of a task that is settled already nothing is heard."""
-        over: list[Task] = []
-        failed: list[Outcome] = []
-        deadlines = self._deadlines
-        try:
-            with self.lock:
-                for outcome in outcomes:
-                    task, succeeded, value, _, run = outcome
-                    if task.settled:
-                        continue
-                    task.settled = True
-                    if deadlines:
-                        deadlines.pop(task, None)
-                    if succeeded:
-                        task.future._records += ((task.number, task.queued, run, None),)
-                        self._resolve(task, FINISHED, value, None)
-                        over.append(task)
-                    else:
-                        failed.append(outcome)
-                ending = self._progress()
-            if over:
-                self._let_go(over)
-            for outcome in failed:
-                self._decide(*outcome)
-            if ending:
-                self._end()
-        except BaseException:  # Ctrl-C, where the caller is the user's: finish what was begun
-            self._settle_plainly(outcomes)
-            raise
-
-    def _settle_plainly(self, outcomes: Sequence[Outcome]) -> None:
-        """Settle what is not settled yet; nothing is retried, and it may be called in the middle of `settle`."""
-        over = []
-        with self.lock:
-            for task, succeeded, value, _, _ in outcomes:
-                if task.future._task is task:
-                    task.settled = True
-                    self._deadlines.pop(task, None)
-                    self._resolve(task, FINISHED, value if succeeded else None, None if succeeded else value)
-                    over.append(task)
-            ending = self._progress()
-        self._let_go(over)
-        if ending:
-            self._end()
-
-    def _decide(self, task: Task, _: bool, error: BaseException, cause: Cause | None, run: Any) -> None:
-        """Run a failed task again, or let its future fail. The task is settled: nobody else touches it any more."""
-        delay = self._retry_delay(task, error, cause)
-        again = None
-        with self.lock:
-            task.future._records += ((task.number, task.queued, run, error),)
-            if delay is not None and not self._discard:
-                again = task.again()
-                task.future._task = again
-                task.future._state = PENDING
-                self._backoff.add(again)
-                self.counts["retried"] += 1
-            else:
-                self._resolve(task, FINISHED, None, error)
-            ending = self._progress()
-        if again is None or delay is None:
-            self._let_go((task,))
-        else:
-            task.forget()
-            self._back_off(again, delay)
-        if ending:
-            self._end()
-
-    def _retry_delay(self, task: Task, error: BaseException, cause: Cause | None) -> float | None:
-        """Ask the retry policy; None: no further attempt. Runs the user's predicate, so never under the lock."""
-        policy = task.options.retry
-        if policy is None or cause is None:
-            return None
-        records = task.future._records
-        elapsed = time.monotonic() - (records[0][1] if records else task.queued)
-        try:
-            if policy.wants_retry(error, cause, task.number, elapsed):
-                return policy.delay(task.number, error, self._seed ^ (task.index * 1_000_003 + task.number))
-            if task.number > 1:
-                error.add_note(policy.note(task.number, elapsed))
-        except BaseException as problem:  # a predicate's own error must not lose the task it was asked about
-            if self._inline and isinstance(problem, KeyboardInterrupt):
-                raise
-            _log.exception("the retry policy of task %r failed", task.name)
-            with suppress(Exception):
-                error.add_note(f"not retried: the retry policy raised {problem!r}")
-        return None
-
-    def _back_off(self, task: Task, delay: float) -> None:
-        if self._inline:
-            try:
-                time.sleep(delay)
-            except BaseException:  # Ctrl-C while the caller waits: nobody else would end this task
-                self.cancel(task.future)
-                raise
-            self._requeue(task)
-        elif delay <= 0:
-            self._requeue(task)
-        elif not self.timer.call_at(time.monotonic() + delay, self._requeue, task):
-            _log.warning("task %r is not retried: the interpreter is shutting down and gives no more threads", task.name)
-            self.cancel(task.future)
-
-    def _requeue(self, task: Task) -> None:
-        with self.lock:
-            if task not in self._backoff:
-                return  # cancelled meanwhile
-            self._backoff.discard(task)
-            task.queued = time.monotonic()
-            self._queue.put(task)
-        self._backend.wake()
-
-    # -- deadlines -------------------------------------------------------------------------------------------------------------
 
     def _begin(self, task: Task, now: float) -> None:
         """Under the lock; follow with `arm_timer` outside of it."""
@@ -450,39 +307,4 @@ class Scheduler(Closing):
         task.future._state = RUNNING
         timeout = task.options.timeout
         if timeout is not None and not self._inline:
-            deadline = self._deadlines[task] = now + timeout
-            if deadline < self._next_deadline:
-                self._next_deadline = deadline
-
-    def arm_timer(self) -> None:
-        """See to it that the timer looks at the deadlines in time. Not under the lock: it may start the timer's thread."""
-        if self._next_deadline < self._armed:
-            self._arm()
-
-    def _arm(self) -> None:
-        with self.lock:
-            when = self._next_deadline
-            if when >= self._armed:
-                return
-            self._armed = when
-        self.timer.call_at(when, self._look_at_deadlines)
-
-    def _look_at_deadlines(self) -> None:
-        now = time.monotonic()
-        with self.lock:
-            due = [task for task, deadline in self._deadlines.items() if deadline <= now]
-            for task in due:
-                del self._deadlines[task]
-            self._armed = math.inf
-            self._next_deadline = min(self._deadlines.values(), default=math.inf)
-        self.arm_timer()
-        for task in due:
-            self._expire(task, now)
-
-    def _expire(self, task: Task, now: float) -> None:
-        begun, limit = task.begun, task.options.timeout
-        if begun is None or limit is None or task.settled:
-            return
-        error = TaskTimeoutError(limit=limit, elapsed=now - begun, task=task.name, attempt=task.number)
-        if not self._backend.stop(task, error, "timeout"):
-            self.fail(task, error, "timeout")
+            self._deadlines.note(task, now + timeout)

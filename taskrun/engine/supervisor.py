@@ -6,7 +6,7 @@
     │   queue ────────────┼──►│ (dispatch.py)            └────► tokens ────────┼─────►│ pipe ───► claim ─► unpickle  │
     │   wake ── eventfd ──┼──►│                                               │      │              │              │
     │                     │   │ epoll                                         │      │              ▼              │
-    │ future.cancel       │   │ settle ◄─ unpickle ◄─ frames ◄─────────────────┼──────┤ answer ◄─ pickle ◄─ fn(...)  │
+    │ future.cancel       │   │ settle ◄─ unpickle ◄─ frames (answers.py) ◄────┼──────┤ answer ◄─ pickle ◄─ fn(...)  │
     │   revoke ── pipe ───┼─┐ │   │                                           │      └──────────────────────────────┘
     │ Future, callbacks ◄─┼─┼─┼───┘   deaths, deadlines, recycling (fleet.py)   │               ▲ fork
     └─────────────────────┘ │ └───────────────────────┬───────────────────────┘      ┌────────┴─────────────────────┐
@@ -28,7 +28,6 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import select
 import threading
 import time
@@ -36,13 +35,11 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from taskrun.engine import channel
+from taskrun.engine.answers import Answers
 from taskrun.engine.dispatch import PULLED, RECALLED, Dispatcher
 from taskrun.engine.fleet import Fleet
 from taskrun.engine.handle import Handle
 from taskrun.engine.poller import LAUNCHER, WAKE, Poller
-from taskrun.exceptions import load_exception
-from taskrun.serialization import load_result
 from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
@@ -50,16 +47,14 @@ if TYPE_CHECKING:
 
     from taskrun.engine.launch import StartMethod
     from taskrun.options import WorkerSettings
-    from taskrun.scheduler import Outcome, Scheduler
+    from taskrun.scheduler import Scheduler
     from taskrun.task import Cause, Task
 
 __all__ = ["Supervisor"]
 
 _log = logging.getLogger("taskrun")
 
-_READS = 8  # chunks read from one worker before the others have their turn
 _MOST_TROUBLE = 20
-_CAUSES: dict[int, Cause] = {channel.RAISED: "raised", channel.UNSENDABLE: "serialization", channel.TIMED_OUT: "timeout"}
 
 _living: weakref.WeakSet[Supervisor] = weakref.WeakSet()
 
@@ -89,6 +84,7 @@ class Supervisor:
         poller.add(self._alarm, WAKE)
         self._fleet = fleet = Fleet(scheduler, settings, method, context_vars, self._lock, poller)
         self._dispatcher = Dispatcher(scheduler, settings, fleet, context_vars, self._lock)
+        self._answers = Answers(scheduler, fleet, self._dispatcher, poller)
         self.thread = OwnThread(f"{settings.name}-engine", self._run)
         _living.add(self)
         try:
@@ -235,13 +231,13 @@ class Supervisor:
             if mask & select.EPOLLOUT:
                 handle.flush()
             if mask & ~select.EPOLLOUT:
-                self._read(handle)
+                self._answers.read(handle)
             self._poller.want_room(handle.fd, handle.writer.blocked)
 
     def _bury(self) -> None:
         """See the dead off, now that no event of theirs is left: read what they have still sent, then settle the rest."""
         for handle in [handle for handle in self._fleet.workers.values() if handle.dead]:
-            while self._read(handle):
+            while self._answers.read(handle):
                 pass
             self._fleet.bury(handle)
 
@@ -257,72 +253,6 @@ class Supervisor:
                 self._scheduler.settle(outcomes)
             if returned:
                 self._scheduler.give_back(returned)
-
-    # -- answers ---------------------------------------------------------------------------------------------------------------
-
-    def _read(self, handle: Handle) -> bool:
-        """Read what a worker has sent and note the outcomes; False when there is no more."""
-        read, more = handle.reader.read, True
-        for _ in range(_READS):
-            try:
-                frames = read()
-            except BlockingIOError:
-                more = False
-                break
-            except (EOFError, OSError):
-                # Its end is closed: it is dying, or a task has closed it. Its pidfd tells; listening on would only spin.
-                self._poller.remove(handle.fd)
-                more = False
-                break
-            if frames:
-                self._take_frames(handle, frames)
-        return more
-
-    def _take_frames(self, handle: Handle, frames: list[tuple[tuple[Any, ...], bytes | bytearray]]) -> None:
-        # The hot loop of the parent: one pass for what the lock guards, one for what runs the user's code.
-        flight = handle.flight
-        answers: list[tuple[Task | None, tuple[Any, ...], bytes | bytearray]] = []
-        with self._lock:
-            for header, payload in frames:
-                answers.append((flight.pop(header[2], None), header, payload))
-            head = next(iter(flight.values()), None)
-            handle.seen = None if handle.seen is not head else head  # an idle worker keeps no task
-        outcomes, label, loads = self._fleet.outcomes, handle.label, pickle.loads
-        size = 0
-        for task, header, payload in answers:
-            _, kind, sequence, started, duration, cpu, rss = header
-            if task is None:
-                self._life_cycle(handle, kind, rss, payload)
-                continue
-            handle.answered = sequence
-            size = rss or size
-            run = (label, started, duration, cpu, rss or handle.rss)
-            task.place = None
-            if kind == channel.DONE:
-                slot = self._dispatcher.pace_slot(task.fn)
-                if slot is not None:
-                    slot.observe(duration)
-                try:
-                    outcomes.append((task, True, loads(payload), None, run))
-                except BaseException:  # the user's __setstate__ may raise anything, SystemExit included
-                    outcomes.append(_unreadable(task, payload, run))
-            else:
-                outcomes.append((task, False, load_exception(bytes(payload)), _CAUSES[kind], run))
-            if handle.stop is not None:
-                self._fleet.answered(handle, task)
-        handle.moved = time.monotonic()
-        handle.unresponsive = False
-        self._fleet.progress()
-        if size:
-            self._fleet.check_size(handle, size)
-        if head is not None:
-            self._scheduler.begin(head)
-
-    def _life_cycle(self, handle: Handle, kind: int, rss: int, payload: bytes | bytearray) -> None:
-        if kind == channel.READY:
-            self._fleet.ready(handle, rss)
-        elif kind == channel.NOT_READY:
-            self._fleet.not_ready(handle, bytes(payload))
 
     # -- commands --------------------------------------------------------------------------------------------------------------
 
@@ -383,14 +313,6 @@ class Supervisor:
         if not self.closed:
             self._poller.forget_all()
             self._close()
-
-
-def _unreadable(task: Task, payload: bytes | bytearray, run: tuple[Any, ...]) -> Outcome:
-    """Return the outcome for a result that did not unpickle: a second try, to have the error say which task it was."""
-    try:
-        return task, True, load_result(bytes(payload), task=task.name), None, run
-    except BaseException as error:  # SerializationError
-        return task, False, error, "serialization", run
 
 
 def _after_fork_in_child() -> None:

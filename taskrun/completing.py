@@ -1,0 +1,195 @@
+"""What becomes of an attempt: a result, an error, or another attempt. The one place that completes outcomes.
+
+The lock plan is the scheduler's; see there. Retry predicates are the user's and are asked with no lock held.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from taskrun.closing import Closing
+from taskrun.deadlines import Deadlines
+from taskrun.errors import TaskTimeoutError
+from taskrun.future import CANCELLED, FINISHED, PENDING
+from taskrun.task import Cause, Run, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from taskrun.backends.base import Backend
+    from taskrun.options import WorkerSettings
+
+__all__ = ["Completing", "Outcome"]
+
+Outcome = tuple[Task, bool, Any, Cause | None, Run | tuple[Any, ...] | None]
+"""(task, succeeded, value or error, cause of the error, what it cost): one attempt's end, as backends report it."""
+
+_log = logging.getLogger("taskrun")
+
+
+class Completing(Closing):
+    """The part of the scheduler that backends report to: it settles futures, retries and keeps deadlines."""
+
+    def __init__(self, backend: Backend, settings: WorkerSettings, max_pending: int | None, seed: int | None) -> None:
+        super().__init__(backend, settings, max_pending)
+        self._seed = int.from_bytes(os.urandom(8), "big") if seed is None else seed
+        self._deadlines = Deadlines(self.lock, self.timer, self._expire)
+
+    # -- reporting -------------------------------------------------------------------------------------------------------------
+
+    def succeed(self, task: Task, value: Any, run: Run | tuple[Any, ...] | None = None) -> None:
+        """Report that *task* returned *value*."""
+        self.settle(((task, True, value, None, run),))
+
+    def fail(self, task: Task, error: BaseException, cause: Cause, run: Run | tuple[Any, ...] | None = None) -> None:
+        """Report that *task* ended in *error*; the retry policy decides whether it runs again."""
+        self.settle(((task, False, error, cause, run),))
+
+    def settle(self, outcomes: Sequence[Outcome]) -> None:
+        """Report many outcomes at once. Of a task that is settled already nothing is heard."""
+        over: list[Task] = []
+        failed: list[Outcome] = []
+        try:
+            with self.lock:
+                for outcome in outcomes:
+                    task, succeeded, value, _, run = outcome
+                    if task.settled:
+                        continue
+                    task.settled = True
+                    self._deadlines.drop(task)
+                    if succeeded:
+                        task.future._records += ((task.number, task.queued, run, None),)
+                        self._resolve(task, FINISHED, value, None)
+                        over.append(task)
+                    else:
+                        failed.append(outcome)
+                ending = self._progress()
+            if over:
+                self._let_go(over)
+            for outcome in failed:
+                self._decide(*outcome)
+            if ending:
+                self._end()
+        except BaseException:  # Ctrl-C, where the caller is the user's: finish what was begun
+            self._settle_plainly(outcomes)
+            raise
+
+    def _settle_plainly(self, outcomes: Sequence[Outcome]) -> None:
+        """Settle what is not settled yet; nothing is retried, and it may be called in the middle of `settle`."""
+        over = []
+        with self.lock:
+            for task, succeeded, value, _, _ in outcomes:
+                if task.future._task is task:
+                    task.settled = True
+                    self._deadlines.drop(task)
+                    self._resolve(task, FINISHED, value if succeeded else None, None if succeeded else value)
+                    over.append(task)
+            ending = self._progress()
+        self._let_go(over)
+        if ending:
+            self._end()
+
+    # -- retrying --------------------------------------------------------------------------------------------------------------
+
+    def _decide(self, task: Task, _: bool, error: BaseException, cause: Cause | None, run: Any) -> None:
+        """Run a failed task again, or let its future fail. The task is settled: nobody else touches it any more."""
+        delay = self._retry_delay(task, error, cause)
+        again = None
+        with self.lock:
+            task.future._records += ((task.number, task.queued, run, error),)
+            if delay is not None and not self._discard:
+                again = task.again()
+                task.future._task = again
+                task.future._state = PENDING
+                self._backoff.add(again)
+                self.counts["retried"] += 1
+            else:
+                self._resolve(task, FINISHED, None, error)
+            ending = self._progress()
+        if again is None or delay is None:
+            self._let_go((task,))
+        else:
+            task.forget()
+            self._back_off(again, delay)
+        if ending:
+            self._end()
+
+    def _retry_delay(self, task: Task, error: BaseException, cause: Cause | None) -> float | None:
+        """Ask the retry policy; None: no further attempt. Runs the user's predicate, so never under the lock."""
+        policy = task.options.retry
+        if policy is None or cause is None:
+            return None
+        records = task.future._records
+        elapsed = time.monotonic() - (records[0][1] if records else task.queued)
+        try:
+            if policy.wants_retry(error, cause, task.number, elapsed):
+                return policy.delay(task.number, error, self._seed ^ (task.index * 1_000_003 + task.number))
+            if task.number > 1:
+                error.add_note(policy.note(task.number, elapsed))
+        except BaseException as problem:  # a predicate's own error must not lose the task it was asked about
+            if self._inline and isinstance(problem, KeyboardInterrupt):
+                raise
+            _log.exception("the retry policy of task %r failed", task.name)
+            with suppress(Exception):
+                error.add_note(f"not retried: the retry policy raised {problem!r}")
+        return None
+
+    def _back_off(self, task: Task, delay: float) -> None:
+        if self._inline:
+            try:
+                time.sleep(delay)
+            except BaseException:  # Ctrl-C while the caller waits: nobody else would end this task
+                self._abandon(task)
+                raise
+            self._requeue(task)
+        elif delay <= 0:
+            self._requeue(task)
+        elif not self.timer.call_at(time.monotonic() + delay, self._requeue, task):
+            _log.warning("task %r is not retried: the interpreter is shutting down and gives no more threads", task.name)
+            self._abandon(task)
+
+    def _requeue(self, task: Task) -> None:
+        with self.lock:
+            if task not in self._backoff:
+                return  # cancelled meanwhile
+            self._backoff.discard(task)
+            task.queued = time.monotonic()
+            self._queue.put(task)
+        self._backend.wake()
+
+    def _abandon(self, task: Task) -> None:
+        """Cancel a task in back-off: there will be no further attempt."""
+        with self.lock:
+            if task.settled:
+                return
+            self._cancel_waiting(task)
+            if task.future._callbacks:
+                self.callbacks.add(task.future._invoke_callbacks)
+            ending = self._progress()
+        self._let_go((task,))
+        if ending:
+            self._end()
+
+    def _cancel_waiting(self, task: Task) -> None:
+        """Cancel a task that waits in the queue or in back-off. Under the lock."""
+        task.settled = True  # first: the queue tells dead tasks by it
+        if task in self._backoff:
+            self._backoff.discard(task)
+        else:
+            self._queue.skip(task)
+        self._resolve(task, CANCELLED, None, None)
+
+    # -- deadlines -------------------------------------------------------------------------------------------------------------
+
+    def _expire(self, task: Task, now: float) -> None:
+        """Stop a task whose time is up. Not under the lock."""
+        begun, limit = task.begun, task.options.timeout
+        if begun is None or limit is None or task.settled:
+            return
+        error = TaskTimeoutError(limit=limit, elapsed=now - begun, task=task.name, attempt=task.number)
+        if not self._backend.stop(task, error, "timeout"):
+            self.fail(task, error, "timeout")

@@ -1,0 +1,109 @@
+"""What comes back from the workers: frames are read, results unpickled, and outcomes noted for the scheduler.
+
+Used by the I/O thread only.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from typing import TYPE_CHECKING, Any
+
+from taskrun.engine import channel
+from taskrun.exceptions import load_exception
+from taskrun.serialization import load_result
+
+if TYPE_CHECKING:
+    from taskrun.engine.dispatch import Dispatcher
+    from taskrun.engine.fleet import Fleet
+    from taskrun.engine.handle import Handle
+    from taskrun.engine.poller import Poller
+    from taskrun.scheduler import Outcome, Scheduler
+    from taskrun.task import Cause, Task
+
+__all__ = ["Answers"]
+
+_READS = 8  # chunks read from one worker before the others have their turn
+_CAUSES: dict[int, Cause] = {channel.RAISED: "raised", channel.UNSENDABLE: "serialization", channel.TIMED_OUT: "timeout"}
+
+
+class Answers:
+    """Reads what workers send and adds it to the outcomes of *fleet*."""
+
+    def __init__(self, scheduler: Scheduler, fleet: Fleet, dispatcher: Dispatcher, poller: Poller) -> None:
+        self._scheduler = scheduler
+        self._fleet = fleet
+        self._dispatcher = dispatcher
+        self._poller = poller
+
+    def read(self, handle: Handle) -> bool:
+        """Read what a worker has sent and note the outcomes; False when there is no more."""
+        read, more = handle.reader.read, True
+        for _ in range(_READS):
+            try:
+                frames = read()
+            except BlockingIOError:
+                more = False
+                break
+            except (EOFError, OSError):
+                # Its end is closed: it is dying, or a task has closed it. Its pidfd tells; listening on would only spin.
+                self._poller.remove(handle.fd)
+                more = False
+                break
+            if frames:
+                self._take_frames(handle, frames)
+        return more
+
+    def _take_frames(self, handle: Handle, frames: list[tuple[tuple[Any, ...], bytes | bytearray]]) -> None:
+        # The hot loop of the parent: one pass for what the lock guards, one for what runs the user's code.
+        flight = handle.flight
+        answers: list[tuple[Task | None, tuple[Any, ...], bytes | bytearray]] = []
+        with self._fleet.lock:  # the supervisor's
+            for header, payload in frames:
+                answers.append((flight.pop(header[2], None), header, payload))
+            head = next(iter(flight.values()), None)
+            handle.seen = None if handle.seen is not head else head  # an idle worker keeps no task
+        outcomes, label, loads = self._fleet.outcomes, handle.label, pickle.loads
+        size = 0
+        for task, header, payload in answers:
+            _, kind, sequence, started, duration, cpu, rss = header
+            if task is None:
+                self._life_cycle(handle, kind, rss, payload)
+                continue
+            handle.answered = sequence
+            size = rss or size
+            run = (label, started, duration, cpu, rss or handle.rss)
+            task.place = None
+            if kind == channel.DONE:
+                slot = self._dispatcher.pace_slot(task.fn)
+                if slot is not None:
+                    slot.observe(duration)
+                try:
+                    outcomes.append((task, True, loads(payload), None, run))
+                except BaseException:  # the user's __setstate__ may raise anything, SystemExit included
+                    outcomes.append(_unreadable(task, payload, run))
+            else:
+                outcomes.append((task, False, load_exception(bytes(payload)), _CAUSES[kind], run))
+            if handle.stop is not None:
+                self._fleet.answered(handle, task)
+        handle.moved = time.monotonic()
+        handle.unresponsive = False
+        self._fleet.progress()
+        if size:
+            self._fleet.check_size(handle, size)
+        if head is not None:
+            self._scheduler.begin(head)
+
+    def _life_cycle(self, handle: Handle, kind: int, rss: int, payload: bytes | bytearray) -> None:
+        if kind == channel.READY:
+            self._fleet.ready(handle, rss)
+        elif kind == channel.NOT_READY:
+            self._fleet.not_ready(handle, bytes(payload))
+
+
+def _unreadable(task: Task, payload: bytes | bytearray, run: tuple[Any, ...]) -> Outcome:
+    """Return the outcome for a result that did not unpickle: a second try, to have the error say which task it was."""
+    try:
+        return task, True, load_result(bytes(payload), task=task.name), None, run
+    except BaseException as error:  # SerializationError
+        return task, False, error, "serialization", run
