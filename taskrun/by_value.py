@@ -17,8 +17,8 @@ made once and loaded by a worker only if it does not know them yet: a second ins
 
 from __future__ import annotations
 
-import hashlib
 import io
+import itertools
 import os
 import pickle
 import sys
@@ -33,6 +33,8 @@ import cloudpickle.cloudpickle as cp  # type: ignore[import-untyped]
 
 from taskrun import rebuild
 from taskrun.importable import importable
+from taskrun.reach import Reach, digest
+from taskrun.reducers import reduce_wrapper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -76,6 +78,9 @@ class _Pickler(cp.Pickler):  # type: ignore[misc] # cloudpickle has no types
         return self.file.getvalue()
 
     def reducer_override(self, obj: Any) -> Any:
+        reduced = reduce_wrapper(obj)
+        if reduced is not None:
+            return reduced
         if isinstance(obj, type):
             if obj not in cp._BUILTIN_TYPE_NAMES and travels_by_value(obj):
                 return self.reduce_class(obj)
@@ -100,6 +105,7 @@ class _Pickler(cp.Pickler):  # type: ignore[misc] # cloudpickle has no types
         tracker_id = cp._get_or_create_tracker_id(cls)
         maker, args, state, _, _, setter = cp._dynamic_class_reduce(cls)
         if maker is cp._make_skeleton_class:
+            args[3]["__qualname__"] = cls.__qualname__  # else it were only its name
             if "__slots__" in vars(cls):
                 args[3]["__slots__"] = cls.__slots__  # type: ignore[attr-defined] # else it had a __dict__ in the worker
             if typing.NamedTuple in args[2]:
@@ -107,12 +113,15 @@ class _Pickler(cp.Pickler):  # type: ignore[misc] # cloudpickle has no types
                 bases = tuple(tuple if base is typing.NamedTuple else base for base in args[2])
                 args = (*args[:2], bases, *args[3:])
                 state[0].pop("__class_getitem__", None)  # of a generic one: Generic's, which does not pickle
+            maker = rebuild.make_skeleton
         version = None if self.upward else _class_version(cls)
         return rebuild.make_class, (tracker_id, maker, args), (setter, state, version), None, None, rebuild.set_class
 
     def reduce_function(self, fn: types.FunctionType) -> Any:
         maker, args, (attributes, slots), _, _, setter = self._dynamic_function_reduce(fn)
         code, base_globals, *rest = args
+        if getattr(fn, "__type_params__", ()):
+            slots["__type_params__"] = fn.__type_params__  # type: ignore[attr-defined] # Python 3.12 and later
         names: Mapping[str, Any] = slots["__globals__"]
         key: str | None = None
         tokens: dict[str, Any] | None = None
@@ -125,9 +134,23 @@ class _Pickler(cp.Pickler):  # type: ignore[misc] # cloudpickle has no types
         else:
             self.copied_a_module |= bool(names) and _is_module_namespace(fn.__globals__)
             key = _namespace_key(fn)
-            tokens = {name: _token(value) for name, value in names.items()}
+            tokens = {name: self.token(value) for name, value in names.items()}
         new = (maker, code, base_globals, tuple(rest), key, origin)
         return rebuild.make_function, new, (setter, attributes, slots, key, tokens), None, None, rebuild.set_function
+
+    def token(self, value: Any) -> Any:
+        """Return what tells whether a global is the same as when it was last sent; None where that cannot be told."""
+        if value is None or type(value) in (bool, int, float, str, bytes):
+            return (type(value).__name__, value)
+        if isinstance(value, (types.FunctionType, types.ModuleType, type)):
+            return None  # to set them again does no harm
+        plain = digest(value, None)
+        if plain is not None:
+            return plain
+        try:
+            return digest(_TokenPickler(upward=False).dumps(value), None)
+        except Exception:  # the pickling proper will tell
+            return None
 
 
 class _PayloadPickler(_Pickler):
@@ -141,6 +164,13 @@ class _PayloadPickler(_Pickler):
         tracker_id = cp._get_or_create_tracker_id(cls)
         self.classes[tracker_id] = cls
         return rebuild.class_by_id, (tracker_id,)
+
+
+class _TokenPickler(_PayloadPickler):
+    """Makes bytes to compare, nobody loads them: without tokens in them, which might go in circles."""
+
+    def token(self, value: Any) -> Any:
+        return None
 
 
 P = TypeVar("P", bound=_Pickler)
@@ -211,18 +241,16 @@ def _definitions(known: tuple[Any, ...], classes: list[type], upward: bool) -> b
     return blob
 
 
-_class_snapshots: weakref.WeakKeyDictionary[type, tuple[dict[str, int], int]] = weakref.WeakKeyDictionary()
+_class_reaches: weakref.WeakKeyDictionary[type, tuple[Reach, int]] = weakref.WeakKeyDictionary()
+_versions = itertools.count(1)
 
 
 def _class_version(cls: type) -> int:
-    """Return a number that changes when an attribute of the class has been set, so that workers are told."""
-    # Numbers, not references: a class must not be kept alive by its own methods.
-    snapshot = {name: id(value) for name, value in vars(cls).items()}
-    known, version = _class_snapshots.get(cls, (None, 0))
-    if known != snapshot:
-        version += 1
-        _class_snapshots[cls] = (snapshot, version)
-    return version
+    """Return a number that changes when the class, or what it is made of, was changed, so that workers are told."""
+    known = _class_reaches.get(cls)
+    if known is None or not known[0].unchanged():
+        known = _class_reaches[cls] = (Reach(cls), next(_versions))
+    return known[1]
 
 
 _namespace_keys: dict[int, tuple[str, weakref.ref[types.FunctionType]]] = {}
@@ -258,28 +286,3 @@ def _process_key() -> str:
 def _is_module_namespace(namespace: dict[str, Any]) -> bool:
     name = namespace.get("__name__")
     return isinstance(name, str) and importable(name) and vars(sys.modules[name]) is namespace
-
-
-class _Digest:
-    """A file that only hashes what is written to it: large globals need no second copy."""
-
-    def __init__(self) -> None:
-        self.hash = hashlib.blake2b(digest_size=16)
-
-    def write(self, data: Any) -> int:
-        self.hash.update(data)
-        return len(data)
-
-
-def _token(value: Any) -> Any:
-    """Return what tells whether a global is the same as when it was last sent; None where that cannot be told."""
-    if value is None or type(value) in (bool, int, float, str, bytes):
-        return (type(value).__name__, value)
-    if isinstance(value, (types.FunctionType, types.ModuleType, type)):
-        return None  # to set them again does no harm
-    digest = _Digest()
-    try:
-        pickle.Pickler(digest, 5).dump(value)
-    except Exception:  # unknown then: the pickling proper will tell
-        return None
-    return digest.hash.digest()

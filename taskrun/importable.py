@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import types
 
-__all__ = ["importable"]
+__all__ = ["importable", "names_of_others"]
 
 _MAIN = ("__main__", "__mp_main__")
 """multiprocessing's children know the user's program by the second name."""
@@ -35,6 +35,35 @@ def importable(module_name: object) -> bool:
     if known is None or known[0] != id(module):
         known = _importable[module_name] = (id(module), _would_be_found(module_name, module))
     return known[1] and not _registered(module_name)
+
+
+_known_modules = 0
+_others: tuple[str, ...] = ()
+
+
+def names_of_others() -> tuple[str, ...]:
+    """Return the names in `sys.modules`, `__main__` aside, that a fresh process could not import; looked up as modules come."""
+    global _known_modules, _others
+    count = len(sys.modules)
+    if count != _known_modules:  # one that takes another's place is not noticed; asked for each task, this has to be cheap
+        _known_modules = count
+        modules = list(sys.modules.items())
+        suspects = {name for name, module in modules if "." not in name and _suspicious(module)} - {*_MAIN}
+        strangers = {name for name in suspects if not importable(name)}
+        _others = tuple(name for name, _ in modules if name.partition(".")[0] in strangers)
+    return _others
+
+
+def _suspicious(module: object) -> bool:
+    """Return whether a top-level module is not plainly one that an import found: to be sure costs a look at the disk."""
+    spec = getattr(module, "__spec__", None)
+    origin = getattr(spec, "origin", None)
+    if spec is None or not isinstance(origin, str):
+        return True
+    if not spec.has_location:
+        return False  # built in or frozen
+    folder = os.path.dirname(os.path.dirname(origin) if spec.submodule_search_locations else origin)
+    return folder not in sys.path
 
 
 def _would_be_found(module_name: str, module: types.ModuleType) -> bool:

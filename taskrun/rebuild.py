@@ -5,27 +5,39 @@ Loads cloudpickle; nothing imports this module but a message that needs it.
 
 from __future__ import annotations
 
+import functools
 import pickle
 import sys
 import types
+import typing
 import weakref
 from collections import OrderedDict
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle.cloudpickle as cp  # type: ignore[import-untyped]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 __all__ = [
     "came_from_elsewhere",
     "class_by_id",
+    "make_cached",
+    "make_cached_property",
     "make_class",
     "make_code",
     "make_function",
+    "make_generic",
+    "make_new_type",
+    "make_skeleton",
+    "make_tracked",
+    "make_type_alias",
     "open_message",
+    "register_all",
     "set_class",
     "set_function",
+    "tracker_id",
 ]
 
 IMPORT = "import "
@@ -79,6 +91,44 @@ def make_class(tracker_id: str, maker: Callable[..., type], args: tuple[Any, ...
     return cls
 
 
+def make_skeleton(
+    metaclass: type, name: str, bases: tuple[Any, ...], namespace: dict[str, Any], tracker_id: str, _: Any
+) -> type:
+    """Return an empty class to be filled. What its definition ran when it was made (hooks of the user's) does not run again."""
+    resolved = types.resolve_bases(bases)
+    if resolved is not bases:
+        namespace["__orig_bases__"] = bases
+    with _without_hooks(resolved):
+        if metaclass in _versions:
+            # Of a metaclass that travelled only what it inherits from an importable one, the real making of a class, is run.
+            maker = next(each for each in metaclass.__mro__ if each not in _versions)
+            cls: type = maker.__new__(metaclass, name, resolved, namespace)
+        else:
+            cls = metaclass(name, resolved, namespace)
+    return cp._lookup_class_or_track(tracker_id, cls)  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _without_hooks(bases: tuple[type, ...]) -> Iterator[None]:
+    """Pass over the `__init_subclass__` of classes that travelled: it ran when the class was defined, perhaps with keywords."""
+    owners = {cls for base in bases for cls in base.__mro__ if cls in _versions and "__init_subclass__" in vars(cls)}
+    hooks = {cls: vars(cls)["__init_subclass__"] for cls in owners}
+    for owner in owners:
+        type.__setattr__(owner, "__init_subclass__", classmethod(_next_hook(owner)))
+    try:
+        yield
+    finally:
+        for owner, hook in hooks.items():
+            type.__setattr__(owner, "__init_subclass__", hook)
+
+
+def _next_hook(owner: type) -> Callable[[type], None]:
+    def hook(cls: type) -> None:
+        super(owner, cls).__init_subclass__()  # type: ignore[arg-type] # mypy takes it for a method
+
+    return hook
+
+
 def set_class(cls: type, state: tuple[Callable[..., Any], Any, int | None]) -> type:
     """Fill a new class, or bring one that was received to a newer version; one made here knows better itself."""
     setter, attributes, version = state
@@ -88,6 +138,55 @@ def set_class(cls: type, state: tuple[Callable[..., Any], Any, int | None]) -> t
             setter(cls, attributes)
             _versions[cls] = version
     return cls
+
+
+# -- what the standard library makes around functions and types ----------------------------------------------------------------
+
+
+def make_cached(fn: Callable[..., Any], maxsize: int | None, typed: bool) -> Callable[..., Any]:
+    """Return *fn* with an empty cache."""
+    return functools.lru_cache(maxsize, typed)(fn)
+
+
+def make_cached_property(fn: Callable[..., Any], name: str | None) -> functools.cached_property[Any]:
+    """Return a property that knows its name: nobody tells it, as its class exists already."""
+    made = functools.cached_property(fn)
+    made.attrname = name
+    return made
+
+
+def make_generic(default: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a `singledispatch` function without its registered ones."""
+    return functools.singledispatch(default)
+
+
+def register_all(generic: Any, registry: dict[type, Callable[..., Any]]) -> None:
+    """Register what the original has."""
+    for cls, fn in registry.items():
+        generic.register(cls, fn)
+
+
+def make_new_type(name: str, qualname: str, module: str, supertype: Any) -> Any:
+    """Return a `NewType`."""
+    made = typing.NewType(name, supertype)  # type: ignore[misc] # the name is not known before
+    made.__qualname__, made.__module__ = qualname, module
+    return made
+
+
+def make_type_alias(name: str, value: Any, parameters: tuple[Any, ...]) -> Any:
+    """Return what ``type name = value`` makes."""
+    return typing.TypeAliasType(name, value, type_params=parameters)  # type: ignore[attr-defined] # Python 3.12 and later
+
+
+def tracker_id(obj: Any) -> str:
+    """Return the id under which *obj* is the same object in every message."""
+    return cp._get_or_create_tracker_id(obj)  # type: ignore[no-any-return]
+
+
+def make_tracked(tracker_id: str, kind: Callable[..., Any], name: str, options: dict[str, Any]) -> Any:
+    """Return the type parameter with this id, a new one if it is not here."""
+    known = cp._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker_id)
+    return known if known is not None else cp._lookup_class_or_track(tracker_id, kind(name, **options))
 
 
 # -- functions -----------------------------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 The hot path is one call of the C pickler and one search for the name of `__main__` in what it made. A reference to
 `__main__` pickles without complaint and fails in the worker, which has another `__main__`; so the marker, like a
-failure, leads to `by_value`. Arguments are not searched for other modules that a worker could not import (those made by
-`exec` and put into `sys.modules`): that would mean reading every payload opcode by opcode. Functions are looked at.
+failure, leads to `by_value`. So do the names of other modules that a worker could not import (those made by `exec` and put into
+`sys.modules`), if there are any.
 
 Every function here runs the user's code (`__reduce__`, `__setstate__`, imports): call none with a lock held. They raise
 SerializationError, with the original error as `__cause__` whatever it was, and nothing else.
@@ -16,7 +16,8 @@ import pickle
 import types
 from typing import TYPE_CHECKING, Any, Literal
 
-from taskrun.importable import importable
+from taskrun.importable import importable, names_of_others
+from taskrun.reach import is_cached_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,7 +51,7 @@ def dump_function(fn: Callable[..., Any], *, task: str | None = None, side: Side
             return data
         from taskrun import by_value
 
-        if isinstance(fn, (types.FunctionType, type)):
+        if isinstance(fn, (types.FunctionType, type)) or is_cached_function(fn):
             return by_value.dumps_definition(fn)
         return by_value.dumps(fn, upward=False)  # a partial or a callable object: pickled for each task, like arguments
     except BaseException as error:
@@ -120,7 +121,19 @@ def _fast(value: Any) -> bytes | None:
         raise
     except Exception:
         return None
-    return None if _MAIN in data else data
+    if _MAIN in data:
+        return None
+    for name in names_of_others():
+        if _as_pickled(name) in data:
+            return None
+    return data
+
+
+@functools.cache
+def _as_pickled(name: str) -> bytes:
+    """Return the opcode that refers to a module, or is a string of the user's that says the same: that does no harm."""
+    encoded = name.encode("utf-8", "surrogatepass")
+    return b"\x8c" + bytes([len(encoded)]) + encoded if len(encoded) < 256 else encoded
 
 
 def _by_reference(fn: Any) -> bool:
@@ -135,7 +148,7 @@ def _by_reference(fn: Any) -> bool:
             fn = fn.__func__
         else:
             break
-    if isinstance(fn, (types.FunctionType, type)):
+    if isinstance(fn, (types.FunctionType, type)) or is_cached_function(fn):
         return importable(fn.__module__)
     # A builtin without a module is a method of some object, which the pickler will look at.
     return isinstance(fn, types.BuiltinFunctionType) or importable(type(fn).__module__)

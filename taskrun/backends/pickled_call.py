@@ -18,6 +18,7 @@ from taskrun.backends.soft_timeout import SoftTimeout
 from taskrun.coroutines import CoroutineRunner
 from taskrun.errors import SerializationError
 from taskrun.exceptions import dump_exception, load_exception
+from taskrun.reach import new_moment
 from taskrun.serialization import (
     dump_arguments,
     dump_function,
@@ -53,6 +54,7 @@ def dump_call(task: Task, context_vars: list[tuple[str, ContextVar[Any]]]) -> Pa
     """Return *task* as bytes, with the values of *context_vars*. Raises SerializationError."""
     from taskrun.engine.surroundings import context_payload
 
+    new_moment()
     name = task.name
     values = None if task.context is None else context_payload(task.context, context_vars, name)
     options = task.options

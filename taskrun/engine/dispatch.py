@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from taskrun.engine import channel, surroundings
 from taskrun.engine.functions import Functions, Slot
 from taskrun.errors import SerializationError
+from taskrun.reach import new_moment
 from taskrun.serialization import dump_arguments, dump_function
 
 if TYPE_CHECKING:
@@ -238,6 +239,7 @@ class Dispatcher:
         sent: list[Task] = []
         failed: list[tuple[Task, BaseException]] = []
         first = sequence = handle.next_sequence
+        new_moment()
         for task in batch:
             try:
                 self._encode(handle, task, sequence, parts)
@@ -295,7 +297,7 @@ class Dispatcher:
         else:
             number = slot.number
             has = handle.has
-            if has.get(number) != slot.version or slot.reads:
+            if has.get(number) != slot.version or slot.reach is not None:
                 definition = self._functions.data(slot, fn)
                 if has.get(number) != slot.version:
                     parts.append(_HEADER(len(definition), channel.FUNCTION, number, 0, 0, 0, 0.0, 0.0))

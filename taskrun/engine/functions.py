@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from taskrun.importable import importable
+from taskrun.reach import Reach, is_cached_function, may_change
 from taskrun.serialization import dump_function
 from taskrun.task import function_name
 
@@ -21,14 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["Functions", "Slot"]
 
 _MOST = 512
-_MOST_GLOBALS = 2000
-_MISSING = object()
 
 
 class Slot:
     """A function that workers keep, and what is known of its pace."""
 
-    __slots__ = ("data", "name", "number", "reads", "ref", "seconds", "version")
+    __slots__ = ("data", "name", "number", "reach", "ref", "seconds", "version")
 
     def __init__(self, number: int, version: int, ref: weakref.ref[Any], fn: Callable[..., Any]) -> None:
         self.number = number
@@ -37,7 +35,8 @@ class Slot:
         self.ref = ref
         self.name = function_name(fn)
         self.data: bytes | None = None
-        self.reads: list[tuple[dict[str, Any], str, Any]] = []
+        self.reach: Reach | None = None
+        """What it is made of, where that may change."""
         self.seconds: float | None = None
         """Moving average of what one call takes; None: never seen."""
 
@@ -69,7 +68,7 @@ class Functions:
             owner = fn.__self__  # type: ignore[attr-defined]
             if owner is not None and type(owner) is not ModuleType:
                 return None  # a method of some object, whose state may change
-        elif kind is not FunctionType and not issubclass(kind, type):
+        elif kind is not FunctionType and not issubclass(kind, type) and not is_cached_function(fn):
             return None
         return self._add(fn)
 
@@ -97,39 +96,14 @@ class Functions:
     def data(self, slot: Slot, fn: Callable[..., Any]) -> bytes:
         """Return what a worker loads the function from. Raises SerializationError.
 
-        A function that travels by value is pickled again when a global it reads was bound to something else since: a helper
-        defined anew in a notebook would otherwise never reach the workers.
+        One that travels by value is pickled again when something that it is made of has changed since (see `reach`).
         """
         if slot.data is not None:
-            for namespace, name, value in slot.reads:
-                if namespace.get(name, _MISSING) is not value:
-                    break
-            else:
+            if slot.reach is None or slot.reach.unchanged():
                 return slot.data
             self._versions += 1
             slot.version = self._versions
+        # What it reaches first: if it changes meanwhile, it is pickled once more than need be.
+        slot.reach = Reach(fn) if may_change(fn) else None
         slot.data = dump_function(fn, task=slot.name)
-        slot.reads = _globals_read(fn)
         return slot.data
-
-
-def _globals_read(fn: Any) -> list[tuple[dict[str, Any], str, Any]]:
-    """Return (namespace, name, value) for the globals that *fn* and the by-value functions it calls read."""
-    reads: list[tuple[dict[str, Any], str, Any]] = []
-    pending, seen = [fn], {id(fn)}
-    while pending and len(reads) < _MOST_GLOBALS:
-        here = pending.pop()
-        if type(here) is not FunctionType or importable(here.__module__):
-            continue
-        namespace = here.__globals__
-        codes = [here.__code__]
-        while codes:
-            code = codes.pop()
-            codes += [item for item in code.co_consts if isinstance(item, CodeType)]
-            for name in code.co_names:
-                value = namespace.get(name, _MISSING)
-                reads.append((namespace, name, value))
-                if id(value) not in seen:
-                    seen.add(id(value))
-                    pending.append(value)
-    return reads

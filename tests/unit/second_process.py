@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 from taskrun.exceptions import load_exception
+from taskrun.reach import new_moment
 from taskrun.serialization import dump_arguments, dump_function, load_result
 
 WORKER = """
@@ -51,6 +52,7 @@ class SecondProcess:
 
     def call(self, fn, *args, **kwargs):
         """Call fn over there; return its result or raise its error."""
+        new_moment()
         function, arguments = dump_function(fn), dump_arguments(args, kwargs)
         self._send(function)
         self._send(arguments)

@@ -403,7 +403,7 @@ def test_modules_registered_with_cloudpickle_travel_by_value(other, tmp_path, mo
 # -- a real __main__ -----------------------------------------------------------------------------------------------------------
 
 MAIN = """
-import dataclasses, enum
+import collections, dataclasses, enum
 from second_process import SecondProcess
 
 print("main runs")
@@ -427,13 +427,15 @@ class MyError(ValueError):
 COUNT = 0
 model = None
 cache = {}
+counts = collections.defaultdict(lambda: cache.get("k", 0))  # plain pickle refuses it
 
 def init():
     global model, late
     model, late = "loaded", 5
-    cache["k"] = 1
+    cache["k"] = counts["k"] = 1
 
 def task():
+    assert counts["k"] == 1
     return model, late, dict(cache)
 
 def fail():
