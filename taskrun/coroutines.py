@@ -1,4 +1,8 @@
-"""Awaiting coroutines in a worker: one event loop for each worker, so that what belongs to a loop outlives a task."""
+"""Awaiting coroutines in a worker: one event loop for each worker, so that what belongs to a loop outlives a task.
+
+A soft timeout must not strike in asyncio's own code: an exception there is swallowed with the callback it hit, or leaves a loop
+in pieces. So while a coroutine runs, the exception is handed to it at an `await` of its own (`CoroutineRunner.interrupt`).
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine, Generator
+    from types import FrameType
 
-__all__ = ["CoroutineRunner"]
+__all__ = ["CoroutineRunner", "in_a_step"]
 
 
 class CoroutineRunner:
@@ -18,9 +23,23 @@ class CoroutineRunner:
 
     def __init__(self) -> None:
         self._runner: asyncio.Runner | None = None
+        self._running: _Interruptible | None = None
+        # Guards `_running`; re-entrant, since a signal handler may call `interrupt` in the middle of `run`.
+        self._lock = threading.RLock()
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Return what *coroutine* returns, run in the current context."""
+        try:
+            with self._lock:
+                outer, self._running = self._running, _Interruptible(coroutine)
+            # What `interrupt` has raised in this thread just before strikes here, not in asyncio.
+            _give_way()
+            return self._run(self._running)
+        finally:
+            coroutine.close()  # if it never began
+            self._running = outer
+
+    def _run(self, coroutine: _Interruptible) -> Any:
         import asyncio
 
         if asyncio._get_running_loop() is not None:
@@ -29,7 +48,7 @@ class CoroutineRunner:
             # With a factory of its own the runner leaves the thread's current event loop alone: on `serial` it is the user's.
             self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         try:
-            return self._runner.run(coroutine, context=copy_context())
+            return self._runner.run(coroutine.main(), context=copy_context())
         except Exception:
             raise
         except BaseException:
@@ -37,7 +56,7 @@ class CoroutineRunner:
             self.close()
             raise
 
-    def _run_beside(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    def _run_beside(self, coroutine: _Interruptible) -> Any:
         """Run it in a thread, while the caller (a task submitted to `serial` in a coroutine) waits: loops do not nest."""
         outcome: list[tuple[bool, Any]] = []
         context = copy_context()
@@ -45,7 +64,7 @@ class CoroutineRunner:
         def target() -> None:
             inner = CoroutineRunner()
             try:
-                outcome.append((True, context.run(inner.run, coroutine)))
+                outcome.append((True, context.run(inner._run, coroutine)))
             except BaseException as error:  # raised in the caller below, whatever it is
                 outcome.append((False, error))
             finally:
@@ -59,8 +78,91 @@ class CoroutineRunner:
             return value
         raise value
 
+    def interrupt(self, error: BaseException, otherwise: Callable[[], object]) -> bool:
+        """Raise *error* once in the coroutine that runs, at its next await; if none runs, call *otherwise* and return False.
+
+        In any thread, or in a signal handler.
+        """
+        with self._lock:
+            if self._running is None:
+                otherwise()
+                return False
+            self._running.interrupt(error)
+            return True
+
     def close(self) -> None:
         """Close the loop; leftover tasks in it are cancelled."""
         runner, self._runner = self._runner, None
         if runner is not None:
             runner.close()
+
+
+class _Interruptible:
+    """A coroutine in which an exception can be raised while it awaits."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine = coroutine
+        self._error: BaseException | None = None  # to be raised in it
+        self._task: asyncio.Task[Any] | None = None  # what it runs in, once it does
+
+    def interrupt(self, error: BaseException) -> None:
+        self._error = error
+        task = self._task
+        if task is not None:
+            task.get_loop().call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        if self._error is not None and self._task is not None:
+            self._task.cancel()  # which arrives at the `yield` below
+
+    async def main(self) -> Any:
+        import asyncio
+
+        try:
+            self._task = asyncio.current_task()  # from here on it can be woken; what came before is found at the first step
+            return await self
+        finally:
+            self._task = None
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        from asyncio import CancelledError
+
+        coroutine, thrown = self._coroutine, None
+        try:
+            while True:
+                if self._error is not None:
+                    thrown, self._error = self._error, None
+                try:
+                    awaited = coroutine.send(None) if thrown is None else coroutine.throw(thrown)
+                except StopIteration as end:
+                    return end.value
+                thrown = None
+                try:
+                    yield awaited
+                except CancelledError as cancelled:
+                    if self._error is None:
+                        thrown = cancelled  # somebody else's
+                    elif self._task is not None:
+                        self._task.uncancel()
+                except BaseException as other:
+                    thrown = other
+        finally:
+            del thrown, coroutine  # the error's traceback leads to this frame: it must not lead back
+
+
+_STEP = _Interruptible.__await__.__code__
+
+
+def in_a_step(frame: FrameType | None) -> bool:
+    """Return whether *frame* is code of a coroutine that a runner runs, and not asyncio's: there it is safe to raise."""
+    if frame is not None and frame.f_code is _STEP:
+        return False
+    while frame is not None and not str(frame.f_globals.get("__name__")).startswith("asyncio."):
+        if frame.f_code is _STEP:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _give_way() -> None:
+    """Do nothing, in a call: an exception set by another thread is raised at one."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import threading
+from contextlib import nullcontext
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from taskrun import lifetime
-from taskrun.backends.base import Backend, Capabilities
+from taskrun.backends.base import Backend, Capabilities, refuse_waiting_in
 from taskrun.backends.calls import call
 from taskrun.coroutines import CoroutineRunner
 from taskrun.errors import SerializationError, TaskKilledError
@@ -23,6 +24,7 @@ from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Scheduler
@@ -194,7 +196,11 @@ class AdapterBackend(Backend):
         return False
 
     def owns_current_thread(self) -> bool:
-        return getattr(self._inside, "task", None) is not None
+        return getattr(self._inside, "task", None) is not None or self._feeder is threading.current_thread()
+
+    def waiting(self) -> AbstractContextManager[None]:
+        refuse_waiting_in(self._feeder)
+        return nullcontext()
 
     # -- ending ----------------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ The life of a task as a backend sees it::
 from __future__ import annotations
 
 import os
+import threading
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from taskrun.scheduler import Scheduler
     from taskrun.task import Task
 
-__all__ = ["Backend", "Capabilities"]
+__all__ = ["Backend", "Capabilities", "refuse_waiting_in"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,13 +164,14 @@ class Backend(ABC):
         return
 
     def owns_current_thread(self) -> bool:
-        """Return True in a thread that runs one of this backend's tasks: waiting there for all tasks would never end."""
+        """Return True in a thread that this backend's tasks depend on: waiting there for all of them would never end."""
         return False
 
     def waiting(self) -> AbstractContextManager[None]:
         """Return the context in which the current thread waits for a task of this backend.
 
-        A backend whose workers are threads of this process makes up for a worker that waits with one more worker.
+        A backend whose workers are threads of this process makes up for a worker that waits with one more worker. One that
+        pickles in a thread of its own raises RuntimeError there (`refuse_waiting_in`): pickling runs the user's code.
         """
         return nullcontext()
 
@@ -198,3 +200,12 @@ class Backend(ABC):
 
     def __repr__(self) -> str:
         return f"<taskrun backend {self.name!r} in process {os.getpid()}>"
+
+
+def refuse_waiting_in(thread: threading.Thread | None) -> None:
+    """Raise RuntimeError in *thread*, which pickles and unpickles for an executor and so runs the user's code."""
+    if thread is threading.current_thread():
+        raise RuntimeError(
+            "waiting for a task of the same executor while something is pickled or unpickled for it would never end: the "
+            "thread that runs the executor does both; wait before the object is submitted, or in the task"
+        )

@@ -38,7 +38,7 @@ def call(scheduler: Scheduler, task: Task, worker: str, runner: CoroutineRunner)
         if soft is not None:
             from taskrun.backends.soft_timeout import SoftTimeout
 
-            alarm = SoftTimeout(scheduler.timer, soft, current.name, task.number)
+            alarm = SoftTimeout(scheduler.timer, runner, soft, current.name, task.number)
         try:
             # A copy, since a retry starts from the submitter's context again, not from what this attempt left.
             if context is None:

@@ -87,7 +87,7 @@ def run_pickled_call(payload: Payload) -> Answer:
             return runner.run(value) if type(value) is CoroutineType else value
 
         if soft is not None:
-            alarm = _Alarm(soft, name, number)
+            alarm = _Alarm(runner, soft, name, number)
         try:
             value = copy_context().run(enter)
         finally:
@@ -111,9 +111,9 @@ def run_pickled_call(payload: Payload) -> Answer:
 class _Alarm(SoftTimeout):
     """A soft timeout with a timer of its own: there is no scheduler where the call runs."""
 
-    def __init__(self, limit: float, name: str, attempt: int) -> None:
+    def __init__(self, runner: CoroutineRunner, limit: float, name: str, attempt: int) -> None:
         self._timer = Timer("taskrun-soft-timeout")
-        super().__init__(self._timer, limit, name, attempt)
+        super().__init__(self._timer, runner, limit, name, attempt)
 
     def disarm(self) -> None:
         super().disarm()

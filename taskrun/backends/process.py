@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from taskrun.backends.base import Backend, Capabilities
+from taskrun.backends.base import Backend, Capabilities, refuse_waiting_in
 from taskrun.errors import ConfigError, UnsafeForkWarning
 from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
     from taskrun.engine.launch import StartMethod
     from taskrun.engine.supervisor import Supervisor
@@ -90,6 +92,14 @@ class ProcessBackend(Backend):
     def notice_cancel(self, task: Task) -> None:
         if self._supervisor is not None:
             self._supervisor.notice_cancel(task)
+
+    def owns_current_thread(self) -> bool:
+        return self._supervisor is not None and self._supervisor.thread is threading.current_thread()
+
+    def waiting(self) -> AbstractContextManager[None]:
+        if self._supervisor is not None:
+            refuse_waiting_in(self._supervisor.thread)
+        return nullcontext()
 
     def shutdown(self) -> None:
         if self._supervisor is not None:

@@ -1,4 +1,7 @@
-"""`soft_timeout` where tasks run in threads of this process: an exception raised in the thread from outside, once."""
+"""`soft_timeout` where tasks run in threads of this process: an exception raised in the thread from outside, once.
+
+A coroutine is struck at its next await, everything else at its next step in Python.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING
 from taskrun.errors import TaskTimeoutError
 
 if TYPE_CHECKING:
+    from taskrun.coroutines import CoroutineRunner
     from taskrun.timer import Timer
 
 __all__ = ["SoftTimeout"]
@@ -27,7 +31,9 @@ class _SoftTimeoutError(TaskTimeoutError):
 class SoftTimeout:
     """The alarm of one attempt, set by the thread that runs it; a lock of its own makes it go off before `disarm` or never."""
 
-    def __init__(self, timer: Timer, limit: float, name: str, attempt: int) -> None:
+    def __init__(self, timer: Timer, runner: CoroutineRunner, limit: float, name: str, attempt: int) -> None:
+        self._runner = runner
+        self._handed_over: TaskTimeoutError | None = None  # what a coroutine was told
         self.limit = limit
         self.name = name
         self.attempt = attempt
@@ -44,9 +50,10 @@ class SoftTimeout:
 
     def _go_off(self) -> None:
         kind = type("TaskTimeoutError", (_SoftTimeoutError,), {"alarm": self, "__module__": TaskTimeoutError.__module__})
+        error = TaskTimeoutError(limit=self.limit, elapsed=self.elapsed, task=self.name, attempt=self.attempt, soft=True)
         with self._lock:
-            if not self._over:
-                _raise_in(self._ident, kind)
+            if not self._over and self._runner.interrupt(error, lambda: _raise_in(self._ident, kind)):
+                self._handed_over = error
 
     def disarm(self) -> None:
         """Call off what has not been raised yet: it must not hit what the thread does next."""
@@ -56,6 +63,8 @@ class SoftTimeout:
 
     def public(self, error: BaseException) -> TaskTimeoutError | None:
         """Return *error* as the class that users know, if this alarm raised it."""
+        if error is self._handed_over:
+            return self._handed_over
         if not isinstance(error, _SoftTimeoutError) or error.alarm is not self:
             return None
         known = TaskTimeoutError(limit=self.limit, elapsed=error.elapsed, task=self.name, attempt=self.attempt, soft=True)

@@ -6,9 +6,12 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
+from taskrun.coroutines import in_a_step
+
 if TYPE_CHECKING:
     from types import CodeType, FrameType
 
+    from taskrun.coroutines import CoroutineRunner
     from taskrun.task import CurrentTask
 
 __all__ = ["SoftAlarm"]
@@ -21,12 +24,15 @@ class SoftAlarm:
 
     The error is raised only in code of the task: in a frame of the worker's own (one with *ours* as its globals) the call has
     not begun, or is over and its value counts. But a task that is a C function has no frame of its own: what runs it is
-    *caller*, where raising is safe from end to end.
+    *caller*, where raising is safe from end to end. A coroutine that waits, or whose turn it is not, gets it from *runner*.
     """
 
-    def __init__(self, limit: float, current: CurrentTask, ours: dict[str, Any], caller: CodeType) -> None:
+    def __init__(
+        self, limit: float, current: CurrentTask, runner: CoroutineRunner, ours: dict[str, Any], caller: CodeType
+    ) -> None:
         self.raised: BaseException | None = None
         """The error, once it was raised."""
+        self._runner = runner
         self._limit = limit
         self._current = current
         self._ours = (ours, globals())
@@ -56,7 +62,11 @@ class SoftAlarm:
         from taskrun.errors import TaskTimeoutError
 
         elapsed, current = time.monotonic() - self._began, self._current
-        self.raised = TaskTimeoutError(
-            limit=self._limit, elapsed=elapsed, task=current.name, attempt=current.attempt, soft=True
-        )
-        raise self.raised
+        error = TaskTimeoutError(limit=self._limit, elapsed=elapsed, task=current.name, attempt=current.attempt, soft=True)
+        self.raised = error
+        if in_a_step(frame) or not self._runner.interrupt(error, _nothing):
+            raise error
+
+
+def _nothing() -> None:
+    """Leave it to the caller."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import struct
+import sys
 import time
 from collections import deque
 from itertools import takewhile
@@ -240,6 +241,9 @@ class Dispatcher:
         failed: list[tuple[Task, BaseException]] = []
         first = sequence = handle.next_sequence
         new_moment()
+        if sys.path != handle.path:  # a module may be imported from where the worker would not look yet
+            handle.path = list(sys.path)
+            self._fleet.send_state(handle, {"path": list(map(str, handle.path))})
         for task in batch:
             try:
                 self._encode(handle, task, sequence, parts)

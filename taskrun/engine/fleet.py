@@ -7,13 +7,14 @@ supervisor hands to the scheduler.
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
 from typing import TYPE_CHECKING
 
 from taskrun.engine import crash, posix
 from taskrun.engine.handle import Handle
-from taskrun.engine.starting import Starting
+from taskrun.engine.starting import BORN_WITHIN, Starting
 from taskrun.engine.stopping import STACK_PATIENCE, Stop
 from taskrun.threads import call_soon
 
@@ -127,8 +128,7 @@ class Fleet(Starting):
                 if not force:
                     self.signal(handle, signal.SIGTERM)
             if force and not handle.stop.killed:
-                handle.stop.killed = True
-                self.signal(handle, signal.SIGKILL)
+                handle.stop.kill(handle, now, self.signal)
 
     def kill_all(self) -> None:
         """Kill and reap every worker at once, whatever state it is in: the engine has lost its thread."""
@@ -148,6 +148,10 @@ class Fleet(Starting):
         for handle in self.workers.values():
             if handle.dead:
                 continue
+            if self._launcher_fails(handle, now):
+                self.lose_launcher()
+            if handle.pidfd < 0:
+                following.append(handle.born + BORN_WITHIN)
             if handle.stop is not None:
                 when = handle.stop.step(handle, now, self.signal)
                 if when is not None:
@@ -157,6 +161,16 @@ class Fleet(Starting):
         if self._not_before > now:
             following.append(self._not_before)
         return min(following, default=None)
+
+    def _launcher_fails(self, handle: Handle, now: float) -> bool:
+        """Return whether what the launcher was asked for should have been done long ago; it is given as much time again."""
+        if handle.pidfd < 0 and now > handle.born + BORN_WITHIN:
+            handle.born = now
+            return True
+        if handle.stop is not None and now > handle.stop.gone_by:
+            handle.stop.gone_by = math.inf
+            return True
+        return False
 
     # -- recycling -------------------------------------------------------------------------------------------------------------
 

@@ -72,6 +72,9 @@ class Handle:
         self.has: dict[int, int] = {}
         """Functions the worker has: slot number -> version."""
         self.root: int | None = None
+        """The seed that the tasks it was sent derive theirs from."""
+        self.path: list[str] | None = None
+        """The `sys.path` it was last told of."""
         self.pace = 0.0
         """Seconds that the tasks in flight take each, as far as known."""
         self.born = time.monotonic()

@@ -70,6 +70,10 @@ class Launcher(ABC):
         """Return the events that have arrived. Raises EOFError when the launcher is dead, and its workers with it."""
         return []
 
+    def kill(self) -> None:
+        """End the launcher itself, since it does not do what it is told (somebody stopped it): `receive` will say so."""
+        return
+
     def reap(self, handle: Handle) -> Event:
         """Reap a worker whose pidfd says that it has ended."""
         return Event("ended", handle.number, None)
@@ -127,6 +131,12 @@ class _Template:
         self._control = ours
         with contextlib.suppress(OSError):
             self._pidfd = os.pidfd_open(self.pid)
+
+    def kill(self) -> None:
+        """Have the template end, and its workers with it."""
+        with self._lock, contextlib.suppress(OSError):
+            if self._pidfd >= 0:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     def _forget(self) -> None:
         """Reap the one that died."""
@@ -222,6 +232,9 @@ class _FromTemplate(Launcher):
                 events.append(Event("ended", number, None if value == template.UNKNOWN_STATUS else value))
             else:
                 events.append(Event("failed", number, value))
+
+    def kill(self) -> None:
+        TEMPLATE.kill()
 
     def close(self) -> None:
         self._connection.close()

@@ -187,7 +187,7 @@ def start_python(code: str, args: list[str], fds: list[int]) -> int:
     flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
     argv = [sys.executable, *flags, "-c", code, *args]
     # Duplicates above the target numbers, so that putting one in place does not overwrite another.
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 64) for fd in fds]
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(fds)) for fd in fds]
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         actions: list[Any] = [(os.POSIX_SPAWN_DUP2, null, 0)]

@@ -6,8 +6,10 @@ Used by the I/O thread only, as the fleet, of which this is the base.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -30,9 +32,13 @@ if TYPE_CHECKING:
     from taskrun.scheduler import Outcome, Scheduler
     from taskrun.task import Task
 
-__all__ = ["Starting"]
+__all__ = ["BORN_WITHIN", "Starting"]
+
+BORN_WITHIN = 30.0  # seconds; the template has to be up by then, and to have forked
 
 _EARLY_DEATHS = 5  # workers in a row that die before they have done anything; then the executor is broken
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)  # somebody may give back what lacks
+_SHORTAGE = 30.0  # seconds that a lack may last, tried again and again; then the executor is broken
 
 
 class Starting:
@@ -64,6 +70,7 @@ class Starting:
         self._next_number = 0
         self._not_before = 0.0  # no worker is started before, after a failure
         self._early_deaths = 0.0
+        self._failing_since = 0.0
         self._memory: crash.OutOfMemoryWatch | None = None
         self._template_died: set[int] = set()  # workers that died with the template
 
@@ -102,6 +109,7 @@ class Starting:
             self.workers[number] = handle
             self._poller.add(handle.fd, number)
             self.send_state(handle, {"setup": setup})
+            handle.path = list(sys.path)
             for event in self._launcher.launch(handle):
                 self.take_event(event)
         except TaskrunError as error:  # the initializer or its arguments do not pickle: no second try will help
@@ -133,9 +141,12 @@ class Starting:
         now = time.monotonic()
         if now < self._not_before:
             return  # of several that were tried at the same time: one failure
+        if not self._early_deaths:
+            self._failing_since = now
         self._early_deaths += weight
-        self._not_before = now + min(0.05 * (2**self._early_deaths - 1), 1.0)
-        if self._early_deaths > _EARLY_DEATHS and not any(handle.ready for handle in self.workers.values()):
+        self._not_before = now + min(0.05 * (2 ** min(self._early_deaths, 10) - 1), 1.0)
+        passing = isinstance(error, OSError) and error.errno in _PASSING and now - self._failing_since < _SHORTAGE
+        if self._early_deaths > _EARLY_DEATHS and not passing and not any(handle.ready for handle in self.workers.values()):
             self.broken = True
             self._scheduler.break_down(
                 f"worker processes could not be started {self._early_deaths:g} times in a row, the last time: {error}; "
@@ -178,6 +189,11 @@ class Starting:
                 self.take_event(event)
         except EOFError:
             self._launcher_died()
+
+    def lose_launcher(self) -> None:
+        """Do without the launcher, which does not do what it is told."""
+        if self._launcher is not None:
+            self._launcher.kill()
 
     def _launcher_died(self) -> None:
         self._close_launcher()

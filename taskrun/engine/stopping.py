@@ -19,13 +19,14 @@ __all__ = ["STACK_PATIENCE", "Stop"]
 STACK_PATIENCE = 0.05
 """Seconds for a worker to write its stack before it is asked to end."""
 _KILL_AFTER = 0.3  # seconds between SIGTERM and SIGKILL
+_GONE_WITHIN = 3.0  # seconds; on a very busy machine the template, or the kernel, takes its time
 _TICK = 0.005
 
 
 class Stop:
     """A worker's execution: for which task and with which error, and how far it has come."""
 
-    __slots__ = ("asked_at", "cause", "error", "killed", "task", "terminate_at")
+    __slots__ = ("asked_at", "cause", "error", "gone_by", "killed", "task", "terminate_at")
 
     def __init__(self, task: Task | None, error: BaseException | None, cause: Cause, now: float, patience: float = 0.0) -> None:
         self.task = task
@@ -37,6 +38,8 @@ class Stop:
         self.asked_at: float | None = None
         """When SIGTERM was sent."""
         self.killed = False
+        self.gone_by = math.inf
+        """When it has to have ended, killed as it is; if it has not, the template does not do what it is told."""
 
     @classmethod
     def of_everything(cls, now: float) -> Stop:
@@ -54,6 +57,12 @@ class Stop:
         message = f"task {task.name!r} was running when its executor was told to stop all workers"
         return TaskKilledError(message, task=task.name, attempt=task.number)
 
+    def kill(self, handle: Handle, now: float, send: Callable[[Handle, int], None]) -> None:
+        """Send SIGKILL."""
+        self.killed = True
+        self.gone_by = now + _GONE_WITHIN
+        send(handle, signal.SIGKILL)
+
     def step(self, handle: Handle, now: float, send: Callable[[Handle, int], None]) -> float | None:
         """Do what is due; return when to be called next (monotonic), or None."""
         if self.asked_at is None:
@@ -64,10 +73,9 @@ class Stop:
             self.asked_at = now
             send(handle, signal.SIGTERM)
         if self.killed:
-            return None
+            return None if self.gone_by == math.inf else self.gone_by
         when = self.asked_at + _KILL_AFTER
         if now < when:
             return None if when == math.inf else when
-        self.killed = True
-        send(handle, signal.SIGKILL)
-        return None
+        self.kill(handle, now, send)
+        return self.gone_by

@@ -6,6 +6,7 @@ errors of their task, a fork that comes back from the task's code is ended here.
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import select
@@ -199,6 +200,9 @@ class Worker:
                 state = pickle.loads(payload)
                 self._root = state.get("root", self._root)
                 self._setup = state.get("setup", self._setup)
+                if "path" in state:
+                    sys.path[:] = state["path"]
+                    importlib.invalidate_caches()
         return None
 
     def _receive(self) -> None:
@@ -230,7 +234,7 @@ class Worker:
         started = time.monotonic()
         deadline = started + timeout if timeout else None
         current = CurrentTask(name, index, attempt, deadline, self._root, _Claimed(self._notes, sequence))
-        alarm = SoftAlarm(soft, current, globals(), type(self)._call.__code__) if soft else None
+        alarm = SoftAlarm(soft, current, self._runner, globals(), type(self)._call.__code__) if soft else None
         try:
             self._running = True
             with alarm or _NO_ALARM:
@@ -239,8 +243,6 @@ class Worker:
         except BaseException as error:  # SystemExit and KeyboardInterrupt of a task are its outcomes, too
             self._running = False
             late = alarm is not None and error is alarm.raised
-            if late:
-                self._runner.close()  # it may have torn through the loop: the next coroutine gets a new one
             _without_engine_frames(error)
             if isinstance(error, (ImportError, AttributeError)):
                 from taskrun.blame import explain_missing_name

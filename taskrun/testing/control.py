@@ -100,6 +100,15 @@ class ControlBehaviours(Behaviours):
             assert limited.submit(tasks.spin_and_answer, self.patience).result(self.patience) == "answered"
             assert ex.submit(tasks.add, 1).result(self.patience) == 1
 
+    def test_soft_timeout_is_raised_in_a_coroutine_where_it_awaits(self) -> None:
+        with self.executor(max_workers=1) as ex:
+            limited = ex.options(soft_timeout=0.05)
+            error = limited.submit(tasks.sleep_for, self.patience).exception(self.patience)
+            assert isinstance(error, taskrun.TaskTimeoutError)
+            assert error.soft
+            assert limited.submit(tasks.sleep_and_answer, self.patience).result(self.patience) == "answered"
+            assert ex.submit(tasks.double_later, 1).result(self.patience) == 2
+
     def test_retry_until_it_works(self) -> None:
         retry = taskrun.Retry(max_attempts=5, on=OSError, initial=0.001)
         with self.executor() as ex:

@@ -95,3 +95,24 @@ class FailureBehaviours(Behaviours):
             assert isinstance(error, LookupError)
             assert "stubborn" in str(error)
             assert ex.submit(tasks.add, 1).result(self.patience) == 1
+
+    def test_pickling_that_waits_for_the_same_executor_hurts_nothing_else(self) -> None:
+        with self.executor(max_workers=1) as ex:
+            future = ex.submit(tasks.kind_of, _Waits(ex), None)
+            error = future.exception(self.patience)
+            if ex.capabilities.pickles == "yes":  # one thread pickles for all: it must not wait for what it has to do itself
+                assert isinstance(error, taskrun.SerializationError)
+                assert isinstance(error.__cause__, RuntimeError)
+            else:
+                assert error is None
+            assert ex.submit(tasks.add, 1).result(self.patience) == 1
+
+
+class _Waits:
+    """Asks the executor for its value when it is pickled."""
+
+    def __init__(self, executor: taskrun.Executor) -> None:
+        self._executor = executor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, (self._executor.submit(tasks.add, 1).result(),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from contextvars import ContextVar
@@ -195,3 +196,16 @@ def last_initialized() -> Any:
 
 async def double_later(value: int) -> int:
     return value * 2
+
+
+async def sleep_for(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+async def sleep_and_answer(seconds: float) -> str:
+    try:
+        await asyncio.gather(sleep_for(seconds), sleep_for(seconds))
+    except TimeoutError:
+        await asyncio.sleep(0)  # it was raised once: the task may take its time now
+        return "answered"
+    return "in time"

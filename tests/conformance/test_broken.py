@@ -311,6 +311,7 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_what_is_not_callable_fails_its_own_task": (SwallowsErrors,),
     "test_an_argument_that_does_not_pickle_fails_its_own_task_and_is_named": (ClaimsToPickle,),
     "test_a_result_that_does_not_pickle_fails_its_own_task": (ClaimsToPickle,),
+    "test_pickling_that_waits_for_the_same_executor_hurts_nothing_else": (ClaimsToPickle,),
     "test_an_exception_that_cannot_be_rebuilt_is_still_caught_by_its_base": (ErrorsAsText,),
     # maps
     "test_map_keeps_the_order": (WrongValue,),
@@ -337,6 +338,7 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_kill_of_a_queued_task_is_cancel": (PullsAhead,),
     "test_timeout_fails_the_future_and_restores_the_slot": (NeverStops,),
     "test_soft_timeout_is_raised_once_inside_the_task": (NoSoftTimeout,),
+    "test_soft_timeout_is_raised_in_a_coroutine_where_it_awaits": (NoSoftTimeout,),
     "test_retry_until_it_works": (SwallowsErrors, NoCurrentTask),
     "test_the_last_error_goes_through_when_attempts_run_out": (SwallowsErrors, ErrorsAsText),
     "test_what_the_policy_does_not_name_is_not_retried": (CallsItACrash,),

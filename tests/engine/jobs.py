@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import signal
@@ -195,3 +196,8 @@ async def sleep_then(seconds: float, value: Any) -> Any:
 
     await asyncio.sleep(seconds)
     return value
+
+
+async def block_in_a_coroutine(seconds: float) -> None:
+    await asyncio.sleep(0)
+    time.sleep(seconds)  # noqa: ASYNC251 - what is tested

@@ -235,12 +235,20 @@ class TestSoftTimeout:
             assert error.soft
             assert ex.submit(jobs.pid).result() == before
 
-    def test_it_strikes_coroutines_too_and_the_next_one_has_a_sound_loop(self, make: Callable) -> None:
+    @pytest.mark.parametrize("limit", [0.0001, 0.001, 0.005, 0.02, 0.05])
+    def test_it_strikes_coroutines_at_any_moment_and_the_next_one_has_a_sound_loop(self, make: Callable, limit: float) -> None:
+        with make(max_workers=1) as ex:  # the first coroutine: before it begins asyncio is imported and a loop is made
+            for _ in range(3):
+                error = ex.options(soft_timeout=limit).submit(jobs.sleep_then, 60, 1).exception()
+                assert isinstance(error, taskrun.TaskTimeoutError)
+                assert ex.submit(jobs.sleep_then, 0.001, 7).result() == 7
+                assert ex.submit(asyncio.sleep, 0, 8).result() == 8
+
+    def test_a_coroutine_that_does_not_await_is_struck_all_the_same(self, make: Callable) -> None:
         with make(max_workers=1) as ex:
-            error = ex.options(soft_timeout=0.05).submit(jobs.sleep_then, 60, 1).exception()
+            error = ex.options(soft_timeout=0.05).submit(jobs.block_in_a_coroutine, 60).exception()
             assert isinstance(error, taskrun.TaskTimeoutError)
             assert ex.submit(jobs.sleep_then, 0.001, 7).result() == 7
-            assert ex.submit(asyncio.sleep, 0, 8).result() == 8
 
     def test_no_alarm_is_left_for_the_next_task(self, make: Callable) -> None:
         with make(max_workers=1) as ex:

@@ -1,0 +1,76 @@
+"""The template process, and what a machine short of something does to starting workers."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import jobs
+from patience import eventually
+
+import taskrun
+from taskrun.engine import fleet
+from taskrun.engine.launch import TEMPLATE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import pytest
+
+
+def test_a_template_that_somebody_stopped_is_done_without(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    with make(max_workers=1) as ex:
+        ex.submit(jobs.pid).result()
+        assert TEMPLATE.pid is not None
+        os.kill(TEMPLATE.pid, signal.SIGSTOP)  # it forks, signals and reaps nobody now
+        stuck = ex.options(timeout=0.1).submit(time.sleep, 60)
+        assert isinstance(stuck.exception(), taskrun.TaskTimeoutError)
+        assert ex.submit(jobs.double, 2).result() == 4
+    monkeypatch.setattr(fleet, "BORN_WITHIN", 2.0)
+    with make(max_workers=1) as ex:
+        assert TEMPLATE.pid is not None
+        os.kill(TEMPLATE.pid, signal.SIGSTOP)
+        assert ex.submit(jobs.double, 3).result() == 6
+
+
+def test_a_passing_shortage_of_descriptors_breaks_nothing(make: Callable) -> None:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with make(max_workers=1) as ex:
+        ex.submit(jobs.pid).result()
+        hogged = []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 10, hard[1]))
+        try:
+            while True:
+                try:
+                    hogged.append(os.open(os.devnull, os.O_RDONLY))
+                except OSError:
+                    break
+            ex.submit(jobs.kill_self).exception()
+            waiting = ex.submit(jobs.double, 4)
+            engine = ex._backend._supervisor._fleet  # type: ignore[attr-defined]
+            assert eventually(lambda: engine._early_deaths > 7)  # more than would break it were the shortage not a passing one
+            assert not waiting.done()
+        finally:
+            for fd in hogged:
+                os.close(fd)
+            resource.setrlimit(resource.RLIMIT_NOFILE, hard)
+        assert waiting.result() == 8
+
+
+def test_a_worker_imports_from_where_the_parent_has_learnt_to_look_since(
+    make: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make(max_workers=1) as ex:
+        pid = ex.submit(jobs.pid).result()
+        (tmp_path / "come_later.py").write_text("def answer(): return 42\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        import come_later  # type: ignore[import-not-found]
+
+        assert ex.submit(come_later.answer).result() == 42
+        assert ex.submit(jobs.pid).result() == pid
+    sys.modules.pop("come_later")
