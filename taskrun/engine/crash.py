@@ -44,6 +44,11 @@ def how_it_ended(exit_status: int | None) -> str:
     return f"exited with code {exit_status}"
 
 
+def get_ready() -> None:
+    """Load what a crash will need: there may be no descriptor left to load it with by then."""
+    from taskrun.errors import WorkerCrashedError  # noqa: F401 - made at first use
+
+
 def crash_error(handle: Handle, task: Task, oom: bool | None, template_died: bool) -> WorkerCrashedError:
     """Return the error for *task*, which was running when the worker of *handle* died."""
     from taskrun.errors import WorkerCrashedError

@@ -112,6 +112,7 @@ class Starting:
             handle.path = list(sys.path)
             for event in self._launcher.launch(handle):
                 self.take_event(event)
+            crash.get_ready()  # while the worker starts
         except TaskrunError as error:  # the initializer or its arguments do not pickle: no second try will help
             self.broken = True
             self._scheduler.break_down(f"workers cannot be started: {error}", error)
