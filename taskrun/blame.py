@@ -30,7 +30,7 @@ _HINTS = (
     (("generator", "coroutine", "async_generator"), "pass what it is made from, or list(...) of it"),
     (
         ("lock", "RLock", "Condition", "Event", "Semaphore", "Barrier"),
-        "use one from taskrun.get_context(), which travels",
+        "make it in the worker (initializer=), or use one of a multiprocessing.Manager()",
     ),
     (("socket", "SSLSocket", "Connection", "Cursor"), "pass the address and connect inside the task"),
     (

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import itertools
+import os
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from taskrun import cpus
-from taskrun.config import import_object, options_for, report_unsupported
+from taskrun.config import DEFAULT, import_object, options_for, report_unsupported
 from taskrun.errors import ConfigError, UnsupportedOptionError, did_you_mean
 from taskrun.options import NO_OPTIONS, TaskOptions, WorkerSettings
 from taskrun.plugins import load_backend
@@ -43,6 +44,14 @@ class Choice:
     options: TaskOptions
     max_pending: int | None
     seed: int | None
+    origins: Mapping[str, str]
+
+    def located(self, error: ConfigError) -> ConfigError:
+        """Return *error* of the backend, which knows no origins, so that it tells where the value was written."""
+        origin = self.origins.get(error.setting or "")
+        if error.origin is not None or origin in (None, "argument", DEFAULT):
+            return error
+        return ConfigError(f"{origin}: {error}", setting=error.setting, origin=origin, allowed=error.allowed)
 
 
 def choose(resolved: Resolved) -> Choice:
@@ -53,8 +62,10 @@ def choose(resolved: Resolved) -> Choice:
     values, origins = resolved.settings, resolved.origins
     backend = _make_backend(values["backend"], origins["backend"])
     own = options_for(type(backend), resolved)
-    _refuse_lacking(backend, values["require"])
+    _refuse_lacking(backend, values["require"], origins["require"])
     _report_unsupported(backend, resolved)
+    if backend.capabilities.processes and values["cpu_affinity"] is not None:
+        _refuse_foreign_cpus(values["cpu_affinity"], origins["cpu_affinity"])
     for name in _ONLY_WITH_INITIALIZER:
         if isinstance(values[name], str):
             values[name] = import_object(values[name], name, origins[name])
@@ -65,12 +76,12 @@ def choose(resolved: Resolved) -> Choice:
         **{name: values[name] for name in _WORKER_SETTINGS},
     )
     options = replace(NO_OPTIONS, **{name: values[name] for name in ("timeout", "soft_timeout", "retry")})
-    return Choice(backend, settings, options, values["max_pending"], values["seed"])
+    return Choice(backend, settings, options, values["max_pending"], values["seed"], origins)
 
 
 def _make_backend(asked: Any, origin: str) -> Backend:
     if isinstance(asked, str):
-        return load_backend(asked, origin=None if origin in ("argument", "default") else origin)()
+        return load_backend(asked, origin=None if origin in ("argument", DEFAULT) else origin)()
     if isinstance(asked, concurrent.futures.Executor):
         from taskrun.backends.adapter import AdapterBackend
 
@@ -89,17 +100,33 @@ def _default_workers(backend: Backend) -> int:
     return backend.default_max_workers(max(1, cpus.cpu_count() // sharers))
 
 
-def _refuse_lacking(backend: Backend, required: tuple[str, ...]) -> None:
+def _refuse_lacking(backend: Backend, required: tuple[str, ...], origin: str) -> None:
     try:
         lacking = backend.capabilities.lacks(tuple(required))
     except ValueError as error:
         raise ConfigError(str(error), setting="require") from None
     if lacking:
         raise UnsupportedOptionError(
-            f"backend {backend.name!r} lacks what require= asks for: {', '.join(lacking)}",
+            f"{_where(origin)}backend {backend.name!r} lacks what require= asks for: {', '.join(lacking)}",
             option="require",
             backend=backend.name,
+            origin=origin,
         )
+
+
+def _refuse_foreign_cpus(asked: tuple[int, ...], origin: str) -> None:
+    if not hasattr(os, "sched_getaffinity"):
+        return
+    mine = os.sched_getaffinity(0)
+    if not mine.issuperset(asked):
+        wrong = ", ".join(str(cpu) for cpu in asked if cpu not in mine)
+        allowed = ", ".join(map(str, sorted(mine)))
+        text = f"{_where(origin)}cpu_affinity names CPUs that this process may not use: {wrong}; allowed: {allowed}"
+        raise ConfigError(text, setting="cpu_affinity", origin=origin, allowed=allowed)
+
+
+def _where(origin: str) -> str:
+    return "" if origin in ("argument", DEFAULT) else f"{origin}: "
 
 
 def _report_unsupported(backend: Backend, resolved: Resolved) -> None:

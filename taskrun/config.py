@@ -10,15 +10,15 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from taskrun.config_apply import import_object, options_for, report_unsupported
+from taskrun.config_apply import import_object, options_for, report_unsupported, unknown_options
 from taskrun.config_files import ConfigFile, find_project_file, find_user_file, read_config_file
 from taskrun.config_layers import CONFIG_VARIABLE, Layer, Resolved, SettingInfo, environment_layer, python_layer
 from taskrun.cpus import cpu_count
 from taskrun.errors import ConfigError, UnknownBackendError, did_you_mean
-from taskrun.settings import DEFAULT_BACKEND, SETTINGS, Mistake, check_setting, raise_mistakes
+from taskrun.settings import DEFAULT_BACKEND, SETTINGS, Mistake, check_setting, raise_mistakes, sentence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from taskrun.retry import Retry
 
 __all__ = [
+    "DEFAULT",
     "DEFAULT_BACKEND",
     "Resolved",
     "SettingInfo",
@@ -95,13 +96,17 @@ def resolve(arguments: Mapping[str, Any], *, profile: str | None = None) -> Reso
             layers.append(file.profiles[chosen[0]])
         layers.append(file.top)
     merged = _merge(layers, mistakes)
+    resolved = Resolved(merged.settings, merged.origins, merged.options, frozenset(merged.weaker), _paths(files))
+    if mistakes:  # else whoever makes the backend asks it
+        mistakes += unknown_options(resolved)
     raise_mistakes(mistakes)
-    return Resolved(merged.settings, merged.origins, merged.options, frozenset(merged.weaker), _paths(files))
+    return resolved
 
 
 def describe(profile: str | None = None) -> list[SettingInfo]:
     """Return every setting with its value and origin, the keys of tables and backend options too; raises as `resolve`."""
     resolved = resolve({}, profile=profile)
+    raise_mistakes(unknown_options(resolved))
     rows: list[SettingInfo] = []
     for name, setting in SETTINGS.items():
         value = resolved.settings[name]
@@ -120,9 +125,12 @@ def _config_files() -> list[ConfigFile]:
     if asked:
         path = os.path.abspath(os.path.expanduser(asked))
         file = read_config_file(path)
+        where = f"environment variable {CONFIG_VARIABLE}"
+        if not file.parsed:  # whoever named it may have meant another one
+            told = [replace(mistake, origin=f"{where}: {mistake.origin}") for mistake in file.mistakes]
+            file = replace(file, mistakes=told)
         if not os.path.lexists(path):
             problem = f"there is no file {path}"
-            where = f"environment variable {CONFIG_VARIABLE}"
             file = ConfigFile(path, mistakes=[Mistake("", where, problem, "the path of a TOML file")])
         project: ConfigFile | None = file
     else:
@@ -149,7 +157,7 @@ def _unknown_profile(name: str, origin: str, files: list[ConfigFile]) -> list[Mi
         return []
     read = ", ".join(_paths(files)) or "no configuration file was found"
     allowed = ", ".join(known) or f"none is defined ({read})"
-    return [Mistake("profile", origin, f"unknown profile {name!r}.{did_you_mean(name, known)}", allowed)]
+    return [Mistake("profile", origin, f"unknown profile {name!r}{sentence(did_you_mean(name, known))}", allowed)]
 
 
 def _unknown_backend(backend: Any, origin: str) -> list[Mistake]:
@@ -162,8 +170,8 @@ def _unknown_backend(backend: Any, origin: str) -> list[Mistake]:
     if backend in known:
         return []
     error = UnknownBackendError(backend, known, origin=origin)
-    hint = did_you_mean(backend, known)
-    return [Mistake("backend", origin, f"unknown backend {backend!r}.{hint}", ", ".join(known), error)]
+    problem = f"unknown backend {backend!r}{sentence(did_you_mean(backend, known))}"
+    return [Mistake("backend", origin, problem, ", ".join(known), error)]
 
 
 @dataclass(slots=True)

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 from taskrun import setting_checks as checks
 from taskrun.errors import ConfigError, TaskrunError, UnsupportedOptionError, UnsupportedOptionWarning, did_you_mean
-from taskrun.settings import SETTINGS, Mistake, raise_mistakes, unknown_option
+from taskrun.settings import SETTINGS, Mistake, raise_mistakes, sentence, unknown_option
 
 if TYPE_CHECKING:
     from taskrun.backends.base import Backend
     from taskrun.config_layers import Resolved
 
-__all__ = ["import_object", "options_for", "report_unsupported"]
+__all__ = ["import_object", "options_for", "report_unsupported", "unknown_options"]
 
 
 def import_object(reference: str, setting: str, origin: str) -> Any:
-    """Import and return what "module:attribute" names, for the *setting* that *origin* gives.
+    """Import and return the callable that "module:attribute" names, for the *setting* that *origin* gives.
 
-    Raises ConfigError when there is no such module or attribute, or when importing the module fails (as `__cause__`).
+    Raises ConfigError when there is no such module or attribute, when importing the module fails (as `__cause__`), or when
+    what is found cannot be called.
     """
     import importlib
 
@@ -45,7 +46,9 @@ def import_object(reference: str, setting: str, origin: str) -> Any:
         try:
             found = getattr(found, part)
         except AttributeError as error:
-            raise wrong(f"{module_name} has no {part!r}.{did_you_mean(part, dir(found))}") from error
+            raise wrong(f"{module_name} has no {part!r}{sentence(did_you_mean(part, dir(found)))}") from error
+    if not callable(found):
+        raise wrong(f"that is {checks.show(found)}, which cannot be called")
     return found
 
 
@@ -55,22 +58,34 @@ def options_for(cls: type[Backend], resolved: Resolved) -> dict[str, Any]:
     An option of another backend, and one from a source that was overruled in choosing the backend, is warned of once
     (UnsupportedOptionWarning; an error when `strict` is set). Any other is an UnsupportedOptionError that tells them all.
     """
-    taken: dict[str, Any] = {}
-    unknown: list[Mistake] = []
-    foreign: frozenset[str] | None = None
-    for name, value in resolved.backend_options.items():
-        if name in cls.option_names:
-            taken[name] = value
-            continue
-        origin = resolved.origins[name]
-        if foreign is None:
-            foreign = _options_of_all()
-        if name in resolved.weaker_options or name in foreign:
-            report_unsupported(name, cls.name, origin, strict=resolved.settings["strict"])
-        else:
-            unknown.append(unknown_option(name, origin, {*cls.option_names, *SETTINGS}, cls.name))
-    raise_mistakes(unknown)
+    taken = {name: value for name, value in resolved.backend_options.items() if name in cls.option_names}
+    unknown = _unknown(cls, resolved)
+    raise_mistakes(unknown.values())
+    for name in resolved.backend_options:
+        if name not in taken:
+            report_unsupported(name, cls.name, resolved.origins[name], strict=resolved.settings["strict"])
     return taken
+
+
+def unknown_options(resolved: Resolved) -> list[Mistake]:
+    """Return the mistakes that `options_for` would raise, if that can be told without importing anybody's plugin."""
+    from taskrun.plugins import BUILTIN, load_backend
+
+    name = resolved.settings["backend"]
+    if not isinstance(name, str) or name not in BUILTIN:
+        return []
+    try:
+        return list(_unknown(load_backend(name), resolved).values())
+    except TaskrunError:  # it cannot be used on this machine
+        return []
+
+
+def _unknown(cls: type[Backend], resolved: Resolved) -> dict[str, Mistake]:
+    """Return a mistake for each backend option that neither *cls* nor another backend can have been meant by."""
+    others = [name for name in resolved.backend_options if name not in cls.option_names and name not in resolved.weaker_options]
+    foreign = _options_of_all() if others else frozenset()
+    known = {*cls.option_names, *SETTINGS}
+    return {name: unknown_option(name, resolved.origins[name], known, cls.name) for name in others if name not in foreign}
 
 
 def _options_of_all() -> frozenset[str]:

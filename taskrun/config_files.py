@@ -54,13 +54,13 @@ def find_project_file(start: str | None = None) -> ConfigFile | None:
         folder = os.path.abspath(start) if start is not None else os.getcwd()
     except FileNotFoundError:
         return None  # the working directory was deleted
-    home = os.path.expanduser("~")
+    home = os.path.realpath(os.path.expanduser("~"))
     while True:
         found = _project_file_in(folder)
         if found is not None:
             return found
         above = os.path.dirname(folder)
-        if above == folder or folder == home or os.path.lexists(os.path.join(folder, ".git")):
+        if above == folder or os.path.realpath(folder) == home or os.path.lexists(os.path.join(folder, ".git")):
             return None
         folder = above
 

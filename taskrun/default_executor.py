@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["get_executor"]
 
 _lock = threading.Lock()  # guards `_executors`; held while an executor is made, so that two callers do not make two
-_executors: dict[tuple[str, ...], Executor] = {}
+_executors: dict[tuple[object, ...], Executor] = {}
 
 
 def get_executor() -> Executor:
@@ -32,10 +32,34 @@ def get_executor() -> Executor:
         return executor
 
 
-def _key(resolved: Resolved) -> tuple[str, ...]:
-    parts = [f"{name}={value!r}" for name, value in resolved.settings.items()]
-    parts += [f"{name}={value!r}" for name, value in resolved.backend_options.items()]
-    return tuple(parts)
+def _key(resolved: Resolved) -> tuple[object, ...]:
+    return _comparable(resolved.settings), _comparable(resolved.backend_options)
+
+
+def _comparable(value: object) -> object:
+    """Return *value* as the part of a key: containers by what is in them, else by equality, or identity where there is none."""
+    if type(value) is dict:
+        return frozenset((name, _comparable(item)) for name, item in value.items())
+    if type(value) in (list, tuple):
+        return (type(value), *map(_comparable, value))  # type: ignore[call-overload]
+    try:
+        hash(value)
+    except Exception:  # whatever a user's __hash__ raises
+        return _Same(value)
+    return type(value), value  # 1, 1.0 and True are not the same setting
+
+
+class _Same:
+    """An object that compares by identity, kept alive so that no other one takes its place in memory."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other._value is self._value
+
+    def __hash__(self) -> int:
+        return id(self._value)
 
 
 def _after_fork_in_child() -> None:

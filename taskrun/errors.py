@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import pickle
 from concurrent.futures import BrokenExecutor, CancelledError
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -359,13 +360,17 @@ def _with_evidence(text: str, heading: str, evidence: str | None) -> str:
 
 
 def _make_worker_crashed_error() -> type[_CrashError]:
-    from concurrent.futures.process import BrokenProcessPool
+    base: type[BrokenExecutor] = BrokenExecutor
+    # While the interpreter shuts down it is too late for that module to be loaded; nobody can name the class then.
+    with suppress(RuntimeError):
+        from concurrent.futures.process import BrokenProcessPool
 
+        base = BrokenProcessPool
     namespace = {
         "__module__": __name__,
         "__doc__": "The worker died while it ran this task; the other tasks are not harmed.",
     }
-    return type("WorkerCrashedError", (_CrashError, BrokenProcessPool), namespace)
+    return type("WorkerCrashedError", (_CrashError, base), namespace)
 
 
 def __getattr__(name: str) -> Any:

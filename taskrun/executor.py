@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskrun.choice import choose
 from taskrun.config import resolve
-from taskrun.errors import UnfinishedMapWarning
+from taskrun.errors import ConfigError, UnfinishedMapWarning
 from taskrun.scheduler import Scheduler
 from taskrun.settings import SETTINGS
 from taskrun.submitting import Submitting
@@ -72,7 +72,13 @@ class Executor(Submitting):
         self._max_workers = self._processes = settings.max_workers
         ensure_janitor()
         self._scheduler = Scheduler(self._backend, settings, max_pending=choice.max_pending, seed=choice.seed)
-        self._backend.start(self._scheduler, settings)
+        try:
+            self._backend.start(self._scheduler, settings)
+        except ConfigError as error:
+            located = choice.located(error)
+            if located is error:
+                raise
+            raise located from error
         self._left = self._failed = False  # the `with` block; by an error
         # Dropped without shutdown: what was submitted still runs, then the workers end. The callback may run anywhere.
         close = self._scheduler.close

@@ -26,6 +26,7 @@ __all__ = [
     "mistake_of",
     "parsed_value",
     "raise_mistakes",
+    "sentence",
     "unknown_option",
 ]
 
@@ -241,7 +242,10 @@ class Mistake:
     """The class that the standard library raises for it."""
 
     def __str__(self) -> str:
-        return f"{self.origin}: {self.problem}" + (f"; allowed: {self.allowed}" if self.allowed else "")
+        if not self.allowed:
+            return f"{self.origin}: {self.problem}"
+        allowed = f" (allowed: {self.allowed})" if self.problem.endswith("?") else f"; allowed: {self.allowed}"
+        return f"{self.origin}: {self.problem}{allowed}"
 
 
 def raise_mistakes(mistakes: Iterable[Mistake]) -> None:
@@ -314,9 +318,15 @@ def unknown_option(name: str, origin: str, known: Iterable[str], backend: str | 
     """Return the mistake of a *name* that is neither a setting nor an option of the backend."""
     known = sorted(known)
     owner = f"; backend {backend!r} has no such option" if backend else ""
-    mistake = Mistake(name, origin, f"unknown option {name!r}{owner}.{did_you_mean(name, known)}", ", ".join(known))
+    hint = sentence(did_you_mean(name, known))
+    mistake = Mistake(name, origin, f"unknown option {name!r}{owner}{hint}", ", ".join(known))
     error = UnsupportedOptionError(str(mistake), option=name, backend=backend, origin=origin, allowed=mistake.allowed)
     return replace(mistake, error=error)
+
+
+def sentence(hint: str) -> str:
+    """Return *hint*, if there is one, as the sentence after a problem."""
+    return f".{hint}" if hint else ""
 
 
 def misspelt(name: str, origin: str) -> Mistake | None:

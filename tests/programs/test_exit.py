@@ -37,6 +37,16 @@ while not ex.stats()["retried"]: time.sleep(0.001)  # Python 3.12.0 to 3.12.2 st
     assert sorted(map(int, out.split())) == list(range(10))
 
 
+def test_a_worker_that_crashes_at_exit_fails_only_its_own_task(program: Program) -> None:
+    code = """
+import os, taskrun
+ex = taskrun.Executor("process", max_workers=1)
+for fn, value in ((os._exit, 3), (abs, -5)):  # what the error for a crash is made from may not have been loaded by now
+    ex.submit(fn, value).add_done_callback(lambda f: os.write(1, repr(type(f.exception())).encode()))
+"""
+    assert program.prints(code) == "<class 'taskrun.errors.WorkerCrashedError'><class 'NoneType'>"
+
+
 @on_every_backend
 def test_what_user_threads_submit_at_exit_is_refused_clearly(program: Program, backend: str) -> None:
     code = """

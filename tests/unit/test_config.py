@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
+import taskrun
 from taskrun import config
 from taskrun.backends.base import Backend
 from taskrun.config import describe, import_object, options_for, report_unsupported, resolve, using
+from taskrun.config_files import find_project_file
 from taskrun.errors import ConfigError, UnknownBackendError, UnsupportedOptionError, UnsupportedOptionWarning
 from taskrun.retry import Retry
 from taskrun.settings import SETTINGS
@@ -482,12 +484,12 @@ def test_what_cannot_be_imported_is_told_with_setting_and_origin(
 
 
 def test_describe_lists_every_setting_with_value_origin_and_meaning(sources: Sources) -> None:
-    sources.write(sources.project, 'max_workers = 8\nspeed = 3\n[retry]\nmax_attempts = 5\n[env]\nA = "1"\n')
+    sources.write(sources.project, 'max_workers = 8\nstart_method = "spawn"\n[retry]\nmax_attempts = 5\n[env]\nA = "1"\n')
     rows = {row.name: row for row in describe()}
     assert set(SETTINGS) <= set(rows)
     assert (rows["max_workers"].value, rows["max_workers"].origin) == (8, f"{sources.project}, key max_workers")
     assert rows["timeout"].origin == "default"
-    assert (rows["retry.max_attempts"].value, rows["env.A"].value, rows["speed"].value) == (5, "1", 3)
+    assert (rows["retry.max_attempts"].value, rows["env.A"].value, rows["start_method"].value) == (5, "1", "spawn")
     assert all(row.doc for row in rows.values())
 
 
@@ -522,3 +524,91 @@ def test_resolving_again_takes_less_than_a_millisecond(sources: Sources) -> None
         resolve({"max_workers": 2})
         best = min(best, time.perf_counter() - began)
     assert best < 0.001
+
+
+def test_an_option_of_no_backend_is_told_together_with_all_else(sources: Sources) -> None:
+    sources.write(sources.project, 'max_workers = "8"\nbogus_thing = 3\n')
+    for call in (resolve_all, describe, taskrun.Executor):
+        text = mistakes_of(call)
+        assert "key max_workers" in text
+        assert "key bogus_thing" in text
+    sources.write(sources.project, "bogus_thing = 3\n")
+    for call in (describe, taskrun.Executor):
+        assert "key bogus_thing: unknown option" in mistakes_of(call)
+
+
+def resolve_all() -> object:
+    return resolve({})
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('start_method = "bogus"', "start_method='bogus' is unknown"),
+        ('mp_context = "x"', "mp_context='x' is unknown"),
+        ('context_vars = ["os:nope"]', "'os:nope' cannot be found"),
+        ("cpu_affinity = [99999]", "CPUs that this process may not use: 99999"),
+        ('initializer = "os:environ"', "which cannot be called"),
+        ('finalizer = "os:path"', "which cannot be called"),
+    ],
+)
+def test_what_only_the_backend_can_tell_names_its_origin_too(sources: Sources, line: str, told: str) -> None:
+    sources.write(sources.project, f'backend = "process"\n{line}\n')
+    with pytest.raises(taskrun.ConfigError) as caught:
+        taskrun.Executor()
+    text = str(caught.value)
+    assert text.startswith(f"{sources.project}, key {line.split()[0]}: ")
+    assert told in text
+    assert "allowed: " in text
+
+
+def test_a_capability_that_a_file_requires_in_vain_names_the_file(sources: Sources) -> None:
+    sources.write(sources.project, 'backend = "serial"\nrequire = ["kill"]\n')
+    with pytest.raises(taskrun.UnsupportedOptionError, match=r"key require: backend 'serial' lacks .*kill"):
+        taskrun.Executor()
+
+
+def test_the_search_ends_at_the_home_directory_under_whichever_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    (real / "work").mkdir(parents=True)
+    link.symlink_to(real)
+    (tmp_path / "taskrun.toml").write_text("max_workers = 7\n")
+    monkeypatch.setenv("HOME", str(link))
+    for folder in (real / "work", link / "work"):
+        assert find_project_file(str(folder)) is None
+    monkeypatch.setenv("HOME", str(tmp_path / "elsewhere"))
+    found = find_project_file(str(real / "work"))
+    assert found is not None
+
+
+def test_the_variable_that_names_an_unreadable_file_is_told(
+    sources: Sources, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TASKRUN_CONFIG", str(tmp_path))
+    assert f"environment variable TASKRUN_CONFIG: {tmp_path}: this is a directory" in mistakes_of(resolve_all)
+
+
+class SameName:
+    """Two of them look the same and are not."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return "<SameName>"
+
+    def __call__(self, *_: object) -> None: ...
+
+
+class Unhashable(SameName):
+    __hash__ = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("kind", [SameName, Unhashable])
+def test_the_shared_executor_is_told_apart_by_values_not_by_how_they_look(sources: Sources, kind: type[SameName]) -> None:
+    one, two = kind(1), kind(2)
+    made = []
+    for initializer in (one, two, one):
+        with taskrun.using(backend="serial", initializer=initializer, initargs=([1], {"a": 1})):
+            made.append(taskrun.get_executor())
+    assert made[0] is made[2] is not made[1]
