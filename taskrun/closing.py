@@ -15,25 +15,26 @@ from taskrun import lifetime
 from taskrun.bell import Bell, wait_at
 from taskrun.callbacks import CallbackRunner
 from taskrun.errors import InitializerError
-from taskrun.future import CANCELLED, FINISHED
+from taskrun.future import CANCELLED, FINISHED, Future
 from taskrun.room import Room
 from taskrun.task_queue import CallerQueue, TaskQueue
 from taskrun.timer import Timer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from taskrun.backends.base import Backend
-    from taskrun.future import Future
     from taskrun.options import WorkerSettings
     from taskrun.task import Feeder, Task
 
-__all__ = ["MAX_RESPAWNS", "Closing"]
+__all__ = ["MAX_RESPAWNS", "NOBODY", "Closing"]
 
 MAX_RESPAWNS = 3
 """How often workers whose initializer failed are tried again, in a row, before the executor is declared broken."""
 _FIRST_PAUSE = 0.05  # seconds before the first of them, doubled each time
 _KILL_AFTER = 0.5  # seconds between asking and killing when Ctrl-C ends the work
+NOBODY: Future[Any] = Future()
+"""In the place of the future of a task that is over."""
 _GONE_AFTER = 5.0  # seconds to wait for killed workers: they cannot refuse, but the machine may be loaded
 
 
@@ -61,7 +62,7 @@ class Closing:
         self._ended = False  # ... or was, and got through
         self._given_up = False  # it was interrupted and did not end: nobody waits for it any more
         self._end_bell = Bell()  # rings when `_ended` is set
-        self._broken: InitializerError | None = None
+        self._broken: BaseException | None = None  # as told to whoever submits; every future gets one of its own
         self.dropped: object = None  # the executor's weak reference to itself, kept alive for its callback
         self._initializer_failures = 0
 
@@ -170,7 +171,7 @@ class Closing:
         for task in tasks:
             if task.owner is not None:
                 owners.setdefault(task.owner, []).append(task.future)
-            task.forget()
+            task.forget(NOBODY)
         self.callbacks.run()
         for owner, ended in owners.items():
             owner.advance(ended)
@@ -192,6 +193,13 @@ class Closing:
             feeder.executor_closed(cancelled=cancel_futures)
         if cancel_futures and self._closed != "forked":
             self._backend.recall()
+
+    def drop(self) -> None:
+        """Do as `close`, now that nobody holds the executor any more; in the janitor's thread."""
+        if self._inline and self._feeders:
+            lifetime.keep(self)  # the rest of a map runs in the user's thread, as all tasks here: at exit
+        else:
+            self.close()
 
     def _turn_away(self) -> list[Task]:
         """Settle everything that waits, if the executor is broken or discards it. Under the lock."""
@@ -309,11 +317,13 @@ class Closing:
         )
         return None
 
-    def break_down(self, message: str, error: BaseException | None) -> None:
-        """Fail whatever waits, and everything submitted later, with InitializerError: workers cannot be started."""
+    def break_down(
+        self, message: str, error: BaseException | None, kind: Callable[[str], BaseException] = InitializerError
+    ) -> None:
+        """Fail whatever waits, and everything submitted later, with *kind*: workers cannot be started."""
         with self.lock:
             if self._broken is None:
-                self._broken = InitializerError(message)
+                self._broken = kind(message)
                 self._broken.__cause__ = error
                 self._closed = self._closed or "broken"
             refused = self._turn_away()
@@ -324,10 +334,11 @@ class Closing:
         for feeder in feeders:
             feeder.executor_closed(cancelled=True)
 
-    def _broken_error(self) -> InitializerError:
+    def _broken_error(self) -> BaseException:
         """Return a fresh error for each future: tracebacks and notes are added to the one that is raised."""
-        error = InitializerError(str(self._broken))
-        error.__cause__ = self._broken.__cause__ if self._broken is not None else None
+        assert self._broken is not None  # noqa: S101 - the callers have looked
+        error = type(self._broken)(str(self._broken))
+        error.__cause__ = self._broken.__cause__
         return error
 
     # -- fork ------------------------------------------------------------------------------------------------------------------

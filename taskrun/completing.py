@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from taskrun.closing import Closing
+from taskrun.closing import NOBODY, Closing
 from taskrun.deadlines import Deadlines
 from taskrun.errors import TaskTimeoutError
 from taskrun.future import CANCELLED, FINISHED, PENDING
@@ -78,6 +78,13 @@ class Completing(Closing):
             self._settle_plainly(outcomes)
             raise
 
+    @staticmethod
+    def _record(task: Task, run: Run | tuple[Any, ...] | None, error: BaseException | None) -> None:
+        """Add the record of an attempt that ended; where the worker could not tell, what is known here."""
+        if run is None and task.begun is not None:
+            run = (task.worker, task.begun, time.monotonic() - task.begun, None, None)
+        task.future._records += ((task.number, task.queued, run, error),)
+
     def _settle_plainly(self, outcomes: Sequence[Outcome]) -> None:
         """Settle what is not settled yet; nothing is retried, and it may be called in the middle of `settle`."""
         over = []
@@ -100,7 +107,7 @@ class Completing(Closing):
         delay = self._retry_delay(task, error, cause)
         again = None
         with self.lock:
-            task.future._records += ((task.number, task.queued, run, error),)
+            self._record(task, run, error)
             if delay is not None and not self._discard:
                 again = task.again()
                 task.future._task = again
@@ -113,7 +120,7 @@ class Completing(Closing):
         if again is None or delay is None:
             self._let_go((task,))
         else:
-            task.forget()
+            task.forget(NOBODY)
             self._back_off(again, delay)
         if ending:
             self._end()
@@ -126,10 +133,12 @@ class Completing(Closing):
         records = task.future._records
         elapsed = time.monotonic() - (records[0][1] if records else task.queued)
         try:
-            if policy.wants_retry(error, cause, task.number, elapsed):
-                return policy.delay(task.number, error, self._seed ^ (task.index * 1_000_003 + task.number))
+            seed = self._seed ^ (task.index * 1_000_003 + task.number)
+            if policy.wants_retry(error, cause, task.number, elapsed, seed):
+                return policy.delay(task.number, error, seed)
             if task.number > 1:
-                error.add_note(policy.note(task.number, elapsed))
+                with suppress(Exception):  # of the error's own class
+                    error.add_note(policy.note(task.number, elapsed))
         except BaseException as problem:  # a predicate's own error must not lose the task it was asked about
             if self._inline and isinstance(problem, KeyboardInterrupt):
                 raise

@@ -6,6 +6,7 @@ import warnings
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from taskrun import lifetime
 from taskrun.choice import choose
 from taskrun.config import resolve
 from taskrun.errors import ConfigError, UnfinishedMapWarning
@@ -79,10 +80,15 @@ class Executor(Submitting):
             if located is error:
                 raise
             raise located from error
+        except RuntimeError as error:
+            if not lifetime.exiting():
+                raise
+            # Python 3.12.0 to 3.12.2 give no threads then; the standard library's words.
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown") from error
         self._left = self._failed = False  # the `with` block; by an error
         # Dropped without shutdown: what was submitted still runs, then the workers end. The callback may run anywhere.
-        close = self._scheduler.close
-        self._scheduler.dropped = weakref.ref(self, lambda _: call_soon(close))
+        drop = self._scheduler.drop
+        self._scheduler.dropped = weakref.ref(self, lambda _: call_soon(drop))
 
     @property
     def backend_name(self) -> str:

@@ -128,7 +128,7 @@ class Future(standard.Future[T]):
         if self._watchers is None:
             with _STATE:
                 if self._watchers is None:
-                    self._watchers = []
+                    self._watchers = [] if self._scheduler is None else _Watchers(self._scheduler)
         return self._watchers
 
     @_waiters.setter
@@ -261,6 +261,8 @@ class Future(standard.Future[T]):
 
         An exception that *fn* raises is logged and swallowed.
         """
+        if self._scheduler is not None and getattr(fn, "__module__", None) == "asyncio.futures":
+            self._scheduler.await_elsewhere(self, fn)  # `asyncio.wrap_future`, and `run_in_executor` with it
         with _STATE:
             if self._cond is None and self._state not in _DONE:  # only _STATE guards us: see the head of the file
                 if self._callbacks is None:
@@ -271,7 +273,11 @@ class Future(standard.Future[T]):
             if self._state not in _DONE:
                 self._done_callbacks.append(fn)
                 return
-        self._call(fn)
+        scheduler = self._scheduler
+        if scheduler is None or scheduler.concurrent:
+            self._call(fn)
+        else:
+            scheduler.call_back(self, fn)
 
     def set_running_or_notify_cancel(self) -> bool:
         """Mark a hand-made future as running, or tell its waiters that it is cancelled; for executor implementations."""
@@ -354,6 +360,22 @@ class Future(standard.Future[T]):
 
     def __reduce__(self) -> Any:
         raise TypeError(f"{type(self).__name__} objects cannot be pickled: send the task's result, not its future")
+
+
+class _Watchers(list[Any]):
+    """The waiters of a future, into which the standard `wait` and `as_completed` put theirs, in the thread that will wait."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        super().__init__()
+        self._scheduler = scheduler
+
+    def append(self, waiter: Any) -> None:
+        self._scheduler.begin_waiting(waiter)
+        super().append(waiter)
+
+    def remove(self, waiter: Any) -> None:
+        super().remove(waiter)
+        self._scheduler.end_waiting(waiter)
 
 
 def _attempt(number: int, queued: float, run: tuple[Any, ...] | None, error: BaseException | None) -> Attempt:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from taskrun.closing import Closing
     from taskrun.scheduler import Scheduler
 
-__all__ = ["exiting", "finish_before", "register"]
+__all__ = ["exiting", "finish_before", "keep", "register"]
 
 _schedulers: weakref.WeakSet[Scheduler] = weakref.WeakSet()
+_kept: set[Closing] = set()
 _guard = threading.Lock()
 _exiting = False
 
@@ -30,6 +32,12 @@ def register(scheduler: Scheduler) -> None:
     """Have *scheduler* finished at interpreter exit and closed in a forked child."""
     with _guard:
         _schedulers.add(scheduler)
+
+
+def keep(scheduler: Closing) -> None:
+    """Have *scheduler* live until interpreter exit, to be finished there."""
+    with _guard:
+        _kept.add(scheduler)
 
 
 def _snapshot() -> list[Scheduler]:
@@ -60,6 +68,7 @@ def _after_fork_in_child() -> None:
     for scheduler in list(_schedulers):
         scheduler.close_forked_copy()
     _schedulers.clear()
+    _kept.clear()
 
 
 # `threading._shutdown` joins non-daemon threads before `atexit` runs; tasks may depend on what those threads own. The hook the

@@ -226,6 +226,11 @@ class Feed:
             with self._lock:
                 future = self._pop() if self._queue else None
                 lacking = self._lacking()
+            if lacking and not self.scheduler.concurrent and self._index != self._total and _past(deadline):
+                # To submit is to wait there: the time is up for what comes next, as it is when one waits for a worker.
+                if future is None:
+                    raise TimeoutError
+                lacking = False
             # The room that this one leaves is filled before the caller works on it; but a result that is there does not wait
             # for an input known as slow.
             if lacking and not (future is not None and self._slow and future.done()):
@@ -314,3 +319,7 @@ class Feed:
     def _report_the_end(self) -> None:
         if self._reporter is not None and self._exhausted and (self._ended == self._index or self._error is not None):
             self._reporter.close()
+
+
+def _past(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() >= deadline

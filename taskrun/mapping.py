@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
+from itertools import count, repeat
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from taskrun.errors import UnfinishedMapWarning
@@ -35,13 +37,7 @@ def start_map(
 ) -> MapResults[Any]:
     """Submit the first window and return the iterator over the results."""
     deadline = None if timeout is None else time.monotonic() + timeout
-    total: int | None = None
-    kept: list[Iterable[Any]] = list(iterables)
-    if all(hasattr(iterable, "__len__") for iterable in iterables):
-        # Collected now, as in the standard library: what the caller does to the list later changes nothing. A range cannot
-        # change.
-        lists = [it if isinstance(it, range) else list(it) for it in iterables]
-        total, kept = min(map(len, lists), default=0), list(lists)
+    kept, total = _collected(iterables)
     if total != 0:  # nothing can be done after shutdown, too
         scheduler.check_open()
     reporter = Reporter(options.progress, total, scheduler.callbacks) if options.progress else None
@@ -49,6 +45,27 @@ def start_map(
     feed = Feed(scheduler, fn, calls, options, total=total, buffersize=buffersize, ordered=ordered, reporter=reporter)
     feed.open()
     return MapResults(feed, deadline)
+
+
+def _collected(iterables: tuple[Iterable[Any], ...]) -> tuple[list[Iterable[Any]], int | None]:
+    """Return the inputs, those with a length collected, and how many calls they make; None where only reading will tell."""
+    # Now, as in the standard library: what the caller does to a list later changes nothing. A range cannot change.
+    kept = [list(it) if hasattr(it, "__len__") and not isinstance(it, range) else it for it in iterables]
+    lengths = [len(it) for it in kept if isinstance(it, (list, range))]
+    # `repeat` and `count` run nobody's code: where they meet an input with a length, they have one as well.
+    lengths += [length_hint(it) for it in kept if type(it) is repeat and hasattr(it, "__length_hint__") and _ends(it)]
+    known = sum(isinstance(it, (list, range)) or type(it) in (repeat, count) for it in kept)
+    if known < len(kept) or (kept and not lengths):
+        return kept, None
+    return kept, min(lengths, default=0)
+
+
+def _ends(repeated: repeat[Any]) -> bool:
+    try:
+        length_hint(repeated)
+    except TypeError:  # "len() of unsized object": it was given no number of times
+        return False
+    return True
 
 
 class MapResults(Generic[T]):

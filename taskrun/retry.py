@@ -161,16 +161,19 @@ class Retry:
 
     # -- what the scheduler asks -----------------------------------------------------------------------------------------------
 
-    def wants_retry(self, error: BaseException, cause: Cause, attempt: int, elapsed: float) -> bool:
+    def wants_retry(self, error: BaseException, cause: Cause, attempt: int, elapsed: float, seed: int | None = None) -> bool:
         """Return whether to run the task again after its attempt number *attempt* ended in *error*.
 
-        *elapsed* is the seconds since the first attempt was queued. Never raises: a predicate that does is told of in a
-        note on *error*, and the task is not run again. Runs the user's predicate: hold no lock.
+        *elapsed* is the seconds since the first attempt was queued, *seed* what `delay` will be given. Never raises: a
+        predicate that does is told of in a note on *error*, and the task is not run again. Runs the user's predicate: hold no
+        lock.
         """
         try:
             if not self._may_retry(error, cause):
                 return False
             state = self._state(error, attempt, elapsed)
+            if callable(self.max_attempts):  # one of tenacity's may ask how long the wait would be
+                state.upcoming_sleep = self.delay(attempt, error, seed)
             if self._compile().stop(state):
                 return False
             return cause != "raised" or bool(self._named(error) or self._compile().retry(state))
@@ -327,7 +330,19 @@ def _checked_on(on: Any) -> Any:
         _check_rule(on)
     else:
         _check(callable(on), "on", on, _ON_ALLOWED)
+        if _asks_about_results(on):
+            allowed = "a policy on exceptions: raise one in the task where its value is not wanted"
+            _check(False, "on", on, allowed)
     return on
+
+
+def _asks_about_results(on: Any) -> bool:
+    """Return whether *on* is one of tenacity's objects that look at what a task returned: a value ends a task here."""
+    tenacity = sys.modules.get("tenacity")
+    if tenacity is None or not isinstance(on, tenacity.retry_base):
+        return False
+    kinds = (tenacity.retry_if_result, tenacity.retry_if_not_result)
+    return isinstance(on, kinds) or any(map(_asks_about_results, getattr(on, "retries", ())))
 
 
 def _check_rule(rule: Any) -> None:
@@ -356,4 +371,8 @@ def _is_number(value: object) -> bool:
 
 def _check(good: bool, name: str, value: object, allowed: str, hint: str = "") -> None:
     if not good:
-        raise ConfigError(f"retry.{name} is {value!r}; allowed: {allowed}.{hint}", setting=f"retry.{name}", allowed=allowed)
+        raise ConfigError(
+            f"retry.{name} is {value!r}; allowed: {allowed}{'.' + hint if hint else ''}",
+            setting=f"retry.{name}",
+            allowed=allowed,
+        )

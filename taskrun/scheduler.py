@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import CancelledError
+from contextlib import ExitStack
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from taskrun import lifetime
@@ -27,6 +29,7 @@ from taskrun.completing import Completing, Outcome
 from taskrun.errors import TaskKilledError
 from taskrun.future import FINISHED, PENDING, RUNNING, Future
 from taskrun.task import Task
+from taskrun.threads import call_soon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -53,6 +56,9 @@ class Scheduler(Completing):
         super().__init__(backend, settings, max_pending, seed)
         self._wants_context = backend.shares_context or bool(settings.context_vars)
         self._index = 0
+        # The standard library's waiters in our worker threads: for how many futures, and what makes up for the thread. The
+        # janitor's.
+        self._waits: dict[object, tuple[int, ExitStack]] = {}
         self.arm_timer = self._deadlines.arm  # for `begin`'s sake, outside of the lock
         lifetime.register(self)
 
@@ -87,7 +93,10 @@ class Scheduler(Completing):
         except BaseException as error:  # refused, or Ctrl-C, which may strike after any call
             self._withdraw((future,), error)
             raise
-        return future
+        try:
+            return future
+        finally:
+            del future, task  # on `serial` the traceback of the task's error leads back to this frame
 
     def _withdraw(self, futures: Sequence[Future[Any]], error: BaseException) -> None:
         """Take back what the caller will not hear of: as if it had not been submitted, where nothing has taken it up."""
@@ -231,6 +240,11 @@ class Scheduler(Completing):
             self.fail(task, error, "killed")
         return True
 
+    def call_back(self, future: Future[Any], fn: Callable[[Any], object]) -> None:
+        """Call *fn* of a done future, where tasks run in the caller: what *fn* submits runs after it, not within."""
+        self.callbacks.run_here(partial(future._call, fn))
+        self._backend.wake()
+
     def refresh(self, future: Future[Any]) -> None:
         """Have the backend say whether the task, sent ahead, has begun meanwhile."""
         task = future._task
@@ -241,12 +255,50 @@ class Scheduler(Completing):
         """Return the context in which to wait for *future*; raises RuntimeError where the wait could never end."""
         if self._closed == "forked":
             self._refuse()
-        if self.callbacks.inside():
+        if self.callbacks.inside() and not self._inline:
             raise RuntimeError(
                 "result() of an unfinished future in a done callback of the same executor: the callbacks of that future would "
                 "wait for this one to return; submit a task that waits, or use the future's own add_done_callback"
             )
         return self._backend.waiting()
+
+    def begin_waiting(self, waiter: object) -> None:
+        """Note that the calling thread will wait with the standard library's *waiter*, for one future of ours or for many.
+
+        The caller holds the conditions of the futures, so that no lock may be taken: the janitor does what there is to do.
+        """
+        if self._backend.owns_current_thread():
+            call_soon(partial(self._begin_waiting, waiter))
+
+    def end_waiting(self, waiter: object) -> None:
+        """Note that it does so no more, for one of them."""
+        if self._waits or self._backend.owns_current_thread():
+            self._stop_waiting(waiter)
+
+    def await_elsewhere(self, future: Future[Any], waiter: object) -> None:
+        """Note that the calling thread runs an event loop that will wait for *future*."""
+        if self._backend.owns_current_thread() and not future.done():
+            self.begin_waiting(waiter)
+            future.add_done_callback(lambda _: self._stop_waiting(waiter))
+
+    def _stop_waiting(self, waiter: object) -> None:
+        call_soon(partial(self._end_waiting, waiter))
+
+    def _begin_waiting(self, waiter: object) -> None:
+        count, made_up = self._waits.get(waiter, (0, None))
+        if made_up is None:
+            made_up = ExitStack()
+            made_up.enter_context(self._backend.one_more())
+        self._waits[waiter] = (count + 1, made_up)
+
+    def _end_waiting(self, waiter: object) -> None:
+        count, made_up = self._waits.pop(waiter, (0, None))
+        if made_up is None:
+            return
+        if count > 1:
+            self._waits[waiter] = (count - 1, made_up)
+        else:
+            made_up.close()
 
     # -- for backends: taking tasks --------------------------------------------------------------------------------------------
 

@@ -111,7 +111,7 @@ class Submitting(standard.Executor):
         Options: name, timeout, soft_timeout, retry, priority, return_exceptions, chunksize, progress, and the backend's own.
         Raises UnsupportedOptionError for an unknown one and ConfigError for a wrong value.
         """
-        return OptionsView(self._scheduler, self._backend, merged_options(self._options, options, self._backend))
+        return OptionsView(self, merged_options(self._options, options, self._backend))
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("an executor cannot be pickled: make one where it is needed (taskrun.get_executor() shares one)")
@@ -120,9 +120,10 @@ class Submitting(standard.Executor):
 class OptionsView(Submitting):
     """An executor on the same workers whose tasks carry options; made by `Executor.options`."""
 
-    def __init__(self, scheduler: Scheduler, backend: Backend, options: TaskOptions) -> None:
-        self._scheduler = scheduler
-        self._backend = backend
+    def __init__(self, on: Submitting, options: TaskOptions) -> None:
+        self._on = on  # an executor that nobody holds any more ends
+        self._scheduler = on._scheduler
+        self._backend = on._backend
         self._options = options
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> NoReturn:

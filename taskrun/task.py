@@ -77,7 +77,7 @@ class Task:
     """One attempt at one call. A retry makes a new Task for the same future, so that a late answer cannot be mistaken.
 
     Backends read `fn`, `args`, `kwargs`, `options`, `index`, `number`, `seed_root`, `context` and `name`,
-    and keep what they like in `place`. The rest belongs to the scheduler, under its lock.
+    keep what they like in `place`, and may say in `worker` who runs it. The rest belongs to the scheduler, under its lock.
     """
 
     # Slots: with 200,000 tasks queued most of the cost of a submit is the garbage collector walking them.
@@ -98,6 +98,7 @@ class Task:
         "queued",
         "seed_root",
         "settled",
+        "worker",
     )
 
     def __init__(
@@ -127,6 +128,7 @@ class Task:
         self.pulled = False  # a backend holds it; False: it is in the queue or in back-off
         self.owner: Feeder | None = None
         self.place: Any = None
+        self.worker: str | None = None  # who runs it, where the backend has said so
         self.queued = time.monotonic()
 
     @property
@@ -150,8 +152,12 @@ class Task:
         task.owner = self.owner
         return task
 
-    def forget(self) -> None:
-        """Let go of the user's objects: a settled task may stay in a queue for a while."""
+    def forget(self, nobody: Future[Any]) -> None:
+        """Let go of the user's objects, *nobody* in the place of the future: a settled task may be kept for a while.
+
+        By a queue that it was cancelled in, or by a frame that the traceback of its own error leads back to.
+        """
+        self.future = nobody
         self.fn = _nothing
         self.args = ()
         self.kwargs = NO_KWARGS

@@ -58,7 +58,7 @@ class _Watcher:
                     self.add_result(future)
                 else:
                     waiters: list[Any] = future._waiters
-                    waiters.append(self)
+                    list.append(waiters, self)  # not the methods by which the standard library's waiters are noticed
 
     def wait(self) -> deque[standard.Future[Any]]:
         """Return what it was told since the last call, watched no more; nothing when the time is up. May raise RuntimeError."""
@@ -86,7 +86,7 @@ class _Watcher:
         with lock_of(future._condition):
             waiters: list[Any] = future._waiters
             if self in waiters:
-                waiters.remove(self)
+                list.remove(waiters, self)
 
     def close(self) -> None:
         """Hear of nothing any more."""

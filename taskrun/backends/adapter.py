@@ -10,7 +10,8 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import threading
-from contextlib import nullcontext
+import time
+from contextlib import contextmanager
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -19,18 +20,19 @@ from taskrun import lifetime
 from taskrun.backends.base import Backend, Capabilities, refuse_waiting_in
 from taskrun.backends.calls import call
 from taskrun.coroutines import CoroutineRunner
-from taskrun.errors import SerializationError, TaskKilledError
+from taskrun.errors import InitializerError, SerializationError, TaskKilledError
 from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator, Mapping
 
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Scheduler
     from taskrun.task import Task
 
 __all__ = ["AdapterBackend"]
+
+_STANDARD = ("builtins", "concurrent.futures.process", "concurrent.futures.thread")
 
 
 class AdapterBackend(Backend):
@@ -45,7 +47,8 @@ class AdapterBackend(Backend):
 
     def __init__(self, inner: concurrent.futures.Executor) -> None:
         self._inner = inner
-        self._shares_memory = _is_thread_pool(inner)
+        self._shares_memory = _is_pool(inner, "ThreadPoolExecutor") and not _is_pool(inner, "InterpreterPoolExecutor")
+        self._local = _is_pool(inner, "ProcessPoolExecutor")  # its workers see the same clock
         self.capabilities = Capabilities(
             initializer="no",
             cancel_running=self._shares_memory,
@@ -61,6 +64,7 @@ class AdapterBackend(Backend):
         self._flights: dict[Task, concurrent.futures.Future[Any]] = {}
         self._news: SimpleQueue[tuple[Task, concurrent.futures.Future[Any]] | None] = SimpleQueue()
         self._busy: set[concurrent.futures.Future[Any]] = set()  # the feeder's: submitted and not answered, abandoned ones too
+        self._waiting = 0  # tasks that wait for others of this executor
         self._closing = False
         self._feeder: OwnThread | None = None
         self._pid = os.getpid()
@@ -107,14 +111,19 @@ class AdapterBackend(Backend):
             else:
                 from taskrun.backends.pickled_call import dump_call, run_pickled_call
 
-                inner = self._inner.submit(run_pickled_call, dump_call(task, self._context_vars))
+                limit = task.options.timeout
+                expires = None if limit is None or not self._local else time.monotonic() + limit
+                inner = self._inner.submit(run_pickled_call, dump_call(task, self._context_vars, expires))
                 self._scheduler.begin(task)  # a slot is free: as far as anybody can tell, it runs
         except SerializationError as error:
             self._scheduler.fail(task, error, "serialization")
             return
         except BaseException as error:  # it was shut down or is broken, each class in its own way: no task can run any more
             self._scheduler.give_back([task])
-            self._scheduler.break_down(f"the adapted {type(self._inner).__name__} takes no tasks: {error}", error)
+            # In the words and the class of the standard library, where the error is one of its own.
+            known = isinstance(error, (RuntimeError, concurrent.futures.BrokenExecutor)) and type(error).__module__ in _STANDARD
+            message = f"the adapted {type(self._inner).__name__} takes no tasks: {error}; adapt a new one"
+            self._scheduler.break_down(message, error, type(error) if known else InitializerError)
             return
         self._busy.add(inner)
         with self._lock:
@@ -161,12 +170,14 @@ class AdapterBackend(Backend):
             return
         runner = CoroutineRunner()
         self._inside.task = task
+        task.worker = threading.current_thread().name
         try:
-            outcome = call(self._scheduler, task, threading.current_thread().name, runner)
+            outcome = call(self._scheduler, task, task.worker, runner)
         finally:
             del self._inside.task
             runner.close()
         self._scheduler.settle((outcome,))
+        del outcome  # the frames of an error's traceback lead back to this one: it must not lead to the error
 
     # -- taking back and stopping ----------------------------------------------------------------------------------------------
 
@@ -192,15 +203,37 @@ class AdapterBackend(Backend):
     def stop(self, task: Task, error: BaseException, cause: Literal["timeout", "killed"]) -> bool:
         """The inner executor offers no way to stop work: its slot is free again once the work ends."""
         with self._lock:
-            self._flights.pop(task, None)  # nobody waits for it
+            inner = self._flights.pop(task, None)  # nobody waits for it
+        if inner is not None and inner.cancel() and cause == "timeout":
+            # It had not been taken up, whatever it waited for there: its time has not begun.
+            self._scheduler.give_back([task])
+            return True
         return False
 
     def owns_current_thread(self) -> bool:
         return getattr(self._inside, "task", None) is not None or self._feeder is threading.current_thread()
 
-    def waiting(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The threads are somebody else's, and there will not be one more: the last that is free must not wait."""
         refuse_waiting_in(self._feeder)
-        return nullcontext()
+        if not self._shares_memory or getattr(self._inside, "task", None) is None:
+            yield
+            return
+        with self._lock:
+            self._waiting += 1
+            stuck = self._waiting >= self._slots
+        try:
+            if stuck:
+                raise RuntimeError(
+                    f"all {self._slots} workers of the adapted {type(self._inner).__name__} run tasks that wait for tasks of "
+                    "the same executor, and none is left to run those; give it more workers, or use "
+                    'backend="thread", which makes up for a worker that waits'
+                )
+            yield
+        finally:
+            with self._lock:
+                self._waiting -= 1
 
     # -- ending ----------------------------------------------------------------------------------------------------------------
 
@@ -235,7 +268,9 @@ class AdapterBackend(Backend):
         return f"<taskrun backend 'adapter' of {self._inner!r}>"
 
 
-def _is_thread_pool(inner: concurrent.futures.Executor) -> bool:
-    """Return whether tasks can be handed over as they are; sub-interpreters share no objects, though their pool is one."""
-    names = {cls.__qualname__ for cls in type(inner).__mro__ if cls.__module__.startswith("concurrent.futures")}
-    return "ThreadPoolExecutor" in names and "InterpreterPoolExecutor" not in names
+def _is_pool(inner: concurrent.futures.Executor, name: str) -> bool:
+    """Return whether *inner* is of this class of the standard library's, without importing the module that it is in.
+
+    To a thread pool tasks can be handed over as they are; sub-interpreters share no objects, though their pool is one.
+    """
+    return any(cls.__qualname__ == name and cls.__module__.startswith("concurrent.futures") for cls in type(inner).__mro__)

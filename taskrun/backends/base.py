@@ -170,9 +170,13 @@ class Backend(ABC):
     def waiting(self) -> AbstractContextManager[None]:
         """Return the context in which the current thread waits for a task of this backend.
 
-        A backend whose workers are threads of this process makes up for a worker that waits with one more worker. One that
+        A backend whose workers are threads of this process makes up for a worker that waits (`one_more`). One that
         pickles in a thread of its own raises RuntimeError there (`refuse_waiting_in`): pickling runs the user's code.
         """
+        return nullcontext()
+
+    def one_more(self) -> AbstractContextManager[None]:
+        """Return the context in which one of the workers waits for tasks of this backend, and is made up for; in any thread."""
         return nullcontext()
 
     @abstractmethod

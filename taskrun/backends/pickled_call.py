@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskrun.backends.soft_timeout import SoftTimeout
 from taskrun.coroutines import CoroutineRunner
-from taskrun.errors import SerializationError
+from taskrun.errors import SerializationError, TaskTimeoutError
 from taskrun.exceptions import dump_exception, load_exception
 from taskrun.reach import new_moment
 from taskrun.serialization import (
@@ -50,15 +50,19 @@ class _NeverAsked:
     cancel_requested = False
 
 
-def dump_call(task: Task, context_vars: list[tuple[str, ContextVar[Any]]]) -> Payload:
-    """Return *task* as bytes, with the values of *context_vars*. Raises SerializationError."""
+def dump_call(task: Task, context_vars: list[tuple[str, ContextVar[Any]]], expires: float | None = None) -> Payload:
+    """Return *task* as bytes, with the values of *context_vars*. Raises SerializationError.
+
+    It is not run any more after *expires*, a time of `time.monotonic` that the receiver shares.
+    """
     from taskrun.engine.surroundings import context_payload
 
     new_moment()
     name = task.name
     values = None if task.context is None else context_payload(task.context, context_vars, name)
     options = task.options
-    about = pickle.dumps((name, task.index, task.number, options.timeout, options.soft_timeout, task.seed_root, values), 5)
+    limits = (options.timeout, options.soft_timeout, expires)
+    about = pickle.dumps((name, task.index, task.number, limits, task.seed_root, values), 5)
     return about, dump_function(task.fn, task=name), dump_arguments(task.args, task.kwargs, task=name)
 
 
@@ -67,10 +71,13 @@ def run_pickled_call(payload: Payload) -> Answer:
     from taskrun.engine.surroundings import set_context_vars
 
     about, function, arguments = payload
-    name, index, number, limit, soft, seed_root, values = pickle.loads(about)
+    name, index, number, (limit, soft, expires), seed_root, values = pickle.loads(about)
     runner, alarm = CoroutineRunner(), None
     started, cpu = time.monotonic(), time.thread_time()
     pickling = True
+    if expires is not None and started > expires:  # its future has failed, while it waited for a worker here
+        late = TaskTimeoutError(limit=limit, elapsed=started - expires + limit, task=name, attempt=number)
+        return False, dump_exception(late, task=name), "timeout", _cost(started, cpu)
     try:
         fn = load_function(function, task=name)
         args, kwargs = load_arguments(arguments, task=name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from taskrun.backends.base import Backend, Capabilities
@@ -14,6 +15,7 @@ from taskrun.errors import ConfigError, SerializationError, TaskTimeoutError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
 
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Outcome, Scheduler
@@ -50,16 +52,28 @@ class SerialBackend(Backend):
                 allowed="True or False",
             )
         self._inside: set[int] = set()  # identifiers of the threads that run a task; each adds and removes its own
+        self._reporting: set[int] = set()  # ... that report one, in `wake`
         self._ready = False
         self._starting = threading.RLock()  # one thread runs the initializer, the others wait for it
         self._runners: dict[int, CoroutineRunner] = {}  # by thread: each enters its own item only, `shutdown` takes all
 
     def wake(self) -> None:
         """Run what the calling thread has queued."""
+        if threading.get_ident() in self._reporting or self._scheduler.callbacks.inside():
+            return  # a retry, or submitted in a callback: a loop below us goes on with it, however many there will be
+        self._work_off()
+
+    def _work_off(self) -> None:
+        """Run what is in the queue of the calling thread."""
         if not self._ready and not self._initialize():
             return
         while (task := self._scheduler.pull_one()) is not None:
             self._run(task)
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """Run what the caller waits for, if it is still queued: it asks in a callback, or Ctrl-C has torn the loop."""
+        self._work_off()
+        return nullcontext()
 
     def _initialize(self) -> bool:
         with self._starting:
@@ -97,9 +111,24 @@ class SerialBackend(Backend):
         if limit is not None and elapsed > limit and interrupt is None:
             late = TaskTimeoutError(limit=limit, elapsed=elapsed, task=task.name, attempt=task.number)
             outcome = (task, False, late, "timeout", run)
-        self._scheduler.settle((outcome,))
-        if interrupt is not None:
-            raise interrupt  # Ctrl-C was meant for the program, not only for this task
+        self._report(outcome)
+        try:
+            if interrupt is not None:
+                raise interrupt  # Ctrl-C was meant for the program, not only for this task
+        finally:
+            # The frames of the task's traceback lead back to this one: it must not lead to the error again.
+            del outcome, error, interrupt
+
+    def _report(self, outcome: Outcome) -> None:
+        me = threading.get_ident()
+        nested = me in self._reporting
+        try:
+            self._reporting.add(me)
+            self._scheduler.settle((outcome,))
+        finally:
+            if not nested:
+                self._reporting.discard(me)
+            del outcome
 
     def _call(self, task: Task) -> Outcome:
         runner = self._runners.setdefault(threading.get_ident(), CoroutineRunner())

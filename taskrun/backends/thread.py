@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from taskrun.backends.base import Backend, Capabilities
@@ -22,6 +22,7 @@ from taskrun.threads import OwnThread, give_way
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Scheduler
@@ -227,6 +228,7 @@ class ThreadBackend(Backend):
                 return False
             worker.abandoned = True
             self._workers.discard(worker)
+        task.worker = worker.name
         frame = sys._current_frames().get(worker.ident or 0)
         if frame is not None and isinstance(error, TaskTimeoutError):
             error.stack = "".join(traceback.format_stack(frame))
@@ -240,12 +242,13 @@ class ThreadBackend(Backend):
         current = threading.current_thread()
         return isinstance(current, _Worker) and current.backend is self
 
+    def waiting(self) -> AbstractContextManager[None]:
+        """Make up for a worker of ours that waits for another task."""
+        return self.one_more() if self.owns_current_thread() else nullcontext()
+
     @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """One more worker while one of ours waits for another task."""
-        if not self.owns_current_thread():
-            yield
-            return
+    def one_more(self) -> Iterator[None]:
+        """Let there be one more worker."""
         with self._scheduler.lock:
             self._target += 1
         self.wake()

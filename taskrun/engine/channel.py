@@ -58,6 +58,11 @@ class FrameReader:
         self._big_header: tuple[int, ...] = ()
         self._big_have = 0
 
+    @property
+    def between_frames(self) -> bool:
+        """Whether nothing of a frame has been received that is not complete yet."""
+        return not self._have and self._big is None
+
     def read(self) -> list[tuple[tuple[int, ...], bytes | bytearray]]:
         """Receive once and return the frames that are complete now, as (header, payload).
 

@@ -53,6 +53,7 @@ class Fleet(Starting):
         oom = None if self._memory is None or stop is not None else self._memory.killed(handle.exit_status)
         template_died = handle.number in self._template_died
         for task in claimed:
+            task.worker = handle.label
             error = None if stop is None else stop.error_for(task)
             if stop is not None and error is not None:
                 stack = handle.stack()

@@ -16,7 +16,7 @@ import termios
 import time
 from typing import TYPE_CHECKING
 
-from taskrun.engine import channel
+from taskrun.engine import channel, posix
 from taskrun.engine.worker import STACK_AT
 
 if TYPE_CHECKING:
@@ -134,6 +134,11 @@ class Handle:
         """Return whether *task* of this flight has begun."""
         begun = len(self.flight) - self.unclaimed()
         return any(each is task for _, each in zip(range(begun), self.flight.values(), strict=False))
+
+    def works_on(self, task: Task) -> bool:
+        """Return whether the worker surely runs *task*, once nothing else can begin: claimed last and not answered."""
+        last = next(reversed(self.flight.values()), None)
+        return last is task and self.has_claimed(task) and self.reader.between_frames and not posix.unread(self.fd)
 
     def take_back(self, only: Task | None = None) -> list[Task]:
         """Take tasks that have not begun out of the flight: all of them, or *only* that one; oldest first.

@@ -24,6 +24,7 @@ __all__ = [
     "signal_group",
     "start_python",
     "supported",
+    "unread",
 ]
 
 _PR_SET_PDEATHSIG = 1
@@ -205,6 +206,14 @@ def start_python(code: str, args: list[str], fds: list[int]) -> int:
     finally:
         for fd in (*high, null):
             os.close(fd)
+
+
+def unread(fd: int) -> int:
+    """Return how many bytes wait to be read from a socket."""
+    import fcntl
+    import termios
+
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def is_open(fd: int) -> bool:

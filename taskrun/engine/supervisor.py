@@ -26,9 +26,11 @@ looked up by number of the worker, not of the descriptor, and workers are buried
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
+import signal
 import threading
 import time
 import weakref
@@ -55,6 +57,7 @@ __all__ = ["Supervisor"]
 _log = logging.getLogger("taskrun")
 
 _MOST_TROUBLE = 20
+_HELD_UP = 0.25  # seconds after which a stop is carried out by another thread
 
 _living: weakref.WeakSet[Supervisor] = weakref.WeakSet()
 
@@ -115,8 +118,28 @@ class Supervisor:
             self._ring()
 
     def stop(self, task: Task, error: BaseException, cause: Cause) -> None:
-        """Stop a task that has begun."""
-        self.tell(self._fleet.stop, task, error, cause)
+        """Stop a task that has begun, soon even if the I/O thread is held up (by a slow `__reduce__` of the user's, say)."""
+        heard = threading.Event()
+        self.tell(self._stop, task, error, cause, heard)
+        self._scheduler.timer.call_at(time.monotonic() + _HELD_UP, self._stop_from_outside, task, error, cause, heard)
+
+    def _stop(self, task: Task, error: BaseException, cause: Cause, heard: threading.Event) -> None:
+        heard.set()
+        self._fleet.stop(task, error, cause)
+
+    def _stop_from_outside(self, task: Task, error: BaseException, cause: Cause, heard: threading.Event) -> None:
+        if heard.is_set() or task.settled:
+            return
+        with self._lock:
+            place = task.place
+            if not isinstance(place, Handle) or place.dead or place.pidfd < 0:
+                return
+            self.tell(self._fleet.returned.extend, place.take_back())  # the signal must not hit the next one
+            if not place.works_on(task):
+                return
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(place.pidfd, signal.SIGKILL)
+        self._scheduler.fail(task, error, cause)
 
     def abort(self, force: bool) -> None:
         """Stop all workers."""

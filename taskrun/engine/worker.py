@@ -16,7 +16,7 @@ import struct
 import sys
 import time
 from collections import deque
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from contextvars import copy_context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -247,7 +247,8 @@ class Worker:
             if isinstance(error, (ImportError, AttributeError)):
                 from taskrun.blame import explain_missing_name
 
-                explain_missing_name(error)
+                with suppress(Exception):  # it touches the error, whose class is the user's
+                    explain_missing_name(error)
             self._answer_error(channel.TIMED_OUT if late else channel.RAISED, sequence, started, error, name)
             return
         del args, kwargs
@@ -354,7 +355,7 @@ def _without_engine_frames(error: BaseException) -> None:
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_frame.f_globals is globals() and traceback.tb_next is not None:
         traceback = traceback.tb_next
-    error.__traceback__ = traceback
+    BaseException.with_traceback(error, traceback)  # an assignment would run the user's __setattr__
 
 
 def main(parent: int) -> NoReturn:

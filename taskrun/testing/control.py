@@ -11,7 +11,7 @@ import pytest
 
 import taskrun
 from taskrun.testing import tasks
-from taskrun.testing.base import Behaviours
+from taskrun.testing.base import Behaviours, Held
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,6 +92,21 @@ class ControlBehaviours(Behaviours):
             assert error.limit == 0.1
             assert ex.submit(tasks.add, 1).result(self.patience) == 1
 
+    def test_an_attempt_that_was_stopped_has_its_record(self, tmp_path: Path) -> None:
+        with self.executor(max_workers=1, timeout=0.1) as ex:
+            if ex.capabilities.timeout != "yes":
+                return  # the table: after the call
+            held = Held(tmp_path, ex, ex.submit, "stopped")
+            try:
+                assert isinstance(held.future.exception(self.patience), taskrun.TaskTimeoutError)
+                (attempt,) = held.future.attempts
+            finally:
+                held.go_on()
+        assert attempt.worker is not None or not ex.capabilities.names_guilty
+        assert attempt.started is not None
+        assert attempt.duration is not None
+        assert attempt.duration >= 0.1
+
     def test_soft_timeout_is_raised_once_inside_the_task(self) -> None:
         with self.executor(max_workers=1) as ex:
             limited = ex.options(soft_timeout=0.05)
@@ -115,6 +130,13 @@ class ControlBehaviours(Behaviours):
             future = ex.options(retry=retry).submit(tasks.fail_until, 3)
             assert future.result(self.patience) == 3
             assert [attempt.number for attempt in future.attempts] == [1, 2, 3]
+
+    def test_a_thousand_attempts_are_made_if_that_is_the_policy(self) -> None:
+        with self.executor(max_workers=1) as ex:
+            often = ex.options(retry=taskrun.Retry(max_attempts=1000, on=OSError, wait="none"))
+            future = often.submit(tasks.fail_before_attempt, 1000)
+            assert future.result(self.patience) == 1000
+            assert len(future.attempts) == 1000
 
     def test_the_last_error_goes_through_when_attempts_run_out(self) -> None:
         retry = taskrun.Retry(max_attempts=2, on=OSError, initial=0.001)

@@ -58,6 +58,19 @@ class EndBehaviours(Behaviours):
             assert "shutdown(wait=True) in a done callback" in seen[1]
             assert seen[2].result(self.patience) == 5
 
+    def test_callbacks_may_submit_and_so_on_for_ever(self) -> None:
+        ended: list[int] = []
+
+        def go_on(future: taskrun.Future[int]) -> None:
+            ended.append(future.result())
+            if len(ended) < 2000:
+                ex.submit(tasks.add, len(ended)).add_done_callback(go_on)  # type: ignore[arg-type]
+
+        with self.executor() as ex:
+            ex.submit(tasks.add, 0).add_done_callback(go_on)  # type: ignore[arg-type]
+            self.until(lambda: len(ended) == 2000)
+        assert ended == list(range(2000))
+
     def test_shutdown_runs_what_was_submitted_and_refuses_more(self) -> None:
         with self.executor() as ex:
             futures = [ex.submit(tasks.add, i) for i in range(20)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -95,6 +97,34 @@ class FailureBehaviours(Behaviours):
             assert isinstance(error, LookupError)
             assert "stubborn" in str(error)
             assert ex.submit(tasks.add, 1).result(self.patience) == 1
+
+    def test_an_exception_that_refuses_to_be_changed_comes_back(self) -> None:
+        with self.executor(max_workers=1) as ex:
+            again = ex.options(retry=taskrun.Retry(max_attempts=2, on=tasks.FrozenError, wait="none"))
+            for error in (
+                ex.submit(tasks.raise_frozen, "k").exception(self.patience),
+                again.submit(tasks.raise_frozen, "k").exception(self.patience),
+            ):
+                assert type(error) is tasks.FrozenError
+                assert error.key == "k"
+            assert ex.submit(tasks.add, 1).result(self.patience) == 1
+
+    def test_a_failed_task_leaves_no_cycle(self) -> None:
+        with self.executor(max_workers=1) as ex:
+            gc.collect()
+            gc.disable()
+            try:
+                ref = self._error_of(ex)
+                self.until(lambda: ref() is None)
+            finally:
+                gc.enable()
+
+    def _error_of(self, ex: taskrun.Executor) -> weakref.ref[Any]:
+        future = ex.submit(tasks.raise_awkward)
+        try:
+            return weakref.ref(future.exception(self.patience))
+        finally:
+            del future  # where tasks run in the caller, the traceback leads back to this frame
 
     def test_pickling_that_waits_for_the_same_executor_hurts_nothing_else(self) -> None:
         with self.executor(max_workers=1) as ex:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from itertools import count, repeat
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -107,6 +108,16 @@ class MapBehaviours(Behaviours):
             items.clear()
             assert list(results) == list(range(100))
 
+    def test_inputs_that_repeat_or_count_are_as_long_as_the_others(self) -> None:
+        ex = taskrun.Executor(self.backend() if isinstance(self.backend, type) else self.backend, **self.options)
+        items = list(range(200))
+        results = ex.map(tasks.kinds_of, items, repeat("r"), count())
+        short = ex.map(tasks.kinds_of, items, repeat("r", 3), repeat(None))
+        items.clear()
+        ex.shutdown()
+        assert list(results) == [("int", "str", "int")] * 200
+        assert list(short) == [("int", "str", "NoneType")] * 3
+
     @pytest.mark.parametrize("buffersize", [None, 2])
     def test_a_map_never_iterated_runs_to_its_end(self, buffersize: int | None, tmp_path: Path) -> None:
         ran = tmp_path / "ran"
@@ -135,6 +146,10 @@ class MapBehaviours(Behaviours):
         with self.executor(max_workers=1) as ex:
             if not ex.capabilities.concurrent:
                 assert list(ex.map(tasks.add, [1], timeout=0)) == [1]  # over at the call
+                results = ex.map(tasks.add, [1, 2], timeout=0)
+                assert next(results) == 1
+                with pytest.raises(TimeoutError):
+                    next(results)
                 return
             try:
                 results = ex.map(tasks.wait_for_file, [str(go_on)] * 8, range(8), timeout=0.05, buffersize=8)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import gc
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -133,3 +135,11 @@ class ResultBehaviours(Behaviours):
             stats = ex.stats()
             found = {name: stats[name] for name in ("submitted", "queued", "unfinished", "succeeded", "failed", "cancelled")}
             assert found == {"submitted": 6, "queued": 0, "unfinished": 0, "succeeded": 5, "failed": 1, "cancelled": 0}
+
+    def test_a_view_with_options_is_enough_to_hold(self) -> None:
+        backend = self.backend() if isinstance(self.backend, type) else self.backend
+        view = taskrun.Executor(backend, max_workers=1, **self.options).options(name="held by its view")
+        gc.collect()  # an executor that nobody holds ends soon, in another thread: that this does not happen shows in time
+        for value in range(20):
+            assert view.submit(tasks.add, value).result(self.patience) == value
+            time.sleep(0.002)

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,11 @@ class AwkwardError(ValueError):
     def __init__(self, *, code: int) -> None:
         super().__init__(f"code {code}")
         self.code = code
+
+
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    key: str
 
 
 class StubbornError(LookupError):
@@ -209,3 +215,19 @@ async def sleep_and_answer(seconds: float) -> str:
         await asyncio.sleep(0)  # it was raised once: the task may take its time now
         return "answered"
     return "in time"
+
+
+def raise_frozen(key: str) -> None:
+    raise FrozenError(key)
+
+
+def kinds_of(*values: object) -> tuple[str, ...]:
+    return tuple(type(value).__name__ for value in values)
+
+
+def fail_before_attempt(number: int) -> int:
+    task = taskrun.current_task()
+    assert task is not None
+    if task.attempt < number:
+        raise OSError("not yet")
+    return task.attempt

@@ -77,6 +77,21 @@ class Broken(ThreadBackend):
         return outcome
 
 
+class KeepsOutcomes(Broken):
+    """As a worker that keeps its last outcome while it is idle."""
+
+    def after(self, outcome: Outcome) -> Outcome:
+        self.kept = outcome
+        return outcome
+
+
+class ForgetsTheWorker(Broken):
+    def stop(self, task: Task, error: BaseException, cause: Literal["timeout", "killed"]) -> bool:
+        super().stop(task, error, cause)
+        task.worker = None
+        return False
+
+
 class WrongValue(Broken):
     def after(self, outcome: Outcome) -> Outcome:
         task, succeeded, value, cause, run = outcome
@@ -301,6 +316,7 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_cancelling_who_awaits_cancels_the_task": (PullsAhead,),
     "test_attempts_tell_who_ran_it": (TellsNothing,),
     "test_submit_from_other_threads": (WrongValue,),
+    "test_a_view_with_options_is_enough_to_hold": (WrongValue,),
     "test_the_numbers_add_up": (Forgetful, SwallowsErrors),
     # failures
     "test_the_original_exception_with_chain_and_notes": (ErrorsAsText, SwallowsErrors),
@@ -311,6 +327,8 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_what_is_not_callable_fails_its_own_task": (SwallowsErrors,),
     "test_an_argument_that_does_not_pickle_fails_its_own_task_and_is_named": (ClaimsToPickle,),
     "test_a_result_that_does_not_pickle_fails_its_own_task": (ClaimsToPickle,),
+    "test_an_exception_that_refuses_to_be_changed_comes_back": (ErrorsAsText,),
+    "test_a_failed_task_leaves_no_cycle": (KeepsOutcomes,),
     "test_pickling_that_waits_for_the_same_executor_hurts_nothing_else": (ClaimsToPickle,),
     "test_an_exception_that_cannot_be_rebuilt_is_still_caught_by_its_base": (ErrorsAsText,),
     # maps
@@ -323,6 +341,7 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_map_reads_an_endless_input_only_so_far": (WrongValue,),
     "test_an_input_that_fails_does_so_in_its_place": (WrongValue,),
     "test_a_list_that_changes_after_the_call_changes_nothing": (WrongValue,),
+    "test_inputs_that_repeat_or_count_are_as_long_as_the_others": (StopsAtShutdown, WrongValue),
     "test_a_map_never_iterated_runs_to_its_end": (StopsAtShutdown,),
     "test_results_can_be_read_after_shutdown": (StopsAtShutdown,),
     "test_an_input_without_a_length_is_never_cut_short_in_silence": (DeafToShutdown,),
@@ -337,9 +356,11 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_kill_stops_a_task_that_runs": (NeverStops,),
     "test_kill_of_a_queued_task_is_cancel": (PullsAhead,),
     "test_timeout_fails_the_future_and_restores_the_slot": (NeverStops,),
+    "test_an_attempt_that_was_stopped_has_its_record": (NeverStops, ForgetsTheWorker),
     "test_soft_timeout_is_raised_once_inside_the_task": (NoSoftTimeout,),
     "test_soft_timeout_is_raised_in_a_coroutine_where_it_awaits": (NoSoftTimeout,),
     "test_retry_until_it_works": (SwallowsErrors, NoCurrentTask),
+    "test_a_thousand_attempts_are_made_if_that_is_the_policy": (SwallowsErrors, NoCurrentTask),
     "test_the_last_error_goes_through_when_attempts_run_out": (SwallowsErrors, ErrorsAsText),
     "test_what_the_policy_does_not_name_is_not_retried": (CallsItACrash,),
     "test_back_off_holds_no_worker": (WaitsInTheWorker,),
@@ -362,6 +383,7 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     # ending
     "test_callbacks_run_in_order_and_errors_in_them_hurt_nobody": (NoCallbacks,),
     "test_a_callback_may_submit_and_may_not_wait_for_its_own_executor": (NoCallbacks,),
+    "test_callbacks_may_submit_and_so_on_for_ever": (NoCallbacks,),
     "test_shutdown_runs_what_was_submitted_and_refuses_more": (DeafToShutdown,),
     "test_shutdown_returns_after_the_callbacks": (NoCallbacks,),
     "test_shutdown_with_cancel_futures_cancels_what_has_not_started": (PullsAhead,),

@@ -538,7 +538,7 @@ def test_the_error_names_the_argument_and_the_way_to_what_does_not_pickle(args, 
     assert (error.value, error.direction, error.side, error.task) == (value, "pickling", "parent", "fetch")
     assert error.type_name == "_thread.lock"
     assert isinstance(error.__cause__, TypeError)
-    for part in (value, "task 'fetch'", "_thread.lock", str(error.__cause__), path, "get_context()"):
+    for part in (value, "task 'fetch'", "_thread.lock", str(error.__cause__), path, "initializer="):
         assert part in str(error)
 
 
