@@ -18,13 +18,15 @@ C = TypeVar("C")
 
 
 class Mapping(Protocol):
-    """The signatures of `map`: as many iterables as *fn* takes arguments, checked up to three."""
+    """The signatures of `map`: as many iterables as *fn* takes arguments, checked up to three; what a coroutine returns."""
 
     @overload
     def __call__(
         self,
-        fn: Callable[..., Coroutine[Any, Any, T]],
-        *iterables: Iterable[Any],
+        fn: Callable[[A], Coroutine[Any, Any, T]],
+        first: Iterable[A],
+        /,
+        *,
         timeout: float | None = ...,
         chunksize: int | None = ...,
         buffersize: int | None = ...,
@@ -34,6 +36,18 @@ class Mapping(Protocol):
         self,
         fn: Callable[[A], T],
         first: Iterable[A],
+        /,
+        *,
+        timeout: float | None = ...,
+        chunksize: int | None = ...,
+        buffersize: int | None = ...,
+    ) -> MapResults[T]: ...
+    @overload
+    def __call__(
+        self,
+        fn: Callable[[A, B], Coroutine[Any, Any, T]],
+        first: Iterable[A],
+        second: Iterable[B],
         /,
         *,
         timeout: float | None = ...,
@@ -55,12 +69,39 @@ class Mapping(Protocol):
     @overload
     def __call__(
         self,
+        fn: Callable[[A, B, C], Coroutine[Any, Any, T]],
+        first: Iterable[A],
+        second: Iterable[B],
+        third: Iterable[C],
+        /,
+        *,
+        timeout: float | None = ...,
+        chunksize: int | None = ...,
+        buffersize: int | None = ...,
+    ) -> MapResults[T]: ...
+    @overload
+    def __call__(
+        self,
         fn: Callable[[A, B, C], T],
         first: Iterable[A],
         second: Iterable[B],
         third: Iterable[C],
         /,
         *,
+        timeout: float | None = ...,
+        chunksize: int | None = ...,
+        buffersize: int | None = ...,
+    ) -> MapResults[T]: ...
+    @overload
+    def __call__(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        first: Iterable[Any],
+        second: Iterable[Any],
+        third: Iterable[Any],
+        fourth: Iterable[Any],
+        /,
+        *more: Iterable[Any],
         timeout: float | None = ...,
         chunksize: int | None = ...,
         buffersize: int | None = ...,

@@ -74,6 +74,17 @@ class Submitting(standard.Executor):
         """Do as `map` does, with the results as they come."""
         return self._map(fn, iterables, timeout, chunksize, buffersize, ordered=False)
 
+    @overload
+    def starmap(
+        self,
+        fn: Callable[[*Items], Coroutine[Any, Any, T]],
+        iterable: Iterable[tuple[*Items]],
+        *,
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> MapResults[T]: ...
+    @overload
     def starmap(
         self,
         fn: Callable[[*Items], T],
@@ -82,7 +93,16 @@ class Submitting(standard.Executor):
         timeout: float | None = None,
         chunksize: int | None = None,
         buffersize: int | None = None,
-    ) -> MapResults[T]:
+    ) -> MapResults[T]: ...
+    def starmap(
+        self,
+        fn: Callable[..., Any],
+        iterable: Iterable[tuple[Any, ...]],
+        *,
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> MapResults[Any]:
         """Do as `map` does, with each item of *iterable* holding all the arguments of one call."""
         return self._map(_Star(fn), (iterable,), timeout, chunksize, buffersize, ordered=True)
 

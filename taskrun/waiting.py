@@ -13,7 +13,7 @@ from collections import Counter, deque
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, DoneAndNotDoneFutures
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 from taskrun.bell import Bell, lock_of, wait_at
 from taskrun.future import Future
@@ -27,6 +27,14 @@ if TYPE_CHECKING:
 __all__ = ["as_completed", "wait"]
 
 T = TypeVar("T")
+
+if TYPE_CHECKING:
+
+    class DoneAndNotDone(NamedTuple, Generic[T]):
+        """What `wait` returns for futures of taskrun's, as type checkers are to see it."""
+
+        done: set[Future[T]]
+        not_done: set[Future[T]]
 
 
 class _Watcher:
@@ -98,9 +106,15 @@ def _done(future: standard.Future[Any]) -> bool:
     return future._state in (CANCELLED_AND_NOTIFIED, FINISHED)
 
 
+@overload
+def wait(  # type: ignore[overload-overlap] # the standard tuple, with the futures' own class
+    fs: Iterable[Future[T]], timeout: float | None = None, return_when: str = ALL_COMPLETED
+) -> DoneAndNotDone[T]: ...
+@overload
 def wait(
     fs: Iterable[standard.Future[T]], timeout: float | None = None, return_when: str = ALL_COMPLETED
-) -> DoneAndNotDoneFutures[T]:
+) -> DoneAndNotDoneFutures[T]: ...
+def wait(fs: Iterable[standard.Future[Any]], timeout: float | None = None, return_when: str = ALL_COMPLETED) -> Any:
     """Wait for *fs* as `concurrent.futures.wait` does, at most *timeout* seconds; returns the sets (done, not_done).
 
     Raises ValueError for an unknown *return_when*, and RuntimeError where the wait could never end (see `Future.result`).
@@ -132,7 +146,11 @@ def _enough(news: set[Any], done: set[Any], not_done: set[Any], return_when: str
     return return_when == FIRST_EXCEPTION and any(not each.cancelled() and each.exception() is not None for each in news)
 
 
-def as_completed(fs: Iterable[standard.Future[T]], timeout: float | None = None) -> Iterator[standard.Future[T]]:
+@overload
+def as_completed(fs: Iterable[Future[T]], timeout: float | None = None) -> Iterator[Future[T]]: ...
+@overload
+def as_completed(fs: Iterable[standard.Future[T]], timeout: float | None = None) -> Iterator[standard.Future[T]]: ...
+def as_completed(fs: Iterable[standard.Future[Any]], timeout: float | None = None) -> Iterator[standard.Future[Any]]:
     """Yield *fs* as they finish, as `concurrent.futures.as_completed` does.
 
     Raises TimeoutError when some are not done *timeout* seconds after the first was asked for, and RuntimeError where waiting

@@ -9,7 +9,7 @@ from taskrun.cli.exits import ExitCode
 from taskrun.cli.inputs import Format
 from taskrun.cli.run import Run, run
 from taskrun.cli.settings import executor_settings
-from taskrun.cli.show import show_backends, show_config, version
+from taskrun.cli.show import show_backends, show_config, show_version
 
 __all__ = ["app"]
 
@@ -31,7 +31,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"taskrun {version()}")
+        show_version()
         raise typer.Exit
 
 

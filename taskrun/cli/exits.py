@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
-__all__ = ["CommandError", "ExitCode"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["CommandError", "ExitCode", "writing"]
 
 
 class ExitCode(IntEnum):
@@ -30,3 +35,14 @@ class CommandError(Exception):
     def __init__(self, message: str, code: ExitCode = ExitCode.USAGE) -> None:
         super().__init__(message)
         self.code = code
+
+
+@contextlib.contextmanager
+def writing(what: str, where: str) -> Iterator[None]:
+    """Turn the errors of writing into the ends of the program that they are."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise CommandError("", ExitCode.BROKEN_PIPE) from None
+    except OSError as error:
+        raise CommandError(f"cannot write {what} to {where}: {error.strerror or error}", ExitCode.OUTPUT) from None

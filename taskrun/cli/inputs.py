@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import glob
 import json
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -103,6 +104,8 @@ def plan(arguments: list[str], wanted: Format) -> list[Input]:
     mistakes: list[str] = []
     for argument in arguments:
         if argument == STDIN:
+            if not _is_open(0):
+                mistakes.append("'-': standard input is closed")
             found.append(Input(STDIN, Format.LINES if wanted is Format.AUTO else wanted))
             continue
         for path in _expand(argument, mistakes):
@@ -117,6 +120,14 @@ def plan(arguments: list[str], wanted: Format) -> list[Input]:
     if mistakes:
         raise CommandError("nothing was run, there is a mistake in the inputs:\n" + "\n".join(f"  {m}" for m in mistakes))
     return found
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
 
 
 def total_weight(inputs: list[Input]) -> int | None:
@@ -204,12 +215,23 @@ def _json_lines(stream: IO[bytes]) -> Iterator[_Piece]:
         value: Any = text.rstrip("\r\n")
         if problem is None:
             try:
-                value = json.loads(value)
+                value = json.loads(value, parse_constant=_refuse_number, parse_float=_finite)
             except json.JSONDecodeError as error:
                 problem = f"not valid JSON: {error.msg} (column {error.colno})"
             except (ValueError, RecursionError) as error:  # a number of too many digits; brackets nested too deep
                 problem = f"JSON that Python cannot hold: {error}"
         yield _Piece(value, number, len(raw), problem)
+
+
+def _refuse_number(text: str) -> float:
+    raise ValueError(f"{text} is no JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):  # it could not be written as JSON again
+        raise ValueError(f"the number {text} is too large")
+    return number
 
 
 def _decode(raw: bytes) -> tuple[str, str | None]:
@@ -267,6 +289,9 @@ def _csv_rows(stream: IO[bytes]) -> Iterator[_Piece]:
             break
         except csv.Error as error:
             problem = f"not valid CSV: {error}"
+            if lines.number > first and str(error) == "unexpected end of data":
+                left = f"the {lines.number - first} lines after it were taken for one field and not run"
+                problem = f"not valid CSV: a quote is opened in this row and not closed; {left}"
         problem = lines.bad or problem
         if not row and problem is None:
             continue  # a blank line

@@ -11,7 +11,7 @@ import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
-from taskrun.cli.exits import CommandError, ExitCode
+from taskrun.cli.exits import CommandError, writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,6 +79,9 @@ def _as_json(value: Any, as_repr: bool) -> tuple[str | None, Any]:
     """Return (problem or None, the value as JSON can hold it)."""
     try:
         json.dumps(value, allow_nan=False)
+        clash = _clash(value)
+        if clash is not None:
+            raise ValueError(clash)
     except Exception as error:  # subclasses of dict, list and str are the user's code and may raise anything
         if not as_repr:
             hint = "return plain values, or use --repr"
@@ -86,9 +89,29 @@ def _as_json(value: Any, as_repr: bool) -> tuple[str | None, Any]:
     else:
         return None, value
     try:
-        return None, json.loads(json.dumps(value, default=lambda part: _safe(repr, part), allow_nan=False))
+        if _clash(value) is None:
+            return None, json.loads(json.dumps(value, default=lambda part: _safe(repr, part), allow_nan=False))
+        return None, _safe(repr, value)
     except Exception:  # as above; and keys that are no strings, cycles, NaN: the whole value as text
         return None, _safe(repr, value)
+
+
+def _clash(value: Any, path: str = "value") -> str | None:
+    """Return which keys of a dict in *value* are the same once they are strings, as JSON has them, or None."""
+    parts: Iterator[tuple[object, Any]] = iter(())
+    if isinstance(value, dict):
+        parts = iter(value.items())
+        if any(type(key) is not str for key in value):
+            names: dict[str, object] = {}
+            for key in value:
+                name = next(iter(json.loads(json.dumps({key: None}))))
+                if name in names:
+                    return f"{path} has the keys {names[name]!r} and {key!r}, which are one key in JSON"
+                names[name] = key
+    elif isinstance(value, list | tuple):
+        parts = enumerate(value)
+    found = (_clash(part, f"{path}[{key!r}]") for key, part in parts if isinstance(part, dict | list | tuple))
+    return next((clash for clash in found if clash is not None), None)
 
 
 def _where(value: Any, path: str = "value", depth: int = 0) -> str | None:
@@ -117,6 +140,29 @@ def _safe(show: Any, thing: object) -> str:
         return cast("str", show(thing))
     except Exception as error:  # a user's __str__ or __repr__ may raise anything; the item's record matters more
         return f"<{type(thing).__qualname__} whose text cannot be made: {type(error).__name__}>"
+
+
+def _line(record: Record) -> bytes:
+    try:
+        return json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # a lone surrogate, as file names that are not UTF-8 have: written as \\udcXX
+        return json.dumps(record).encode()
+
+
+def _flatten(record: Record) -> None:
+    """Put text in the place of what is nested too deeply to be written."""
+    record["input"] = _shallow(record["input"])
+    if "value" in record:
+        problem = "the function returned what is nested too deeply to be written as JSON"
+        record.update(ok=False, error={"type": RESULT_ERROR, "message": problem, "repr": _shallow(record.pop("value"))})
+
+
+def _shallow(value: Any) -> str:
+    kind = f"a {type(value).__qualname__} that is nested too deeply to be written"
+    try:
+        return repr(value)[:SHOWN_REPR]
+    except RecursionError:
+        return kind
 
 
 class Results:
@@ -152,11 +198,15 @@ class Results:
             raise CommandError(f"--output {self._path} cannot be written: {error.strerror or error}") from None
 
     def write(self, record: Record) -> None:
-        """Write one record as one line, in UTF-8; it may stay in the buffer until `flush`."""
+        """Write one record as one line, in UTF-8; it may stay in the buffer until `flush`.
+
+        What is nested too deeply to be written becomes text in *record*, a value so that the record is a failed one.
+        """
         try:
-            line = json.dumps(record, ensure_ascii=False).encode()
-        except UnicodeEncodeError:  # a lone surrogate, as file names that are not UTF-8 have: written as \\udcXX
-            line = json.dumps(record).encode()
+            line = _line(record)
+        except RecursionError:
+            _flatten(record)
+            line = _line(record)
         with self._told():
             self._out.write(line + b"\n")
 
@@ -171,16 +221,8 @@ class Results:
             raise RuntimeError("Results is not open")
         return self._stream
 
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turn the errors of writing into the ends of the program that they are."""
-        try:
-            yield
-        except BrokenPipeError:
-            raise CommandError("", ExitCode.BROKEN_PIPE) from None
-        except OSError as error:
-            where = "standard output" if self._path == "-" else self._path
-            raise CommandError(f"cannot write results to {where}: {error.strerror or error}", ExitCode.OUTPUT) from None
+    def _told(self) -> contextlib.AbstractContextManager[None]:
+        return writing("results", "standard output" if self._path == "-" else self._path)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
@@ -208,6 +250,8 @@ class Results:
             raise
 
     def _take_stdout(self) -> BinaryIO:
+        if sys.stdout is None:
+            raise CommandError("standard output is closed; name a file with --output")
         try:
             number = sys.stdout.fileno()
         except (AttributeError, OSError, ValueError):  # replaced by an object without a descriptor, as test runners do

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from taskrun.cli.exits import CommandError
+from taskrun.cli.exits import CommandError, ExitCode, writing
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from taskrun.plugins import BackendInfo
 
-__all__ = ["show_backends", "show_config", "version"]
+__all__ = ["show_backends", "show_config", "show_version"]
 
 YES_NO = {True: "yes", False: "no"}
 
 
-def version() -> str:
-    """Return taskrun's version."""
+def show_version() -> None:
+    """Print taskrun's version."""
     import taskrun
 
-    return taskrun.__version__
+    with _standard_output():
+        print(f"taskrun {taskrun.__version__}")
 
 
 def show_backends(*, as_json: bool) -> None:
@@ -106,7 +111,26 @@ def _plain(value: Any) -> Any:
 
 
 def _print_json(document: Any) -> None:
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    with _standard_output():
+        print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+@contextlib.contextmanager
+def _standard_output() -> Iterator[None]:
+    """Write what is printed to its end; raises CommandError where that fails."""
+    if sys.stdout is None:
+        raise CommandError("standard output is closed", ExitCode.OUTPUT)
+    try:
+        with writing("the answer", "standard output"):
+            yield
+            sys.stdout.flush()
+    except CommandError:
+        # What is left in the buffer would fail again at exit, with a traceback.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+        raise
 
 
 def _print_table(header: list[str], rows: list[list[str]]) -> None:
@@ -120,6 +144,11 @@ def _print_table(header: list[str], rows: list[list[str]]) -> None:
         table.add_column(name, overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*map(Text, row))  # Text: a value may contain what rich reads as markup
+
     # Written to a file or a pipe a table is as wide as it needs to be, so that grep finds whole values.
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 1000)
-    console.print(table)
+    class Shown(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich would end the program with a code of its own
+
+    with _standard_output():
+        Shown(file=sys.stdout, width=None if sys.stdout.isatty() else 1000).print(table)

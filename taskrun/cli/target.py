@@ -58,6 +58,8 @@ def _file_module(path: Path) -> tuple[str, str]:
         raise CommandError(f"{path}: no such file (looked from {Path.cwd()})")
     if path.suffix != ".py":
         raise CommandError(f"{path} is not a .py file: {FORMS}")
+    if "." in path.stem:
+        raise CommandError(f"{path}: a module cannot have a dot in its name; rename the file")
     file = path.resolve()
     parts, directory = [file.stem], file.parent
     while (directory / "__init__.py").is_file():

@@ -55,6 +55,22 @@ def test_a_broken_json_line_fails_alone_with_its_file_and_line(write):
     assert found[1].value == '{"x": '
 
 
+def test_numbers_that_json_does_not_have_fail_alone(write):
+    found = read(write("a.jsonl", "NaN\n1.5\n[-Infinity]\n1e999\n2\n"))
+    assert values(found) == [1.5, 2]
+    assert [found.split(": ", 1)[1] for found in problems(found)] == [
+        "JSON that Python cannot hold: NaN is no JSON",
+        "JSON that Python cannot hold: -Infinity is no JSON",
+        "JSON that Python cannot hold: the number 1e999 is too large",
+    ]
+
+
+def test_a_quote_that_is_not_closed_tells_how_much_it_swallowed(write):
+    (row,) = read(write("a.csv", 'x,y\n1,"2\n3,4\n5,6\n'))
+    assert row.problem is not None
+    assert row.problem.startswith("a.csv:2: not valid CSV: a quote is opened in this row and not closed; the 2 lines after it")
+
+
 def test_a_line_that_is_not_utf8_fails_alone_and_names_the_byte(write):
     found = read(write("a.txt", b"good\nb\xe9d\nfine\n"))
     assert values(found) == ["good", "fine"]

@@ -68,6 +68,8 @@ CYCLE.append(CYCLE)
         ({(1, 2): 3}, "value has a key of type tuple"),
         (Awkward(), "Awkward"),
         (CYCLE, "Circular"),
+        ([{1: 2, "1": 3}], "value[0] has the keys 1 and '1', which are one key in JSON"),
+        ({"a": {None: 2, "null": 3}}, "value['a'] has the keys None and 'null'"),
     ],
 )
 def test_what_is_not_json_fails_with_the_part_that_is_not_and_is_kept_as_text(value, told):
@@ -86,6 +88,7 @@ def test_what_is_not_json_fails_with_the_part_that_is_not_and_is_kept_as_text(va
         ({"when": dt.date(2024, 1, 2), "n": 1}, {"when": "datetime.date(2024, 1, 2)", "n": 1}),
         ([float("inf")], "[inf]"),
         ({(1, 2): 3}, "{(1, 2): 3}"),
+        ({1: 2, "1": 3}, "{1: 2, '1': 3}"),
         (Awkward(), "<Awkward whose text cannot be made: RuntimeError>"),
     ],
 )
@@ -128,3 +131,21 @@ def test_a_full_disk_is_told_by_its_own_exit_code():
         results.open([])
         results.write({"index": 0})
     assert caught.value.code is ExitCode.OUTPUT
+
+
+def test_what_is_nested_too_deeply_becomes_text_and_the_next_record_is_written(tmp_path):
+    deep: list[object] = []
+    for _ in range(100_000):
+        deep = [deep]
+    path = tmp_path / "out.jsonl"
+    with Results(str(path)) as results:
+        results.open([])
+        for record in ({"input": deep, "ok": False}, {"input": 1, "ok": True, "value": deep}, {"input": 2, "ok": True}):
+            results.write(record)
+    first, second, third = map(json.loads, path.read_text().splitlines())
+    assert "nested too deeply" in first["input"]
+    assert not second["ok"]
+    assert second["error"]["type"] == "ResultNotJSON"
+    assert third == {"input": 2, "ok": True}
+    while deep:
+        deep = deep.pop()  # type: ignore[assignment] # by hand: to drop it whole would recurse as deep

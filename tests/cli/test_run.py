@@ -124,6 +124,16 @@ def test_traceback_shows_where_it_failed(command):
     assert "jobs.py" in records(done.stdout)[0]["error"]["traceback"]
 
 
+def test_closed_standard_streams_are_told(command):
+    run = f"{sys.executable} -m taskrun run jobs.py:double"
+    for rest, told in (("- <&-", "standard input is closed"), ("- </dev/null >&-", "standard output is closed")):
+        shell = ["/bin/sh", "-c", f"{run} {rest}"]
+        done = subprocess.run(shell, stderr=subprocess.PIPE, text=True, timeout=60, cwd=command.directory, env=command.env)
+        assert done.returncode == 2
+        assert told in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_a_slow_input_does_not_hold_back_results(command):
     process = command.start("run", "jobs:odd", "-", "--backend", "thread", stdin=subprocess.PIPE)
     with process:

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
+import sys
+
+import pytest
 
 import taskrun
 
@@ -59,3 +65,19 @@ def test_version_and_help(command):
         assert done.returncode == 0
         assert "Exit codes: 0 all done; 1 some items failed" in done.stdout
     assert command("rum").returncode == 2
+
+
+@pytest.mark.parametrize("arguments", [["config"], ["backends"], ["--version"], ["config", "--json"]])
+def test_what_cannot_be_written_ends_with_its_exit_code_and_no_traceback(arguments):
+    command = [sys.executable, "-W", "error", "-X", "dev", "-m", "taskrun", *arguments]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1), done.stderr
+    assert "No space left on device" in done.stderr
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+    done = subprocess.run(["/bin/sh", "-c", f"{shlex.join(command)} >&-"], stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (3, "taskrun: standard output is closed\n")

@@ -6,12 +6,10 @@ An ignored error that mypy does not find is an error itself (`warn_unused_ignore
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, assert_type
+import concurrent.futures
+from typing import assert_type
 
 import taskrun
-
-if TYPE_CHECKING:
-    import concurrent.futures
 
 
 def area(width: float, *, height: float) -> float:
@@ -36,6 +34,21 @@ def submit(ex: taskrun.Executor) -> None:
 def coroutines_are_awaited(ex: taskrun.Executor) -> None:
     assert_type(ex.submit(fetch, "http://x").result(), bytes)
     assert_type(list(ex.map(fetch, ["http://x"])), list[bytes])
+    assert_type(list(ex.map_unordered(fetch, ["http://x"])), list[bytes])
+    assert_type(list(ex.starmap(fetch, [("http://x",)])), list[bytes])
+    ex.map(fetch, [3])  # type: ignore[arg-type]
+    ex.map(fetch, ["http://x"], ["more"])  # type: ignore[arg-type]
+    ex.starmap(fetch, [(3,)])  # type: ignore[arg-type]
+
+
+def waited_for(futures: list[taskrun.Future[float]], others: list[concurrent.futures.Future[int]]) -> None:
+    for future in taskrun.as_completed(futures):
+        assert_type(future, taskrun.Future[float])
+        future.kill()
+    done, _ = taskrun.wait(futures)
+    assert_type(done.pop().attempts[0].worker, str | None)
+    assert_type(taskrun.wait(others).not_done, set[concurrent.futures.Future[int]])
+    assert_type(next(iter(taskrun.as_completed(others))), concurrent.futures.Future[int])
 
 
 def is_standard(ex: taskrun.Executor) -> concurrent.futures.Executor:
