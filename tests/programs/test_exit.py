@@ -230,3 +230,15 @@ with taskrun.Executor("process", max_workers=2) as ex:
     assert status in (1, 120)
     assert "BrokenPipeError" in err
     assert status != -signal.SIGPIPE
+
+
+def test_on_serial_the_rest_of_a_map_that_nobody_reads_runs_in_the_users_thread(program: Program) -> None:
+    code = """
+import gc, os, taskrun, threading
+def work(i): os.write(1, f"{i} {threading.current_thread().name}\\n".encode())
+taskrun.Executor("serial").map(work, range(3))
+gc.collect()
+other = taskrun.Executor("thread")
+assert other.submit(abs, -1).result() == 1
+"""
+    assert program.prints(code) == "0 MainThread\n1 MainThread\n2 MainThread\n"

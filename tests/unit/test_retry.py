@@ -277,3 +277,23 @@ def test_tenacity_is_loaded_at_the_first_failure_not_before():
         "assert 'tenacity' in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_stop_of_tenacitys_that_asks_for_the_wait_gets_it():
+    policy = Retry.of(tenacity.Retrying(stop=tenacity.stop_before_delay(0.5), wait=tenacity.wait_fixed(0.4)))
+    assert policy is not None
+    assert policy.wants_retry(OSError(), "raised", 1, 0.0)
+    assert not policy.wants_retry(OSError(), "raised", 2, 0.4)
+
+
+@pytest.mark.parametrize(
+    "on",
+    [
+        tenacity.retry_if_result(bool),
+        tenacity.retry_if_not_result(bool),
+        tenacity.retry_any(tenacity.retry_if_exception_type(OSError), tenacity.retry_if_result(bool)),
+    ],
+)
+def test_a_policy_on_results_is_refused(on):
+    with pytest.raises(ConfigError, match="a policy on exceptions"):
+        Retry.of(on)
