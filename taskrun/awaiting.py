@@ -50,7 +50,7 @@ def _wait_in_loop(future: Future[Any], loop: asyncio.AbstractEventLoop) -> Gener
                 raise
 
     with ExitStack() as stack:
-        stack.enter_context(future._wait_context())
+        stack.enter_context(future._await_context())
         stack.callback(future._remove_done_callback, wake)
         future.add_done_callback(wake)
         try:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
     from types import FrameType
 
-__all__ = ["CoroutineRunner", "in_a_step"]
+__all__ = ["CoroutineRunner", "Interruptible", "in_a_step"]
 
 
 class CoroutineRunner:
@@ -23,7 +23,7 @@ class CoroutineRunner:
 
     def __init__(self) -> None:
         self._runner: asyncio.Runner | None = None
-        self._running: _Interruptible | None = None
+        self._running: Interruptible | None = None
         # Guards `_running`; re-entrant, since a signal handler may call `interrupt` in the middle of `run`.
         self._lock = threading.RLock()
 
@@ -31,7 +31,7 @@ class CoroutineRunner:
         """Return what *coroutine* returns, run in the current context."""
         try:
             with self._lock:
-                outer, self._running = self._running, _Interruptible(coroutine)
+                outer, self._running = self._running, Interruptible(coroutine)
             # What `interrupt` has raised in this thread just before strikes here, not in asyncio.
             _give_way()
             return self._run(self._running)
@@ -39,7 +39,7 @@ class CoroutineRunner:
             coroutine.close()  # if it never began
             self._running = outer
 
-    def _run(self, coroutine: _Interruptible) -> Any:
+    def _run(self, coroutine: Interruptible) -> Any:
         import asyncio
 
         if asyncio._get_running_loop() is not None:
@@ -56,7 +56,7 @@ class CoroutineRunner:
             self.close()
             raise
 
-    def _run_beside(self, coroutine: _Interruptible) -> Any:
+    def _run_beside(self, coroutine: Interruptible) -> Any:
         """Run it in a thread, while the caller (a task submitted to `serial` in a coroutine) waits: loops do not nest."""
         outcome: list[tuple[bool, Any]] = []
         context = copy_context()
@@ -97,7 +97,7 @@ class CoroutineRunner:
             runner.close()
 
 
-class _Interruptible:
+class Interruptible:
     """A coroutine in which an exception can be raised while it awaits."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
@@ -150,7 +150,7 @@ class _Interruptible:
             del thrown, coroutine  # the error's traceback leads to this frame: it must not lead back
 
 
-_STEP = _Interruptible.__await__.__code__
+_STEP = Interruptible.__await__.__code__
 
 
 def in_a_step(frame: FrameType | None) -> bool:

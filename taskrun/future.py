@@ -216,6 +216,10 @@ class Future(standard.Future[T]):
         """Return the context in which to wait; raises RuntimeError where the wait could never end."""
         return nullcontext() if self._scheduler is None else self._scheduler.waiting(self)
 
+    def _await_context(self) -> AbstractContextManager[object]:
+        """Return the context in which to await, which does not block the thread."""
+        return nullcontext() if self._scheduler is None else self._scheduler.awaiting()
+
     def __await__(self) -> Generator[Any, None, T]:
         """Wait in a coroutine; cancelling the coroutine's task arrives as `cancel`."""
         from taskrun.awaiting import awaited

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import CancelledError
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -239,6 +239,12 @@ class Scheduler(Completing):
         if not self._backend.stop(task, error, "killed"):
             self.fail(task, error, "killed")
         return True
+
+    def awaiting(self) -> AbstractContextManager[None]:
+        """Return the context in which a coroutine awaits a future: if it is a task of ours, it is made up for."""
+        if self._closed == "forked":
+            self._refuse()
+        return self._backend.one_more() if self._backend.owns_current_thread() else nullcontext()
 
     def call_back(self, future: Future[Any], fn: Callable[[Any], object]) -> None:
         """Call *fn* of a done future, where tasks run in the caller: what *fn* submits runs after it, not within."""

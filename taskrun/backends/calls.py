@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import time
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from taskrun.task import CurrentTask, entered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
-    from taskrun.coroutines import CoroutineRunner
     from taskrun.scheduler import Outcome, Scheduler
     from taskrun.task import Task
 
 __all__ = ["call"]
 
 
-def call(scheduler: Scheduler, task: Task, worker: str, runner: CoroutineRunner) -> Outcome:
+class Runs(Protocol):
+    """What awaits the coroutines of a worker: `CoroutineRunner`, or the loop of the asyncio backend."""
+
+    def run(self, coroutine: Coroutine[Any, Any, Any], /) -> Any: ...
+    def interrupt(self, error: BaseException, otherwise: Callable[[], object], /) -> bool: ...
+
+
+def call(scheduler: Scheduler, task: Task, worker: str, runner: Runs) -> Outcome:
     """Run *task* in a copy of its context, its soft timeout armed; return what to report. Raises nothing.
 
     *runner* is the worker's: it awaits coroutines.
@@ -64,9 +70,7 @@ def call(scheduler: Scheduler, task: Task, worker: str, runner: CoroutineRunner)
         del task, fn, args, kwargs, context, current, error, value, alarm
 
 
-def _enter(
-    current: CurrentTask, runner: CoroutineRunner, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> Any:
+def _enter(current: CurrentTask, runner: Runs, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     token = entered.set(current)
     try:
         value = fn(*args, **kwargs)

@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from taskrun.errors import TaskTimeoutError
 
 if TYPE_CHECKING:
-    from taskrun.coroutines import CoroutineRunner
+    from collections.abc import Callable
+
     from taskrun.timer import Timer
 
 __all__ = ["SoftTimeout"]
+
+
+class Interrupts(Protocol):
+    """Who may run a coroutine in the thread, and hands exceptions over to it then; see `CoroutineRunner.interrupt`."""
+
+    def interrupt(self, error: BaseException, otherwise: Callable[[], object], /) -> bool: ...
 
 
 class _SoftTimeoutError(TaskTimeoutError):
@@ -31,7 +38,7 @@ class _SoftTimeoutError(TaskTimeoutError):
 class SoftTimeout:
     """The alarm of one attempt, set by the thread that runs it; a lock of its own makes it go off before `disarm` or never."""
 
-    def __init__(self, timer: Timer, runner: CoroutineRunner, limit: float, name: str, attempt: int) -> None:
+    def __init__(self, timer: Timer, runner: Interrupts, limit: float, name: str, attempt: int) -> None:
         self._runner = runner
         self._handed_over: TaskTimeoutError | None = None  # what a coroutine was told
         self.limit = limit

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-BACKENDS = ["serial", "thread", "process"]
+BACKENDS = ["serial", "thread", "process", "asyncio"]
 
 
 def records(text: str) -> list[dict]:

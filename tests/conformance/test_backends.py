@@ -26,6 +26,10 @@ class TestProcess(BackendConformance):
     backend = "process"
 
 
+class TestAsyncio(BackendConformance):
+    backend = "asyncio"
+
+
 class TestSerialCheckingPickles(BackendConformance):
     backend = "serial"
     options: ClassVar = {"check_pickle": True}

@@ -166,7 +166,7 @@ def test_a_program_that_catches_it_goes_on_with_another_executor(program: Progra
     code = (
         START
         + """
-for backend in ("thread", "process"):
+for backend in ("thread", "process", "asyncio"):
     for path in Path(".").glob("*.ran"): path.unlink()
     try:
         with taskrun.Executor(backend, max_workers=1) as ex:

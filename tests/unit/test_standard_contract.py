@@ -123,7 +123,7 @@ class TestSubmitting:
         ex.shutdown()
         assert found == [(future, 3, os.getpid())]
 
-    @pytest.mark.parametrize("kind", ["thread", "process"])
+    @pytest.mark.parametrize("kind", ["thread", "process", "asyncio"])
     def test_a_base_exception_in_a_callback_keeps_no_other_from_running(
         self, make: Any, kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -245,7 +245,7 @@ class TestReferences:
         until(lambda: gone() is None)
 
     # Not on `serial`, where the frames of the caller are below those of the task: a cycle, for the collector to find.
-    @pytest.mark.parametrize("kind", ["standard", "thread", "process"])
+    @pytest.mark.parametrize("kind", ["standard", "thread", "process", "asyncio"])
     def test_an_exception_and_what_its_traceback_holds_end_with_the_future(self, make: Any, kind: str) -> None:
         ex = make(kind)
         with no_collector():

@@ -235,7 +235,7 @@ class TestClosing:
         ex.shutdown()
         assert not list(tmp_path.glob("ran *"))
 
-    @pytest.mark.parametrize("kind", ["thread", "process"])
+    @pytest.mark.parametrize("kind", ["thread", "process", "asyncio"])
     def test_it_does_so_before_the_first_result_was_asked_for(self, make: Any, kind: str, tmp_path: Path) -> None:
         # The standard generator has nothing to close before it is started: its tasks run.
         ex, gate = make(kind, max_workers=1), Gate(kind, tmp_path)
@@ -326,7 +326,7 @@ class TestBuffer:
         assert len(one) == len(other) <= 14
         results.close()
 
-    @pytest.mark.parametrize("kind", ["thread", "process"])
+    @pytest.mark.parametrize("kind", ["thread", "process", "asyncio"])
     def test_no_more_than_it_holds_are_under_way(self, make: Any, kind: str, tmp_path: Path) -> None:
         ex = make(kind, max_workers=1)
         results = ex.map(kinds.mark, [str(tmp_path / str(number)) for number in range(10)], buffersize=3)

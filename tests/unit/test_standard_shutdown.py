@@ -103,7 +103,7 @@ class TestShutdown:
         ex.shutdown()
         assert not list(tmp_path.glob("ran *"))
 
-    @pytest.mark.parametrize("kind", ["thread", "process"])
+    @pytest.mark.parametrize("kind", ["thread", "process", "asyncio"])
     def test_who_waits_for_what_is_cancelled_wakes_up(self, make: Any, kind: str, tmp_path: Path) -> None:
         # The standard executor leaves `wait` and `as_completed` hanging here (cpython#87893).
         ex, gate = make(kind, max_workers=1), Gate(kind, tmp_path)
