@@ -22,6 +22,7 @@ demo: $(VENV)/installed ## a real job on processes, then on threads, by changing
 	@$(IN_VENV) docs/examples/demo.py
 
 test: $(VENV)/installed ## the tests; ARGS='-k retry' goes to pytest
+	@$(IN_VENV) -m compileall -q taskrun  # they start some thousand interpreters, and not each environment keeps what it compiled
 	$(IN_VENV) -W error -X dev -m pytest $(ARGS)
 
 test-all: ## the tests on each of Python 3.11, 3.12 and 3.13 found here
