@@ -26,6 +26,7 @@ BUILTIN: Mapping[str, str] = {
     "serial": "taskrun.backends.serial:SerialBackend",
     "thread": "taskrun.backends.thread:ThreadBackend",
     "process": "taskrun.backends.process:ProcessBackend",
+    "dummy": "taskrun.backends.dummy:DummyBackend",
     "asyncio": "taskrun.backends.asyncio:AsyncioBackend",
 }
 """Name -> "module:class". A built-in name always means the built-in backend, whatever else registers it."""

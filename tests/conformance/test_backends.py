@@ -26,6 +26,10 @@ class TestProcess(BackendConformance):
     backend = "process"
 
 
+class TestDummy(BackendConformance):
+    backend = "dummy"
+
+
 class TestAsyncio(BackendConformance):
     backend = "asyncio"
 

@@ -66,7 +66,7 @@ WAYS = [
 ]
 
 
-@pytest.mark.parametrize("backend", ["serial", "thread", "asyncio"])
+@pytest.mark.parametrize("backend", ["serial", "thread", "dummy", "asyncio"])
 @pytest.mark.parametrize("way", WAYS)
 def test_the_only_worker_may_wait(backend: str, way: Callable[[Any], int]) -> None:
     with taskrun.Executor(backend, max_workers=1) as ex:

@@ -1,0 +1,279 @@
+"""Runs tasks in `multiprocessing.dummy` pools, the threads that look like `multiprocessing`.
+
+A pool of one thread for each slot: a thread that is stuck, or has done its `max_tasks_per_child`, takes no other thread with it
+when its pool is given up. One thread of ours, the *feeder*, owns the slots: it pulls tasks while one is free and hands them
+over. Others speak to it through a SimpleQueue, which is re-entrant. The scheduler's lock guards `_slots`, since `stop` looks at
+it from other threads.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import traceback
+from contextlib import contextmanager, nullcontext
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from taskrun.backends.base import Backend, Capabilities
+from taskrun.backends.calls import call
+from taskrun.coroutines import CoroutineRunner
+from taskrun.errors import TaskKilledError, TaskTimeoutError
+from taskrun.threads import OwnThread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from multiprocessing.pool import ThreadPool
+
+    from taskrun.options import WorkerSettings
+    from taskrun.scheduler import Scheduler
+    from taskrun.task import Task
+
+__all__ = ["DummyBackend"]
+
+
+class _Slot:
+    """A pool of one thread."""
+
+    def __init__(self, number: int, name: str) -> None:
+        from multiprocessing.dummy import Pool
+
+        self.pool: ThreadPool = Pool(1)
+        self.number = number
+        self.name = name
+        self.task: Task | None = None  # handed over
+        self.thread: threading.Thread | None = None  # once it has run something
+        self.runner = CoroutineRunner()
+        self.ready = False  # initialized, and without a task
+        self.done = 0
+        self.abandoned = False
+
+    def close(self) -> None:
+        """End the pool once its thread has done what it was given."""
+        self.pool.close()
+        self.pool.join()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """End the pool around its thread, which goes on."""
+        self.pool.terminate()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        # A pipe of the pool's own, which would be there until the garbage collector finds the pool.
+        notifier = getattr(self.pool, "_change_notifier", None)
+        if notifier is not None:
+            notifier.close()
+
+
+class DummyBackend(Backend):
+    """The threads cannot be stopped: one whose task timed out is abandoned with its pool."""
+
+    name: ClassVar[str] = "dummy"
+    shares_context = True
+    capabilities = Capabilities(kill="slot only", recycle_by_count=True)
+
+    @classmethod
+    def default_max_workers(cls, cpus: int) -> int:
+        """More than CPUs, as for other threads: they mostly wait."""
+        return min(32, cpus + 4)
+
+    def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
+        """Start the feeder; pools are made when there is work."""
+        self._scheduler = scheduler
+        self._settings = settings
+        self._target = settings.max_workers  # grows while a worker waits for a task of its own executor
+        self._slots: list[_Slot] = []
+        self._number = 0
+        self._closing = False
+        self._not_before = 0.0  # no pool is made before, after a failure of the initializer
+        self._inside = threading.local()
+        self._news: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._asked = False
+        self._feeder = OwnThread(f"{settings.name}-feeder", self._feed)
+        self._feeder.start()
+
+    # -- getting workers to work -----------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        if not self._asked:  # else the feeder has yet to look
+            self._asked = True
+            self._news.put(None)
+
+    def _feed(self) -> None:
+        while True:
+            news = self._news.get()
+            if news is not None:
+                news()
+            del news
+            self._asked = False
+            while self._hand_over():
+                pass
+            if self._closing and not self._scheduler.queued and not any(slot.task for slot in self._slots):
+                break
+        for slot in list(self._slots):
+            self._leave(slot)
+
+    def _hand_over(self) -> bool:
+        """Give one task to a free slot, or make a slot; False: nothing more can be done now."""
+        scheduler = self._scheduler
+        with scheduler.lock:
+            free = next((slot for slot in self._slots if slot.ready), None)
+            coming = sum(not slot.ready and slot.task is None for slot in self._slots)
+        if free is not None and len(self._slots) > self._target:
+            self._leave(free)
+            return True
+        if free is None:
+            if scheduler.queued > coming and len(self._slots) < self._target and time.monotonic() >= self._not_before:
+                self._add_slot()
+                return True
+            return False
+        with scheduler.lock:
+            free.task = scheduler.take_one()
+            free.ready = free.task is None
+        if free.task is None:
+            return False
+        scheduler.arm_timer()
+        free.pool.apply_async(self._work, (free,))
+        return True
+
+    def _add_slot(self) -> None:
+        try:
+            slot = _Slot(self._number, f"{self._settings.name}_{self._number}")
+        except RuntimeError as error:  # no more threads: the others do the work, if there are any
+            self._not_before = time.monotonic() + 0.1
+            if not self._slots:
+                self._scheduler.break_down(f"no worker thread can be started: {error}", error)
+            return
+        self._number += 1
+        with self._scheduler.lock:
+            self._slots.append(slot)
+        slot.pool.apply_async(self._initialize, (slot,))
+
+    def _leave(self, slot: _Slot) -> None:
+        """Have a free slot end in order."""
+        with self._scheduler.lock:
+            self._slots.remove(slot)
+        slot.pool.apply_async(self._finalize, (slot,))
+        slot.close()
+
+    # -- in a worker -----------------------------------------------------------------------------------------------------------
+
+    def _initialize(self, slot: _Slot) -> None:
+        slot.thread = threading.current_thread()
+        slot.thread.name = slot.name
+        initializer = self._settings.initializer
+        while True:
+            try:
+                if initializer is not None:
+                    initializer(*self._settings.initargs)
+            except BaseException as error:  # the user's initializer may raise anything; every future says so
+                pause = self._scheduler.initializer_failed(error)
+                if pause is None:
+                    break
+                time.sleep(pause)
+            else:
+                self._scheduler.initializer_ok()
+                break
+        self._news.put(lambda: self._free(slot))
+
+    def _work(self, slot: _Slot) -> None:
+        task = slot.task
+        if task is None:
+            return
+        self._inside.slot = slot
+        try:
+            outcome = call(self._scheduler, task, slot.name, slot.runner)
+        finally:
+            del self._inside.slot
+        with self._scheduler.lock:
+            slot.task = None
+        self._scheduler.settle((outcome,))
+        del task, outcome  # an idle worker keeps nothing alive
+        self._news.put(lambda: self._free(slot, done=1))
+
+    def _free(self, slot: _Slot, done: int = 0) -> None:
+        """Take note that *slot* can take a task, unless it was abandoned or has done its part. In the feeder."""
+        slot.done += done
+        limit = self._settings.max_tasks_per_child
+        if slot.abandoned:
+            return
+        if limit is not None and slot.done >= limit:
+            self._leave(slot)
+        else:
+            slot.ready = True
+
+    def _finalize(self, slot: _Slot) -> None:
+        slot.runner.close()
+        if self._settings.finalizer is not None:
+            try:
+                self._settings.finalizer()
+            except BaseException:
+                traceback.print_exc()  # nobody waits for its outcome
+
+    # -- stopping --------------------------------------------------------------------------------------------------------------
+
+    def stop(self, task: Task, error: BaseException, cause: Literal["timeout", "killed"]) -> bool:
+        """Give the task's place to another pool; the thread itself cannot be stopped."""
+        with self._scheduler.lock:
+            slot = next((slot for slot in self._slots if slot.task is task), None)
+            if slot is None:
+                return False
+            slot.abandoned = True
+            self._slots.remove(slot)
+        self._news.put(slot.abandon)
+        task.worker = slot.name
+        frame = sys._current_frames().get(slot.thread.ident or 0) if slot.thread is not None else None
+        if frame is not None and isinstance(error, TaskTimeoutError):
+            error.stack = "".join(traceback.format_stack(frame))
+        self.wake()
+        return False
+
+    # -- waiting ---------------------------------------------------------------------------------------------------------------
+
+    def owns_current_thread(self) -> bool:
+        return getattr(self._inside, "slot", None) is not None
+
+    def waiting(self) -> AbstractContextManager[None]:
+        return self.one_more() if self.owns_current_thread() else nullcontext()
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        with self._scheduler.lock:
+            self._target += 1
+        self.wake()
+        try:
+            yield
+        finally:
+            with self._scheduler.lock:
+                self._target -= 1
+            self.wake()
+
+    # -- ending ----------------------------------------------------------------------------------------------------------------
+
+    def shutdown(self) -> None:
+        self._closing = True
+        self._news.put(None)
+
+    def abort(self, *, force: bool) -> None:
+        """Abandon the threads whose tasks run: nobody can stop them."""
+        with self._scheduler.lock:
+            busy = [slot.task for slot in self._slots if slot.task is not None]
+        for task in busy:
+            task.cancel_requested = True
+            if force:
+                error = TaskKilledError(f"task {task.name!r} was abandoned when its executor was stopped", task=task.name)
+                self.stop(task, error, "killed")
+                self._scheduler.fail(task, error, "killed")
+
+    def join(self, timeout: float | None = None) -> bool:
+        if self._feeder is threading.current_thread():
+            return False
+        self._feeder.join(timeout)
+        return not self._feeder.is_alive()
+
+    def workers(self) -> list[str]:
+        with self._scheduler.lock:
+            return sorted(slot.name for slot in self._slots)
