@@ -16,6 +16,8 @@ __all__ = ["CallbackRunner"]
 
 _log = logging.getLogger("concurrent.futures")
 
+_DEEPEST = 20  # callbacks that run within one another, in one thread
+
 
 class CallbackRunner:
     """Runs what it is given (the callbacks of a finished future, mostly) one after the other, in one thread of its own.
@@ -32,7 +34,8 @@ class CallbackRunner:
         self._thread: OwnThread | None = None
         self._closed = False
         self._over = False  # the thread has looked for the last time
-        self._inside: set[int] = set()  # identifiers of the threads that run one of our callbacks now
+        # Of the threads that run one of our callbacks now: how many, one within the other. Each enters its own item only.
+        self._inside: dict[int, int] = {}
 
     def add(self, fn: Callable[[], object]) -> None:
         """Queue *fn*. Follow with `run`, once no lock is held."""
@@ -63,13 +66,24 @@ class CallbackRunner:
     def run_here(self, fn: Callable[[], object]) -> None:
         """Run *fn* in the calling thread."""
         me = threading.get_ident()
-        nested = me in self._inside
+        depth = self._inside.get(me, 0)
         try:
-            self._inside.add(me)
+            self._inside[me] = depth + 1
             fn()
         finally:
-            if not nested:
-                self._inside.discard(me)
+            if depth:
+                self._inside[me] = depth
+            else:
+                self._inside.pop(me, None)
+
+    def run_at_once(self, fn: Callable[[], object]) -> None:
+        """Run *fn* here, where the future is done already; within many others that came so it has its turn later."""
+        if self._inside.get(threading.get_ident(), 0) < _DEEPEST:
+            self.run_here(fn)
+        else:
+            self.add(fn)
+            if not self._inline:  # there what is below us on the stack runs it
+                self.run()
 
     def inside(self) -> bool:
         """Return True in code that one of our callbacks runs."""

@@ -277,11 +277,10 @@ class Future(standard.Future[T]):
             if self._state not in _DONE:
                 self._done_callbacks.append(fn)
                 return
-        scheduler = self._scheduler
-        if scheduler is None or scheduler.concurrent:
+        if self._scheduler is None:
             self._call(fn)
         else:
-            scheduler.call_back(self, fn)
+            self._scheduler.call_back(self, fn)
 
     def set_running_or_notify_cancel(self) -> bool:
         """Mark a hand-made future as running, or tell its waiters that it is cancelled; for executor implementations."""

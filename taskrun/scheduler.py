@@ -240,16 +240,11 @@ class Scheduler(Completing):
             self.fail(task, error, "killed")
         return True
 
-    def awaiting(self) -> AbstractContextManager[None]:
-        """Return the context in which a coroutine awaits a future: if it is a task of ours, it is made up for."""
-        if self._closed == "forked":
-            self._refuse()
-        return self._backend.one_more() if self._backend.owns_current_thread() else nullcontext()
-
     def call_back(self, future: Future[Any], fn: Callable[[Any], object]) -> None:
-        """Call *fn* of a done future, where tasks run in the caller: what *fn* submits runs after it, not within."""
-        self.callbacks.run_here(partial(future._call, fn))
-        self._backend.wake()
+        """Call *fn* of a future that is done already."""
+        self.callbacks.run_at_once(partial(future._call, fn))
+        if self._inline:
+            self._backend.wake()  # what *fn* submitted there runs after it, not within
 
     def refresh(self, future: Future[Any]) -> None:
         """Have the backend say whether the task, sent ahead, has begun meanwhile."""
@@ -259,6 +254,15 @@ class Scheduler(Completing):
 
     def waiting(self, future: Future[Any] | None = None) -> AbstractContextManager[None]:
         """Return the context in which to wait for *future*; raises RuntimeError where the wait could never end."""
+        self._refuse_endless_waiting()
+        return self._backend.waiting()
+
+    def awaiting(self) -> AbstractContextManager[None]:
+        """Return the context in which a coroutine awaits a future: if it is a task of ours, it is made up for."""
+        self._refuse_endless_waiting()
+        return self._backend.one_more() if self._backend.owns_current_thread() else nullcontext()
+
+    def _refuse_endless_waiting(self) -> None:
         if self._closed == "forked":
             self._refuse()
         if self.callbacks.inside() and not self._inline:
@@ -266,7 +270,6 @@ class Scheduler(Completing):
                 "result() of an unfinished future in a done callback of the same executor: the callbacks of that future would "
                 "wait for this one to return; submit a task that waits, or use the future's own add_done_callback"
             )
-        return self._backend.waiting()
 
     def begin_waiting(self, waiter: object) -> None:
         """Note that the calling thread will wait with the standard library's *waiter*, for one future of ours or for many.

@@ -89,6 +89,8 @@ class AsyncioBackend(Backend):
     # -- getting workers to work -----------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
+        if not self._number:
+            self._staff(1)  # here, where there are threads to be had: at interpreter exit there may be none
         if not self._asked:  # else the loop has yet to look
             self._asked = True
             self.tell(self._feed)
@@ -134,12 +136,12 @@ class AsyncioBackend(Backend):
             self._held[task] = None
         self._handed.put(task)
 
-    def _staff(self) -> None:
-        """Start threads for the tasks that are held, if those that are idle do not suffice."""
+    def _staff(self, least: int = 0) -> None:
+        """Start threads for the tasks that are held, if those that are idle do not suffice; *least*: so many at any rate."""
         while True:
             with self._scheduler.lock:
                 busy = sum(type(each) is _Worker for each in self._busy.values())
-                if len(self._workers) - busy >= len(self._held):
+                if len(self._workers) - busy >= max(least, len(self._held)):
                     return
                 worker = self._new_worker()
             try:

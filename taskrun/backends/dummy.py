@@ -98,6 +98,8 @@ class DummyBackend(Backend):
     # -- getting workers to work -----------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
+        if not self._number:
+            self._add_slot()  # here, where there are threads to be had: at interpreter exit there may be none
         if not self._asked:  # else the feeder has yet to look
             self._asked = True
             self._news.put(None)
@@ -140,14 +142,16 @@ class DummyBackend(Backend):
         return True
 
     def _add_slot(self) -> None:
+        with self._scheduler.lock:
+            number = self._number
+            self._number = number + 1
         try:
-            slot = _Slot(self._number, f"{self._settings.name}_{self._number}")
+            slot = _Slot(number, f"{self._settings.name}_{number}")
         except RuntimeError as error:  # no more threads: the others do the work, if there are any
             self._not_before = time.monotonic() + 0.1
             if not self._slots:
                 self._scheduler.break_down(f"no worker thread can be started: {error}", error)
             return
-        self._number += 1
         with self._scheduler.lock:
             self._slots.append(slot)
         slot.pool.apply_async(self._initialize, (slot,))

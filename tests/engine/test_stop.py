@@ -271,9 +271,10 @@ class TestSteps:
             assert sent == []
             later = stop.step(handle, 10.02, lambda _, number: sent.append(number))
             assert sent == [signal.SIGTERM]
-            assert stop.step(handle, later, lambda _, number: sent.append(number)) is None
+            gone_by = stop.step(handle, later, lambda _, number: sent.append(number))
+            assert gone_by > later
             assert sent == [signal.SIGTERM, signal.SIGKILL]
-            assert stop.step(handle, later + 9, lambda _, number: sent.append(number)) is None
+            assert stop.step(handle, later + 9, lambda _, number: sent.append(number)) == stop.gone_by == gone_by
             assert len(sent) == 2
         finally:
             handle.close()
