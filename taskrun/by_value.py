@@ -39,7 +39,7 @@ from taskrun.reducers import reduce_wrapper
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["dumps", "dumps_definition", "travels_by_value"]
+__all__ = ["dumps", "dumps_definition", "note_inherited", "travels_by_value"]
 
 _CACHED_BLOBS = 64
 _CACHED_BLOB_BYTES = 1 << 20
@@ -191,7 +191,21 @@ def dumps(obj: Any, *, upward: bool) -> bytes:
     if not classes:
         return payload
     known = tuple((name, None if upward else _class_version(cls)) for name, cls in classes.items())
-    return pickle.dumps(_Message(known, _definitions(known, [*classes.values()], upward), payload), 5)
+    blob = _definitions(known, [*classes.values()], upward)
+    if upward and inherited is not None:
+        origins = tuple((name, id(cls), cls.__qualname__) for name, cls in classes.items() if id(cls) in inherited)
+        return pickle.dumps(_Message(known, blob, payload, origins), 5)
+    return pickle.dumps(_Message(known, blob, payload), 5)
+
+
+inherited: frozenset[int] | None = None
+"""In a forked child: where the classes are that its parent has, too."""
+
+
+def note_inherited() -> None:
+    """In a forked child: from here on tell the parent which of the classes that are sent are its own."""
+    global inherited
+    inherited = frozenset(rebuild.all_classes())
 
 
 def _pickled(kind: type[P], obj: Any, upward: bool) -> tuple[bytes, P]:

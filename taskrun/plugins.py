@@ -27,6 +27,7 @@ BUILTIN: Mapping[str, str] = {
     "thread": "taskrun.backends.thread:ThreadBackend",
     "process": "taskrun.backends.process:ProcessBackend",
     "dummy": "taskrun.backends.dummy:DummyBackend",
+    "fork": "taskrun.backends.fork:ForkBackend",
     "asyncio": "taskrun.backends.asyncio:AsyncioBackend",
 }
 """Name -> "module:class". A built-in name always means the built-in backend, whatever else registers it."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 __all__ = [
+    "all_classes",
     "came_from_elsewhere",
     "class_by_id",
     "make_cached",
@@ -55,8 +56,36 @@ def came_from_elsewhere(cls: type) -> bool:
     return cls in _versions
 
 
-def open_message(known: tuple[tuple[str, int | None], ...], blob: bytes | None, payload: bytes) -> Any:
-    """Load *payload*, and before it the definitions of its classes if one of them is not here in that version."""
+def all_classes() -> dict[int, type]:
+    """Return all classes of this process by where they are in memory."""
+    found: dict[int, type] = {}
+    pending: list[type] = [object]
+    while pending:
+        cls = pending.pop()
+        if id(cls) not in found:
+            found[id(cls)] = cls
+            pending += type.__subclasses__(cls)
+    return found
+
+
+def open_message(
+    known: tuple[tuple[str, int | None], ...],
+    blob: bytes | None,
+    payload: bytes,
+    origins: tuple[tuple[str, int, str], ...] = (),
+) -> Any:
+    """Load *payload*, and before it the definitions of its classes if one of them is not here in that version.
+
+    *origins*: a forked child of this process sends them, and tells where in memory they were when it was made: here they are
+    there still, if they are at all.
+    """
+    unknown = [origin for origin in origins if origin[0] not in cp._DYNAMIC_CLASS_TRACKER_BY_ID]
+    if unknown:
+        ours = all_classes()
+        for tracker_id, place, qualname in unknown:
+            original = ours.get(place)
+            if original is not None and original.__qualname__ == qualname:
+                cp._lookup_class_or_track(tracker_id, original)
     # Held until the payload is loaded: cloudpickle's table of classes is weak.
     classes = [_up_to_date(tracker_id, version) for tracker_id, version in known]
     if blob is not None and any(cls is None for cls in classes):

@@ -29,6 +29,7 @@ __all__ = [
     "load_arguments",
     "load_function",
     "load_result",
+    "note_fork",
 ]
 
 Side = Literal["parent", "worker"]
@@ -110,7 +111,18 @@ def dump_upward(value: Any) -> bytes:
         return data
     from taskrun import by_value
 
+    if _forked and by_value.inherited is None:
+        by_value.note_inherited()
     return by_value.dumps(value, upward=True)
+
+
+_forked = False
+
+
+def note_fork() -> None:
+    """In a forked child: the classes that it has inherited are those of the parent, for whom results are pickled."""
+    global _forked
+    _forked = True
 
 
 def _fast(value: Any) -> bytes | None:

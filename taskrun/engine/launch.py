@@ -20,13 +20,14 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from taskrun.engine import posix, template
+from taskrun.engine.ending import forget_exit_handlers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from taskrun.engine.handle import Handle
 
-__all__ = ["Event", "Launcher", "StartMethod", "make_launcher"]
+__all__ = ["Event", "Launcher", "StartMethod", "fork_warning_ignored", "make_launcher"]
 
 StartMethod = Literal["forkserver", "spawn", "fork"]
 
@@ -277,7 +278,7 @@ class _Forked(_Own):
         parent = os.getpid()
         fds, handle.theirs = handle.theirs, []  # else our own at-fork hook would close them in the child
         try:
-            with _fork_warning_ignored():
+            with fork_warning_ignored(__name__):
                 pid = os.fork()
             if pid == 0:
                 _become_forked_worker(parent, fds, worker.serve)
@@ -292,13 +293,13 @@ class _Forked(_Own):
 
 
 @contextlib.contextmanager
-def _fork_warning_ignored() -> Iterator[None]:
-    """Keep silent about the fork in this file, of which Python 3.12 and later warn when threads are running.
+def fork_warning_ignored(module: str) -> Iterator[None]:
+    """Keep silent about the fork in *module*, of which Python 3.12 and later warn when threads are running.
 
-    It was asked for by start_method="fork", and UnsafeForkWarning has said what it means. Not `warnings.catch_warnings`: it
+    It was asked for by name, and UnsafeForkWarning has said what it means. Not `warnings.catch_warnings`: it
     replaces the list of filters, and would undo what another thread does to it meanwhile.
     """
-    ignore = ("ignore", None, DeprecationWarning, re.compile(re.escape(__name__)), 0)
+    ignore = ("ignore", None, DeprecationWarning, re.compile(re.escape(module)), 0)
     filters: list[Any] = warnings.filters  # type: ignore[assignment]
     filters.insert(0, ignore)
     try:
@@ -325,6 +326,7 @@ def _become_forked_worker(parent: int, fds: list[int], serve: Callable[..., int]
         os.setpgid(0, 0)
         posix.die_with(parent)
         posix.reset_signals()
+        forget_exit_handlers()
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         if null > 0:

@@ -19,7 +19,7 @@ from taskrun.serialization import dump_arguments, dump_function, load_arguments
 if TYPE_CHECKING:
     from taskrun.options import WorkerSettings
 
-__all__ = ["apply", "context_payload", "describe", "locate_context_vars", "seed_generators"]
+__all__ = ["apply", "apply_settings", "context_payload", "describe", "locate_context_vars", "seed_generators"]
 
 # The variables by which the common BLAS and OpenMP libraries are told how many threads to use.
 _THREAD_VARIABLES = (
@@ -42,18 +42,14 @@ def describe(settings: WorkerSettings, number: int, cpu_count: int, context_vars
 
     Raises SerializationError when the initializer, its arguments or the finalizer cannot travel.
     """
-    environ = dict(os.environ)
-    threads = settings.inner_max_num_threads or max(1, cpu_count // settings.max_workers)
-    for name in _THREAD_VARIABLES:
-        environ.setdefault(name, str(threads))
-    environ.update({str(key): str(value) for key, value in (settings.env or {}).items()})
+    threads = _inner_threads(settings, cpu_count)
     affinity = settings.cpu_affinity
     multiprocessing = sys.modules.get("multiprocessing.process")
     initializer, finalizer = settings.initializer, settings.finalizer
     return {
         "path": list(map(str, sys.path)),
         "cwd": _working_directory(),
-        "environ": environ,
+        "environ": _environ(settings, threads),
         "affinity": affinity[number % len(affinity)] if affinity else None,
         "threads": threads,
         "workers": settings.max_workers * cpus.outer_workers,
@@ -65,6 +61,18 @@ def describe(settings: WorkerSettings, number: int, cpu_count: int, context_vars
         "finalizer": None if finalizer is None else dump_function(finalizer, task="finalizer"),
         "context_vars": [reference for reference, _ in context_vars],
     }
+
+
+def _inner_threads(settings: WorkerSettings, cpu_count: int) -> int:
+    return settings.inner_max_num_threads or max(1, cpu_count // settings.max_workers)
+
+
+def _environ(settings: WorkerSettings, threads: int) -> dict[str, str]:
+    environ = dict(os.environ)
+    for name in _THREAD_VARIABLES:
+        environ.setdefault(name, str(threads))
+    environ.update({str(key): str(value) for key, value in (settings.env or {}).items()})
+    return environ
 
 
 def _working_directory() -> str | None:
@@ -127,21 +135,33 @@ def apply(setup: dict[str, Any]) -> None:
     if setup["cwd"] is not None:
         with contextlib.suppress(OSError):
             os.chdir(setup["cwd"])
-    if dict(os.environ) != setup["environ"]:
-        zone = os.environ.get("TZ")
-        os.environ.clear()
-        os.environ.update(setup["environ"])
-        if os.environ.get("TZ") != zone:
-            time.tzset()
-    if setup["affinity"] is not None and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {setup["affinity"]})
-    if "threadpoolctl" in sys.modules:  # libraries loaded before a fork have read their variables already
-        sys.modules["threadpoolctl"].threadpool_limits(setup["threads"])
+    _take(setup["environ"], setup["affinity"], setup["threads"])
     if setup["authkey"] is not None:
         import multiprocessing
 
         # Without the parent's key its managers and listeners would refuse this process.
         multiprocessing.current_process().authkey = setup["authkey"]
+
+
+def apply_settings(settings: WorkerSettings, number: int) -> None:
+    """Do as `apply` in a child that has inherited its parent's surroundings, and lacks only what *settings* change."""
+    threads = _inner_threads(settings, cpus.cpu_count())
+    affinity = settings.cpu_affinity
+    _take(_environ(settings, threads), affinity[number % len(affinity)] if affinity else None, threads)
+    cpus.outer_workers *= settings.max_workers
+
+
+def _take(environ: dict[str, str], cpu: int | None, threads: int) -> None:
+    if dict(os.environ) != environ:
+        zone = os.environ.get("TZ")
+        os.environ.clear()
+        os.environ.update(environ)
+        if os.environ.get("TZ") != zone:
+            time.tzset()
+    if cpu is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {cpu})
+    if "threadpoolctl" in sys.modules:  # libraries loaded before a fork have read their variables already
+        sys.modules["threadpoolctl"].threadpool_limits(threads)
 
 
 def set_context_vars(payload: bytes) -> None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from taskrun.coroutines import CoroutineRunner
 from taskrun.engine import channel, posix, surroundings
 from taskrun.engine.alarm import SoftAlarm
+from taskrun.engine.ending import flush, run_exit_handlers
 from taskrun.exceptions import dump_exception
 from taskrun.serialization import dump_result, load_arguments, load_function
 from taskrun.task import CurrentTask, entered, function_name
@@ -132,29 +133,9 @@ class Worker:
                 self._runner.run(value)
 
     def leave(self) -> int:
-        """End in order: finalizer, then what the interpreter would do at its exit; returns the exit status."""
-        import atexit
-        import threading
-
-        status = 0
+        """End in order; returns the exit status."""
         self._running = True
-        try:
-            if self._finalizer is not None:
-                value = self._finalizer()
-                if type(value) is CoroutineType:
-                    self._runner.run(value)
-        except BaseException:  # nobody waits for it: show it as the interpreter shows errors at exit
-            sys.excepthook(*sys.exc_info())
-        try:
-            self._runner.close()
-            # Non-daemon threads are waited for; then exit handlers, among them those that flush multiprocessing's queues.
-            getattr(threading, "_shutdown", lambda: None)()
-            getattr(atexit, "_run_exitfuncs", lambda: None)()
-        except BaseException:  # an exit handler's own trouble
-            sys.excepthook(*sys.exc_info())
-            status = 1
-        self._flush()
-        return status
+        return run_exit_handlers(self._finalizer, self._runner)
 
     # -- the loop --------------------------------------------------------------------------------------------------------------
 
@@ -165,7 +146,7 @@ class Worker:
             try:
                 token = read(tokens, 1)
             except BlockingIOError:
-                self._flush()
+                flush()  # what the task printed appears when there is nothing to do, not at the end: it may be killed
                 self._idle.poll()
                 continue
             if not token:
@@ -175,7 +156,7 @@ class Worker:
             self._run(*self._frame_of(token[0]))
             if self._forked:
                 # os.fork in the task, and the child came back from the task's code: it must not work for our parent.
-                self._flush()
+                flush()
                 os._exit(0)
 
     def _frame_of(self, token: int) -> tuple[tuple[Any, ...], bytes | bytearray]:
@@ -303,7 +284,7 @@ class Worker:
 
     def _reply(self, kind: int, sequence: int, started: float, duration: float, cpu: float, rss: int, data: bytes) -> None:
         if self._forked:
-            self._flush()
+            flush()
             os._exit(0)
         head = channel.REPLY.pack(len(data), kind, sequence, started, duration, cpu, rss)
         try:
@@ -324,15 +305,6 @@ class Worker:
 
     def _parent_gone(self) -> NoReturn:
         os._exit(0)
-
-    def _flush(self) -> None:
-        """What the task printed appears when the worker has nothing to do, not when it ends: it may be killed."""
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                if stream is not None:
-                    stream.flush()
-            except BaseException:  # noqa: S112 - a replaced or broken stream of the user's
-                continue
 
     def _on_interrupt(self, _: int, __: FrameType | None) -> None:
         if self._running:

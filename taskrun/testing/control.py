@@ -131,12 +131,12 @@ class ControlBehaviours(Behaviours):
             assert future.result(self.patience) == 3
             assert [attempt.number for attempt in future.attempts] == [1, 2, 3]
 
-    def test_a_thousand_attempts_are_made_if_that_is_the_policy(self) -> None:
+    def test_any_number_of_attempts_is_made_if_that_is_the_policy(self) -> None:
         with self.executor(max_workers=1) as ex:
-            often = ex.options(retry=taskrun.Retry(max_attempts=1000, on=OSError, wait="none"))
-            future = often.submit(tasks.fail_before_attempt, 1000)
-            assert future.result(self.patience) == 1000
-            assert len(future.attempts) == 1000
+            often = ex.options(retry=taskrun.Retry(max_attempts=self.many // 2, on=OSError, wait="none"))
+            future = often.submit(tasks.fail_before_attempt, self.many // 2)
+            assert future.result(self.patience) == self.many // 2
+            assert len(future.attempts) == self.many // 2
 
     def test_the_last_error_goes_through_when_attempts_run_out(self) -> None:
         retry = taskrun.Retry(max_attempts=2, on=OSError, initial=0.001)

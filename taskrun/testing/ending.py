@@ -63,13 +63,13 @@ class EndBehaviours(Behaviours):
 
         def go_on(future: taskrun.Future[int]) -> None:
             ended.append(future.result())
-            if len(ended) < 2000:
+            if len(ended) < self.many:
                 ex.submit(tasks.add, len(ended)).add_done_callback(go_on)  # type: ignore[arg-type]
 
         with self.executor() as ex:
             ex.submit(tasks.add, 0).add_done_callback(go_on)  # type: ignore[arg-type]
-            self.until(lambda: len(ended) == 2000)
-        assert ended == list(range(2000))
+            self.until(lambda: len(ended) == self.many)
+        assert ended == list(range(self.many))
 
     def test_shutdown_runs_what_was_submitted_and_refuses_more(self) -> None:
         with self.executor() as ex:

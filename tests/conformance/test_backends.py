@@ -30,6 +30,11 @@ class TestDummy(BackendConformance):
     backend = "dummy"
 
 
+class TestFork(BackendConformance):
+    backend = "fork"
+    many = 100  # a fork costs milliseconds, from this process some ten
+
+
 class TestAsyncio(BackendConformance):
     backend = "asyncio"
 

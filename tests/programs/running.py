@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 40.0
 """Seconds after which a program is believed to hang."""
 
-BACKENDS = ("serial", "thread", "process", "dummy", "asyncio")
+BACKENDS = ("serial", "thread", "process", "dummy", "fork", "asyncio")
 
 
 class Program:

@@ -242,3 +242,14 @@ other = taskrun.Executor("thread")
 assert other.submit(abs, -1).result() == 1
 """
     assert program.prints(code) == "0 MainThread\n1 MainThread\n2 MainThread\n"
+
+
+@pytest.mark.parametrize("backend", ["fork", "process"])
+def test_exit_handlers_of_the_program_do_not_run_in_forked_workers(program: Program, backend: str) -> None:
+    code = f"""
+import atexit, os, taskrun
+atexit.register(lambda: os.write(1, b"bye"))
+with taskrun.Executor({backend!r}, **({{"start_method": "fork"}} if {backend!r} == "process" else {{}})) as ex:
+    assert list(ex.map(abs, [-1, -2, -3])) == [1, 2, 3]
+"""
+    assert program.prints(code) == "bye"
