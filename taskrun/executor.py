@@ -75,16 +75,14 @@ class Executor(Submitting):
         self._scheduler = Scheduler(self._backend, settings, max_pending=choice.max_pending, seed=choice.seed)
         try:
             self._backend.start(self._scheduler, settings)
-        except ConfigError as error:
-            located = choice.located(error)
-            if located is error:
-                raise
-            raise located from error
-        except RuntimeError as error:
-            if not lifetime.exiting():
-                raise
-            # Python 3.12.0 to 3.12.2 give no threads then; the standard library's words.
-            raise RuntimeError("cannot schedule new futures after interpreter shutdown") from error
+        except BaseException as error:
+            lifetime.forget(self._scheduler)  # there is nothing to finish at exit
+            if isinstance(error, ConfigError):
+                raise choice.located(error) from error.__cause__
+            if isinstance(error, RuntimeError) and lifetime.exiting():
+                # Python 3.12.0 to 3.12.2 give no threads then; the standard library's words.
+                raise RuntimeError("cannot schedule new futures after interpreter shutdown") from error
+            raise
         self._left = self._failed = False  # the `with` block; by an error
         # Dropped without shutdown: what was submitted still runs, then the workers end. The callback may run anywhere.
         drop = self._scheduler.drop

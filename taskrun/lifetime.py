@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from taskrun.closing import Closing
     from taskrun.scheduler import Scheduler
 
-__all__ = ["exiting", "finish_before", "keep", "register"]
+__all__ = ["exiting", "finish_before", "forget", "keep", "register"]
 
 _schedulers: weakref.WeakSet[Scheduler] = weakref.WeakSet()
 _kept: set[Closing] = set()
@@ -32,6 +32,12 @@ def register(scheduler: Scheduler) -> None:
     """Have *scheduler* finished at interpreter exit and closed in a forked child."""
     with _guard:
         _schedulers.add(scheduler)
+
+
+def forget(scheduler: Scheduler) -> None:
+    """Undo `register`: its backend could not be started."""
+    with _guard:
+        _schedulers.discard(scheduler)
 
 
 def keep(scheduler: Closing) -> None:

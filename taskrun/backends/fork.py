@@ -402,9 +402,15 @@ def _nothing() -> None:
     """Only to be woken."""
 
 
+def _harmless(thread: threading.Thread) -> bool:
+    """Return whether a thread is taskrun's or a pool's of the standard library: they hold no lock of the user's."""
+    target = getattr(thread, "_target", None)
+    return isinstance(thread, OwnThread) or getattr(target, "__module__", None) == "multiprocessing.pool"
+
+
 def _warn_of_threads() -> None:
     own = (threading.main_thread(), threading.current_thread())
-    others = [t.name for t in threading.enumerate() if t not in own and not isinstance(t, OwnThread)]
+    others = [t.name for t in threading.enumerate() if t not in own and not _harmless(t)]
     if others:
         warnings.warn(
             f'backend="fork" with other threads running ({", ".join(others[:5])}): locks they hold when a task is forked stay '

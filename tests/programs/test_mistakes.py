@@ -199,7 +199,7 @@ with taskrun.Executor(max_workers=1) as ex:
     except taskrun.SerializationError as error:
         print("generator" in str(error))
 """
-    assert program.prints(code, env={"TASKRUN_BACKEND": backend}) == ("True\n" if backend == "process" else "[1]\n")
+    assert program.prints(code, env={"TASKRUN_BACKEND": backend}) == ("True\n" if backend in ("process", "fork") else "[1]\n")
 
 
 @on_every_backend
