@@ -274,6 +274,8 @@ class Closing:
         quiet = False
         try:
             self.close(cancel_futures=True)
+            for reader in list(self._readers):
+                reader.unread = False  # who wants to leave at once knows that the rest is not read
             self._backend.abort(force=force)
             quiet = self._wait_ended(_GONE_AFTER if force else _KILL_AFTER)
             if not quiet:

@@ -86,7 +86,8 @@ class Executor(Submitting):
         self._left = self._failed = False  # the `with` block; by an error
         # Dropped without shutdown: what was submitted still runs, then the workers end. The callback may run anywhere.
         drop = self._scheduler.drop
-        self._scheduler.dropped = weakref.ref(self, lambda _: call_soon(drop))
+        soon = call_soon  # of its own: at the very end of the interpreter the module's names may be gone
+        self._scheduler.dropped = weakref.ref(self, lambda _: soon(drop))
 
     @property
     def backend_name(self) -> str:

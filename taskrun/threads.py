@@ -102,4 +102,6 @@ def ensure_janitor() -> None:
 
 def call_soon(fn: Callable[[], object]) -> None:
     """Have *fn* called soon in the janitor's thread; safe in destructors, weak reference callbacks and signal handlers."""
-    _janitor.put(fn)
+    janitor: _Janitor | None = _janitor
+    if janitor is not None:  # else the interpreter is being taken apart
+        janitor.put(fn)

@@ -13,7 +13,7 @@ backend that runs tasks in the caller (`serial`) there is none: items are read a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
@@ -85,7 +85,7 @@ class Flow:
         self._stopped = False
         self._read_all = False
 
-    def outcomes(self) -> Iterator[Outcome]:
+    def outcomes(self) -> Generator[Outcome, None, None]:
         """Yield the outcome of each item as it comes; the receiver calls `release` once it has dealt with one.
 
         Ends when every item read has its outcome, and no more will be read. Errors of submitting are raised.
@@ -141,6 +141,8 @@ class Flow:
                 self._start(item)
         except BaseException as error:  # whatever ends this thread has to end the run, not hang it
             self._events.put(error)
+        finally:
+            self._close_items()
         with self._lock:
             self._read_all = True
         self._events.put(None)
@@ -163,11 +165,20 @@ class Flow:
         if late:
             future.cancel()
 
-    def _in_turn(self) -> Iterator[Outcome]:
-        for item in self._items:
-            yield Outcome(item) if item.problem is not None else _outcome(item, self._submit(item))
-            if self._stopped or not self._events.empty():
-                return
+    def _in_turn(self) -> Generator[Outcome, None, None]:
+        try:
+            for item in self._items:
+                yield Outcome(item) if item.problem is not None else _outcome(item, self._submit(item))
+                if self._stopped or not self._events.empty():
+                    return
+        finally:
+            self._close_items()
+
+    def _close_items(self) -> None:
+        """Close the input that is being read, rather than when the garbage collector comes to it."""
+        close = getattr(self._items, "close", None)
+        if close is not None:
+            close()
 
 
 def _outcome(item: Item, future: Future[Any]) -> Outcome:

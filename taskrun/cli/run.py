@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from taskrun.cli.exits import CommandError, ExitCode
 from taskrun.cli.flow import Flow, in_order
 from taskrun.cli.inputs import Format, Item, items, plan, total_weight
-from taskrun.cli.output import Outcome, Record, Results, record_of
+from taskrun.cli.output import Record, Results, record_of
 from taskrun.cli.progress import progress_bar
 from taskrun.cli.target import load_target
 
@@ -118,21 +118,21 @@ def run(wanted: Run) -> ExitCode:
 
 
 def _collect(flow: Flow, wanted: Run, results: Results, tally: Tally, advance: Callable[[Tally, int], None]) -> None:
-    outcomes: Iterator[Outcome] = flow.outcomes()
-    for outcome in outcomes if wanted.unordered else in_order(outcomes):
-        if outcome.not_run:
-            tally.not_run += 1
-        else:
-            record = record_of(outcome, tracebacks=wanted.tracebacks, as_repr=wanted.as_repr)
-            results.write(record)
-            tally.count(record)
-            if flow.idle:  # nothing else to do: let the reader see what there is
-                results.flush()
-        advance(tally, outcome.item.weight)
-        flow.release(outcome)
-        if wanted.fail_fast and tally.failed and not tally.stopped_early:
-            tally.stopped_early = True
-            flow.stop()
+    with contextlib.closing(flow.outcomes()) as outcomes:
+        for outcome in outcomes if wanted.unordered else in_order(outcomes):
+            if outcome.not_run:
+                tally.not_run += 1
+            else:
+                record = record_of(outcome, tracebacks=wanted.tracebacks, as_repr=wanted.as_repr)
+                results.write(record)
+                tally.count(record)
+                if flow.idle:  # nothing else to do: let the reader see what there is
+                    results.flush()
+            advance(tally, outcome.item.weight)
+            flow.release(outcome)
+            if wanted.fail_fast and tally.failed and not tally.stopped_early:
+                tally.stopped_early = True
+                flow.stop()
 
 
 def _executor(settings: Mapping[str, Any]) -> Executor:

@@ -180,13 +180,13 @@ for backend in ("thread", "process", "asyncio"):
     )
     process = program.start(program.write("program.py", code))
     out = []
-    for _ in range(2):
+    for _ in range(3):
         until_ready(process)
         os.kill(process.pid, signal.SIGINT)
         assert process.stdout is not None
         out.append(process.stdout.readline())
     assert program.end(process) == (0, "", "")
-    assert out == ["TaskKilledError True 3\n"] * 2
+    assert out == ["TaskKilledError True 3\n"] * 3
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
