@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+import time
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
 from taskrun.testing import BackendConformance
+from taskrun.testing.failures import FailureBehaviours
+from taskrun.testing.results import ResultBehaviours
+from taskrun.testing.surroundings import SurroundingsBehaviours
+from taskrun.testing.workers import WorkerBehaviours
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,27 +49,43 @@ class TestSerialCheckingPickles(BackendConformance):
     options: ClassVar = {"check_pickle": True}
 
 
-class TestSpawned(BackendConformance):
+# By other start methods: what depends on how a worker is made, the rest is the same engine.
+
+
+class TestSpawned(ResultBehaviours, FailureBehaviours, SurroundingsBehaviours, WorkerBehaviours):
     backend = "process"
     options: ClassVar = {"start_method": "spawn"}
 
 
-class TestForked(BackendConformance):
+class TestForked(ResultBehaviours, FailureBehaviours, SurroundingsBehaviours, WorkerBehaviours):
     backend = "process"
     options: ClassVar = {"start_method": "fork"}
 
 
+@pytest.fixture(scope="class")
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    with ThreadPoolExecutor(2) as pool:
+        yield from adapted(pool, request.cls)
+
+
+@pytest.fixture(scope="class")
+def processes(request: pytest.FixtureRequest) -> Iterator[None]:
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from adapted(pool, request.cls)
+
+
+def adapted(pool: Executor, suite: type[BackendConformance]) -> Iterator[None]:
+    """Have the tests of *suite* share a pool with all its workers: it is the user's and outlives our executors."""
+    list(pool.map(time.sleep, [0.5] * 2))
+    suite.backend = pool
+    yield
+
+
+@pytest.mark.usefixtures("threads")
 class TestAdaptedThreads(BackendConformance):
-    @pytest.fixture(autouse=True)
-    def _inner(self) -> Iterator[None]:
-        with ThreadPoolExecutor(2) as pool:
-            type(self).backend = pool
-            yield
+    """The adapter of threads, to which tasks are handed over as they are."""
 
 
+@pytest.mark.usefixtures("processes")
 class TestAdaptedProcesses(BackendConformance):
-    @pytest.fixture(autouse=True)
-    def _inner(self) -> Iterator[None]:
-        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
-            type(self).backend = pool
-            yield
+    """The adapter of processes, to which tasks travel pickled."""

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 40.0
 """Seconds after which a program is believed to hang."""
 
-BACKENDS = ("serial", "thread", "process", "dummy", "fork", "asyncio")
+BACKENDS = ("serial", "thread", "process")
+EVERY_BACKEND = (*BACKENDS, "dummy", "fork", "asyncio")
 
 
 class Program:

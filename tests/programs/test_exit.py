@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from patience import gone
-from running import BACKENDS
+from running import EVERY_BACKEND
 
 if TYPE_CHECKING:
     from running import Program
 
-on_every_backend = pytest.mark.parametrize("backend", BACKENDS)
-concurrent = pytest.mark.parametrize("backend", BACKENDS[1:])
+on_every_backend = pytest.mark.parametrize("backend", EVERY_BACKEND)
+concurrent = pytest.mark.parametrize("backend", EVERY_BACKEND[1:])
 
 
 @concurrent

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from running import BACKENDS
+from running import EVERY_BACKEND
 
 if TYPE_CHECKING:
     from running import Program
@@ -122,10 +122,10 @@ asyncio.run(main())
 
 
 def test_it_prints_the_same_by_the_environment_alone(program: Program) -> None:
-    printed = {backend: program.prints(PROGRAM, env={"TASKRUN_BACKEND": backend}) for backend in BACKENDS}
+    printed = {backend: program.prints(PROGRAM, env={"TASKRUN_BACKEND": backend}) for backend in EVERY_BACKEND}
     assert "True" in printed["serial"]
     assert "(9, 10)" not in printed["serial"]
-    for backend in BACKENDS:
+    for backend in EVERY_BACKEND:
         assert printed[backend] == printed["serial"]
     expected = ["1024", "[0, 10, 20, 30, 40]", "[0, 20, 40, 60, 80]", "[0, 1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89]"]
     assert printed["serial"].splitlines()[:4] == expected

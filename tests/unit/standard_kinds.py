@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 PATIENCE = 20.0
 """Seconds after which something that takes milliseconds is believed to hang."""
 
-OURS = ["serial", "thread", "process", "dummy", "asyncio"]
+OURS = ["serial", "thread", "process", "asyncio"]
 EVERYWHERE = ["standard", *OURS]
 """The first is the standard library's ThreadPoolExecutor, which proves that a test asks for what it does."""
 CONCURRENT = [kind for kind in EVERYWHERE if kind != "serial"]
