@@ -10,6 +10,7 @@ What the kernel is asked for is in `engine.posix`; how a child is stopped, and w
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import signal
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from taskrun.task import Cause, Task
 
 __all__ = ["ForkBackend"]
+
+_log = logging.getLogger("taskrun")
 
 _KINDS: dict[bytes, Cause] = {b"e": "raised", b"p": "serialization", b"t": "timeout"}
 _MOST_STACK = 1 << 18
@@ -108,7 +111,7 @@ class ForkBackend(Backend):
         self._number = 0
         self._not_before = 0.0  # no child is made before, after a failure
         self._failures = 0
-        self._closing = False
+        self._closing = self._too_late = False
         self._wishes: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._asleep = False
         self._alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -182,6 +185,8 @@ class ForkBackend(Backend):
                 return
             if not self._start_child(task):
                 self._scheduler.give_back([task])
+                if self._too_late:
+                    self._scheduler.close(cancel_futures=True)
                 return
 
     def _start_child(self, task: Task) -> bool:
@@ -197,19 +202,25 @@ class ForkBackend(Backend):
                 os.close(theirs)
             assert child.pid is not None  # noqa: S101 - it was forked
             child.pidfd = os.pidfd_open(child.pid)
-        except (OSError, RuntimeError) as error:  # RuntimeError: the interpreter is shutting down and gives no more processes
+        except (OSError, RuntimeError) as error:
             if child is not None:
                 if child.pid is not None:
                     _signal(child, signal.SIGKILL)
                     _reap(child)
                 child.close()
-            self._start_failed(error)
+            if isinstance(error, RuntimeError):  # Python 3.12.0 to 3.12.2, which fork no more at their exit
+                self._too_late = True
+                _log.warning("the tasks of %s that have not begun are cancelled: %s", self._settings.name, error)
+            else:
+                self._start_failed(error)
             return False
         self._failures = 0
         os.set_blocking(child.pipe, False)
         task.worker = child.label = f"pid {child.pid}"
         with self._scheduler.lock:
             self._children[child.number] = child
+        if task.cancel_requested:  # meanwhile, when `notice_cancel` did not find it yet
+            os.pwrite(child.notes, b"c", 0)
         for fd in (child.pipe, child.pidfd):
             self._by_fd[fd] = child
             self._poll.register(fd, select.POLLIN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,8 +17,12 @@ if TYPE_CHECKING:
 on_every_backend = pytest.mark.parametrize("backend", EVERY_BACKEND)
 concurrent = pytest.mark.parametrize("backend", EVERY_BACKEND[1:])
 
+FORKS_AT_EXIT = not (3, 12) <= sys.version_info < (3, 12, 3)
+"""Python 3.12.0 to 3.12.2 do not."""
+WORK_AT_EXIT = [name for name in EVERY_BACKEND if name != "fork" or FORKS_AT_EXIT]
 
-@concurrent
+
+@pytest.mark.parametrize("backend", WORK_AT_EXIT[1:])
 def test_at_exit_everything_submitted_runs_retries_and_callbacks_included(program: Program, backend: str) -> None:
     code = """
 import os, taskrun, time
@@ -66,7 +71,7 @@ threading.Thread(target=late).start()
     assert program.prints(code, env={"TASKRUN_BACKEND": backend}) == expected
 
 
-@on_every_backend
+@pytest.mark.parametrize("backend", WORK_AT_EXIT)
 def test_exit_handlers_of_the_program_come_after_the_work(program: Program, backend: str) -> None:
     code = """
 import atexit, taskrun
@@ -253,3 +258,20 @@ with taskrun.Executor({backend!r}, **({{"start_method": "fork"}} if {backend!r} 
     assert list(ex.map(abs, [-1, -2, -3])) == [1, 2, 3]
 """
     assert program.prints(code) == "bye"
+
+
+def test_where_no_process_can_be_forked_at_exit_the_rest_is_cancelled_and_said(program: Program) -> None:
+    code = """
+import os, taskrun, time
+ex = taskrun.Executor("fork", max_workers=1)
+first = ex.submit(time.sleep, 0.5)
+while not first.running(): time.sleep(0.001)
+for n in range(3): ex.submit(abs, n).add_done_callback(lambda f: os.write(1, b"cancelled " if f.cancelled() else b"done "))
+"""
+    status, out, err = program.run(code)
+    assert status == 0
+    if FORKS_AT_EXIT:
+        assert (out, err) == ("done done done ", "")
+    else:
+        assert out == "cancelled cancelled cancelled "
+        assert "that have not begun are cancelled: can't fork at interpreter shutdown" in err
