@@ -1,7 +1,7 @@
 """Awaiting coroutines in a worker: one event loop for each worker, so that what belongs to a loop outlives a task.
 
 A soft timeout must not strike in asyncio's own code: an exception there is swallowed with the callback it hit, or leaves a loop
-in pieces. So while a coroutine runs, the exception is handed to it at an `await` of its own (`CoroutineRunner.interrupt`).
+in pieces. So while a coroutine runs, the exception is handed to it at an `await` of its own (`Interrupts.interrupt`).
 """
 
 from __future__ import annotations
@@ -15,17 +15,36 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
     from types import FrameType
 
-__all__ = ["CoroutineRunner", "Interruptible", "in_a_step"]
+__all__ = ["CoroutineRunner", "Interruptible", "Interrupts", "in_a_step"]
 
 
-class CoroutineRunner:
+class Interrupts:
+    """What knows the coroutine that runs, and hands exceptions over to it."""
+
+    def __init__(self, running: Interruptible | None = None) -> None:
+        self._running = running
+        # Guards `_running`; re-entrant, since a signal handler may call `interrupt` in the middle of anything.
+        self._lock = threading.RLock()
+
+    def interrupt(self, error: BaseException, otherwise: Callable[[], object]) -> bool:
+        """Raise *error* once in the coroutine that runs, at its next await; if none runs, call *otherwise* and return False.
+
+        In any thread, or in a signal handler.
+        """
+        with self._lock:
+            if self._running is None:
+                otherwise()
+                return False
+            self._running.interrupt(error)
+            return True
+
+
+class CoroutineRunner(Interrupts):
     """Runs coroutines to their end, one after the other. Owned by one worker; `close` may be called by another thread."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._runner: asyncio.Runner | None = None
-        self._running: Interruptible | None = None
-        # Guards `_running`; re-entrant, since a signal handler may call `interrupt` in the middle of `run`.
-        self._lock = threading.RLock()
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Return what *coroutine* returns, run in the current context."""
@@ -77,18 +96,6 @@ class CoroutineRunner:
         if done:
             return value
         raise value
-
-    def interrupt(self, error: BaseException, otherwise: Callable[[], object]) -> bool:
-        """Raise *error* once in the coroutine that runs, at its next await; if none runs, call *otherwise* and return False.
-
-        In any thread, or in a signal handler.
-        """
-        with self._lock:
-            if self._running is None:
-                otherwise()
-                return False
-            self._running.interrupt(error)
-            return True
 
     def close(self) -> None:
         """Close the loop; leftover tasks in it are cancelled."""

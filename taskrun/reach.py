@@ -12,7 +12,6 @@ was bound.
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import pickle
 import types
@@ -263,6 +262,8 @@ class _Digest:
     """A file that only hashes what is written to it."""
 
     def __init__(self, limit: int | None) -> None:
+        import hashlib  # not at the top: it loads OpenSSL, and most workers never need one
+
         self.hash = hashlib.blake2b(digest_size=16)
         self.left = limit
 

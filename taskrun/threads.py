@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["OwnThread", "call_soon", "ensure_janitor", "give_way"]
+__all__ = ["OwnThread", "call_soon", "ensure_janitor", "give_way", "threads_of_others"]
 
 _LOOKS = 20  # at a lock, before waiting for it
 
@@ -45,6 +45,17 @@ class OwnThread(threading.Thread):
 
     def __init__(self, name: str, target: Callable[..., object], *args: Any) -> None:
         super().__init__(name=name, target=target, args=args, daemon=True)
+
+
+def threads_of_others() -> list[str]:
+    """Return the names of the threads that may hold locks of the user's when he forks: not ours, nor a standard pool's."""
+    mine = (threading.main_thread(), threading.current_thread())
+    return [thread.name for thread in threading.enumerate() if thread not in mine and not _harmless(thread)]
+
+
+def _harmless(thread: threading.Thread) -> bool:
+    target = getattr(thread, "_target", None)
+    return isinstance(thread, OwnThread) or getattr(target, "__module__", None) == "multiprocessing.pool"
 
 
 class _Janitor:

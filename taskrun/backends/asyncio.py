@@ -12,33 +12,33 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import sys
+import logging
 import threading
 import time
-import traceback
 from collections import deque
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import suppress
 from contextvars import copy_context
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from taskrun.backends.base import Backend, Capabilities
+from taskrun.backends.base import Capabilities
 from taskrun.backends.calls import call
-from taskrun.backends.soft_timeout import SoftTimeout
-from taskrun.coroutines import Interruptible
-from taskrun.errors import TaskKilledError, TaskTimeoutError
-from taskrun.task import CurrentTask, entered
+from taskrun.backends.on_a_loop import OnTheLoop, call_coroutine
+from taskrun.backends.thread_like import ThreadLikeBackend, finalize, initialize, note_stack, try_initializer
+from taskrun.errors import TaskKilledError
 from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from taskrun.options import WorkerSettings
-    from taskrun.scheduler import Outcome, Scheduler
+    from taskrun.scheduler import Scheduler
     from taskrun.task import Task
 
 __all__ = ["AsyncioBackend"]
+
+_log = logging.getLogger("taskrun")
 
 _PATIENCE = 1.0  # seconds for cancelled coroutines to wind up at the end
 
@@ -48,22 +48,16 @@ class _Worker(OwnThread):
 
     def __init__(self, backend: AsyncioBackend, number: int, prefix: str) -> None:
         super().__init__(f"{prefix}_{number}", backend._work, self)
-        self.runner = _OnTheLoop(backend)
+        self.runner = OnTheLoop(lambda: backend._loop)
         self.abandoned = False  # its task timed out or was killed; another thread has its place
 
 
-class AsyncioBackend(Backend):
+class AsyncioBackend(ThreadLikeBackend):
     """Coroutines are really stopped by a timeout or `kill`; a thread is abandoned and replaced."""
 
     name: ClassVar[str] = "asyncio"
-    shares_context = True
     option_names: ClassVar = {"thread_name_prefix": "str: how the threads for plain functions are named, before _0, _1, ..."}
     capabilities = Capabilities(kill="coroutines")
-
-    @classmethod
-    def default_max_workers(cls, cpus: int) -> int:
-        """More than CPUs, as in the standard library: tasks here mostly wait."""
-        return min(32, cpus + 4)
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Start the loop's thread; others start when there is work for them."""
@@ -105,7 +99,10 @@ class AsyncioBackend(Backend):
 
     def _grant(self) -> None:
         while self._wishes:
-            self._wishes.popleft()()
+            try:
+                self._wishes.popleft()()
+            except Exception:  # every open future depends on the others
+                _log.exception("error on the loop of %s", self._settings.name)
 
     def _feed(self) -> None:
         """Pull while there is room. On the loop."""
@@ -165,7 +162,7 @@ class AsyncioBackend(Backend):
     def _initialized(self) -> bool:
         """Run the initializer in the loop's thread, before its first coroutine; False: it failed, look again later."""
         if not self._ready and time.monotonic() >= self._not_before:
-            pause = self._initialize()
+            pause = try_initializer(self._scheduler)
             self._ready = pause == 0.0
             if pause is None:
                 self._not_before = float("inf")
@@ -174,23 +171,11 @@ class AsyncioBackend(Backend):
                 asyncio.get_running_loop().call_later(pause, self._feed)
         return self._ready
 
-    def _initialize(self) -> float | None:
-        """Run the initializer; return 0.0, or after a failure the seconds to wait before the next try, None: no more."""
-        initializer = self._settings.initializer
-        try:
-            if initializer is not None:
-                initializer(*self._settings.initargs)
-        except BaseException as error:  # the user's initializer may raise anything; every future says so
-            return self._scheduler.initializer_failed(error)
-        self._scheduler.initializer_ok()
-        return 0.0
-
     # -- in a worker -----------------------------------------------------------------------------------------------------------
 
     async def _await(self, task: Task) -> None:
         """Run a coroutine function's task and report it."""
-        runner = _Awaited()
-        outcome = await _call_async(self._scheduler, task, self.thread.name, runner)
+        outcome = await call_coroutine(self._scheduler, task, self.thread.name)
         if self._aborting and isinstance(outcome[2], asyncio.CancelledError):
             error = TaskKilledError(f"task {task.name!r} was stopped with its executor", task=task.name, attempt=task.number)
             outcome = (task, False, error, "killed", outcome[4])
@@ -202,9 +187,7 @@ class AsyncioBackend(Backend):
 
     def _work(self, worker: _Worker) -> None:
         scheduler = self._scheduler
-        while (pause := self._initialize()) is not None and pause:
-            time.sleep(pause)
-        if pause is None:
+        if not initialize(scheduler):
             with scheduler.lock:
                 self._workers.discard(worker)
             self.recall()
@@ -220,7 +203,7 @@ class AsyncioBackend(Backend):
                     break
             self.wake()
         if not worker.abandoned:
-            self._finalize()
+            finalize(scheduler)
         with scheduler.lock:
             self._workers.discard(worker)
         self.wake()
@@ -237,13 +220,6 @@ class AsyncioBackend(Backend):
         with scheduler.lock:
             if self._busy.get(task) is worker:  # else it was stopped, and this thread with it
                 del self._busy[task]
-
-    def _finalize(self) -> None:
-        if self._settings.finalizer is not None:
-            try:
-                self._settings.finalizer()
-            except BaseException:
-                traceback.print_exc()  # nobody waits for its outcome
 
     # -- taking back and stopping ----------------------------------------------------------------------------------------------
 
@@ -269,9 +245,7 @@ class AsyncioBackend(Backend):
                 self._workers.discard(runs)
         if isinstance(runs, _Worker):
             task.worker = runs.name
-            frame = sys._current_frames().get(runs.ident or 0)
-            if frame is not None and isinstance(error, TaskTimeoutError):
-                error.stack = "".join(traceback.format_stack(frame))
+            note_stack(error, runs)
             runs.runner.cancel()
         elif runs is not None:
             task.worker = self.thread.name
@@ -291,21 +265,9 @@ class AsyncioBackend(Backend):
                 "waiting for a task of the same executor in a coroutine would stop the event loop that has to run it; "
                 "await the future"
             )
-        return self.one_more() if self.owns_current_thread() else nullcontext()
+        return super().waiting()
 
-    @contextmanager
-    def one_more(self) -> Iterator[None]:
-        with self._scheduler.lock:
-            self._target += 1
-        self.wake()
-        try:
-            yield
-        finally:
-            with self._scheduler.lock:
-                self._target -= 1
-            self._let_go()
-
-    def _let_go(self) -> None:
+    def _fewer_wanted(self) -> None:
         """Have every thread look whether it is still wanted."""
         with self._scheduler.lock:
             workers = len(self._workers)
@@ -324,14 +286,10 @@ class AsyncioBackend(Backend):
         self.recall()
         with self._scheduler.lock:
             busy = list(self._busy.items())
-        for task, runs in busy:
-            task.cancel_requested = True
-            if force:
-                error = TaskKilledError(f"task {task.name!r} was abandoned when its executor was stopped", task=task.name)
-                self.stop(task, error, "killed")
-                self._scheduler.fail(task, error, "killed")
-            elif not isinstance(runs, _Worker):
+        for _, runs in busy:
+            if not (force or isinstance(runs, _Worker)):
                 self.tell(runs.cancel)
+        self._give_up_all([task for task, _ in busy], force=force)
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the loop and for the threads that are not abandoned."""
@@ -360,97 +318,13 @@ class AsyncioBackend(Backend):
             loop.call_soon(self._grant)  # what was wished for before there was a loop
             self._loop = loop
             loop.run_forever()
-            self._let_go()
+            self._fewer_wanted()
             if self._ready:
-                self._finalize()
+                finalize(self._scheduler)
             loop.run_until_complete(_wind_up(loop))
         finally:
             loop.set_exception_handler(lambda *_: None)  # of coroutines that did not heed their cancellation
             loop.close()
-
-
-class _Awaited:
-    """What a soft timeout interrupts: a coroutine on the loop."""
-
-    def __init__(self) -> None:
-        self._running: Interruptible | None = None
-
-    def wrap(self, coroutine: Coroutine[Any, Any, Any]) -> Interruptible:
-        self._running = Interruptible(coroutine)
-        return self._running
-
-    def interrupt(self, error: BaseException, otherwise: Callable[[], object]) -> bool:
-        running = self._running
-        if running is not None:
-            running.interrupt(error)
-        return True  # never in the thread: other tasks run in it
-
-
-class _OnTheLoop:
-    """Awaits on the loop, for a thread, the coroutine that a plain function gave."""
-
-    def __init__(self, backend: AsyncioBackend) -> None:
-        self._backend = backend
-        self._running: Interruptible | None = None
-        self._future: Any = None
-        self._lock = threading.RLock()
-
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        loop = self._backend._loop
-        assert loop is not None  # noqa: S101 - it has given us the task
-        with self._lock:
-            running = self._running = Interruptible(coroutine)
-            self._future = asyncio.run_coroutine_threadsafe(running.main(), loop)
-        try:
-            return self._future.result()
-        finally:
-            with self._lock:
-                self._running = self._future = None
-
-    def interrupt(self, error: BaseException, otherwise: Callable[[], object]) -> bool:
-        with self._lock:
-            if self._running is None:
-                otherwise()
-                return False
-            self._running.interrupt(error)
-            return True
-
-    def cancel(self) -> None:
-        with self._lock:
-            if self._future is not None:
-                self._future.cancel()
-
-
-async def _call_async(scheduler: Scheduler, task: Task, worker: str, runner: _Awaited) -> Outcome:
-    """Do as `calls.call` does, for a coroutine function. Raises nothing."""
-    fn, args, kwargs, options = task.fn, task.args, task.kwargs, task.options
-    begun, soft = task.begun, options.soft_timeout
-    deadline = None if options.timeout is None or begun is None else begun + options.timeout
-    workers = scheduler.settings.max_workers
-    current = CurrentTask(options.name or fn, task.index, task.number, deadline, task.seed_root, task, workers)
-    entered.set(current)  # the context is this task's own
-    alarm, error, value = None, None, None
-    started = time.monotonic()
-    try:
-        if soft is not None:
-            alarm = SoftTimeout(scheduler.timer, runner, soft, current.name, task.number)
-        try:
-            value = await runner.wrap(fn(*args, **kwargs)).main()
-        finally:
-            if alarm is not None:
-                alarm.disarm()
-    except BaseException as raised:  # an outcome like any other: SystemExit of a task must not end the loop
-        error = raised.with_traceback(raised.__traceback__ and raised.__traceback__.tb_next)
-    run = (worker, started, time.monotonic() - started, None, None)
-    try:
-        if error is None:
-            return task, True, value, None, run
-        timed_out = alarm.public(error) if alarm is not None else None
-        if timed_out is not None:
-            return task, False, timed_out, "timeout", run
-        return task, False, error, "raised", run
-    finally:
-        del task, fn, args, kwargs, current, error, value, alarm
 
 
 async def _wind_up(loop: asyncio.AbstractEventLoop) -> None:

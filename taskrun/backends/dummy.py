@@ -8,23 +8,20 @@ it from other threads.
 
 from __future__ import annotations
 
-import sys
+import logging
 import threading
 import time
-import traceback
-from contextlib import contextmanager, nullcontext
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from taskrun.backends.base import Backend, Capabilities
+from taskrun.backends.base import Capabilities
 from taskrun.backends.calls import call
+from taskrun.backends.thread_like import ThreadLikeBackend, finalize, initialize, note_stack
 from taskrun.coroutines import CoroutineRunner
-from taskrun.errors import TaskKilledError, TaskTimeoutError
 from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Callable
     from multiprocessing.pool import ThreadPool
 
     from taskrun.options import WorkerSettings
@@ -32,6 +29,8 @@ if TYPE_CHECKING:
     from taskrun.task import Task
 
 __all__ = ["DummyBackend"]
+
+_log = logging.getLogger("taskrun")
 
 
 class _Slot:
@@ -46,7 +45,8 @@ class _Slot:
         self.task: Task | None = None  # handed over
         self.thread: threading.Thread | None = None  # once it has run something
         self.runner = CoroutineRunner()
-        self.ready = False  # initialized, and without a task
+        self.initialized = False
+        self.ready = False  # and without a task
         self.done = 0
         self.abandoned = False
 
@@ -68,17 +68,11 @@ class _Slot:
             notifier.close()
 
 
-class DummyBackend(Backend):
+class DummyBackend(ThreadLikeBackend):
     """The threads cannot be stopped: one whose task timed out is abandoned with its pool."""
 
     name: ClassVar[str] = "dummy"
-    shares_context = True
     capabilities = Capabilities(kill="slot only", recycle_by_count=True)
-
-    @classmethod
-    def default_max_workers(cls, cpus: int) -> int:
-        """More than CPUs, as for other threads: they mostly wait."""
-        return min(32, cpus + 4)
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Start the feeder; pools are made when there is work."""
@@ -86,9 +80,10 @@ class DummyBackend(Backend):
         self._settings = settings
         self._target = settings.max_workers  # grows while a worker waits for a task of its own executor
         self._slots: list[_Slot] = []
+        self._leaving = 0  # slots that run their finalizer
         self._number = 0
         self._closing = False
-        self._not_before = 0.0  # no pool is made before, after a failure of the initializer
+        self._not_before = 0.0  # no pool is made before, after a failure
         self._inside = threading.local()
         self._news: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._asked = False
@@ -107,16 +102,20 @@ class DummyBackend(Backend):
     def _feed(self) -> None:
         while True:
             news = self._news.get()
-            if news is not None:
-                news()
+            try:
+                if news is not None:
+                    news()
+                self._asked = False
+                while self._hand_over():
+                    pass
+            except Exception:  # every open future depends on this thread
+                _log.exception("error in the feeder of %s", self._settings.name)
             del news
-            self._asked = False
-            while self._hand_over():
-                pass
-            if self._closing and not self._scheduler.queued and not any(slot.task for slot in self._slots):
-                break
-        for slot in list(self._slots):
-            self._leave(slot)
+            if self._closing and not self._scheduler.queued:
+                for slot in [slot for slot in self._slots if slot.ready]:
+                    self._leave(slot)
+                if not self._slots and not self._leaving:
+                    return
 
     def _hand_over(self) -> bool:
         """Give one task to a free slot, or make a slot; False: nothing more can be done now."""
@@ -157,30 +156,23 @@ class DummyBackend(Backend):
         slot.pool.apply_async(self._initialize, (slot,))
 
     def _leave(self, slot: _Slot) -> None:
-        """Have a free slot end in order."""
+        """Have a free slot end in order. Waits for nothing: its finalizer is the user's."""
         with self._scheduler.lock:
             self._slots.remove(slot)
+        self._leaving += 1
         slot.pool.apply_async(self._finalize, (slot,))
+
+    def _gone(self, slot: _Slot) -> None:
+        """Close the pool of a slot that has nothing left to do. In the feeder."""
         slot.close()
+        self._leaving -= 1
 
     # -- in a worker -----------------------------------------------------------------------------------------------------------
 
     def _initialize(self, slot: _Slot) -> None:
         slot.thread = threading.current_thread()
         slot.thread.name = slot.name
-        initializer = self._settings.initializer
-        while True:
-            try:
-                if initializer is not None:
-                    initializer(*self._settings.initargs)
-            except BaseException as error:  # the user's initializer may raise anything; every future says so
-                pause = self._scheduler.initializer_failed(error)
-                if pause is None:
-                    break
-                time.sleep(pause)
-            else:
-                self._scheduler.initializer_ok()
-                break
+        slot.initialized = initialize(self._scheduler)
         self._news.put(lambda: self._free(slot))
 
     def _work(self, slot: _Slot) -> None:
@@ -211,11 +203,9 @@ class DummyBackend(Backend):
 
     def _finalize(self, slot: _Slot) -> None:
         slot.runner.close()
-        if self._settings.finalizer is not None:
-            try:
-                self._settings.finalizer()
-            except BaseException:
-                traceback.print_exc()  # nobody waits for its outcome
+        if slot.initialized:
+            finalize(self._scheduler)
+        self._news.put(lambda: self._gone(slot))
 
     # -- stopping --------------------------------------------------------------------------------------------------------------
 
@@ -229,9 +219,7 @@ class DummyBackend(Backend):
             self._slots.remove(slot)
         self._news.put(slot.abandon)
         task.worker = slot.name
-        frame = sys._current_frames().get(slot.thread.ident or 0) if slot.thread is not None else None
-        if frame is not None and isinstance(error, TaskTimeoutError):
-            error.stack = "".join(traceback.format_stack(frame))
+        note_stack(error, slot.thread)
         self.wake()
         return False
 
@@ -240,20 +228,8 @@ class DummyBackend(Backend):
     def owns_current_thread(self) -> bool:
         return getattr(self._inside, "slot", None) is not None
 
-    def waiting(self) -> AbstractContextManager[None]:
-        return self.one_more() if self.owns_current_thread() else nullcontext()
-
-    @contextmanager
-    def one_more(self) -> Iterator[None]:
-        with self._scheduler.lock:
-            self._target += 1
+    def _fewer_wanted(self) -> None:
         self.wake()
-        try:
-            yield
-        finally:
-            with self._scheduler.lock:
-                self._target -= 1
-            self.wake()
 
     # -- ending ----------------------------------------------------------------------------------------------------------------
 
@@ -265,12 +241,7 @@ class DummyBackend(Backend):
         """Abandon the threads whose tasks run: nobody can stop them."""
         with self._scheduler.lock:
             busy = [slot.task for slot in self._slots if slot.task is not None]
-        for task in busy:
-            task.cancel_requested = True
-            if force:
-                error = TaskKilledError(f"task {task.name!r} was abandoned when its executor was stopped", task=task.name)
-                self.stop(task, error, "killed")
-                self._scheduler.fail(task, error, "killed")
+        self._give_up_all(busy, force=force)
 
     def join(self, timeout: float | None = None) -> bool:
         if self._feeder is threading.current_thread():

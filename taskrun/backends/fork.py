@@ -14,7 +14,6 @@ import logging
 import os
 import select
 import signal
-import sys
 import threading
 import time
 import warnings
@@ -22,59 +21,20 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from taskrun.backends.base import Backend, Capabilities
-from taskrun.engine.answer import ANSWER, DONE, NOT_READY, STACK_AT
 from taskrun.errors import UnsafeForkWarning
-from taskrun.exceptions import load_exception
-from taskrun.serialization import load_result
-from taskrun.threads import OwnThread
+from taskrun.threads import OwnThread, call_soon, threads_of_others
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from taskrun.engine.stopping import Stop
+    from taskrun.engine.forked import ForkedChild
     from taskrun.options import WorkerSettings
-    from taskrun.scheduler import Outcome, Scheduler
+    from taskrun.scheduler import Scheduler
     from taskrun.task import Cause, Task
 
 __all__ = ["ForkBackend"]
 
 _log = logging.getLogger("taskrun")
-
-_KINDS: dict[bytes, Cause] = {b"e": "raised", b"p": "serialization", b"t": "timeout"}
-_MOST_STACK = 1 << 18
-_HERE = os.path.dirname(os.path.dirname(__file__)) + os.sep
-
-
-class _Child:
-    """One child, and its task."""
-
-    def __init__(self, number: int, task: Task) -> None:
-        self.number = number
-        self.task = task
-        self.pid: int | None = None
-        self.pidfd = self.pipe = -1
-        self.label = ""
-        self.answer = bytearray()
-        self.settled = False  # its outcome is on the way to the scheduler
-        self.stop: Stop | None = None
-        self.exit_status: int | None = None
-        self.notes = os.memfd_create(f"taskrun-child-{number}", os.MFD_CLOEXEC)
-        os.ftruncate(self.notes, STACK_AT)
-
-    def has_stack(self) -> bool:
-        """Return whether the child has begun to write its stack."""
-        return os.fstat(self.notes).st_size > STACK_AT
-
-    def stack(self) -> str | None:
-        """Return the Python stack that the child wrote, if it did, without what is taskrun's."""
-        text = os.pread(self.notes, _MOST_STACK, STACK_AT).decode("utf-8", "replace")
-        return "\n".join(line for line in text.splitlines() if _HERE not in line).strip() or None
-
-    def close(self) -> None:
-        for fd in (self.pipe, self.pidfd, self.notes):
-            if fd >= 0:
-                os.close(fd)
-        self.pipe = self.pidfd = self.notes = -1
 
 
 class ForkBackend(Backend):
@@ -99,15 +59,16 @@ class ForkBackend(Backend):
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Start the keeper."""
-        from taskrun.engine import child  # noqa: F401 - all that a child needs is loaded once, here
         from taskrun.engine.crash import OutOfMemoryWatch, get_ready
+        from taskrun.engine.forked import ForkedChild  # and with it all that a child needs
         from taskrun.engine.posix import load_libc
 
+        self._new_child = ForkedChild
         self._scheduler = scheduler
         self._settings = settings
         self._pid = os.getpid()
-        self._children: dict[int, _Child] = {}  # by number; the keeper's, and read by others under the scheduler's lock
-        self._by_fd: dict[int, _Child] = {}
+        self._children: dict[int, ForkedChild] = {}  # by number; the keeper's, and read by others under the scheduler's lock
+        self._by_fd: dict[int, ForkedChild] = {}
         self._number = 0
         self._not_before = 0.0  # no child is made before, after a failure
         self._failures = 0
@@ -146,21 +107,32 @@ class ForkBackend(Backend):
 
     def _keep(self) -> None:
         while True:
-            while self._wishes:
-                wish, args = self._wishes.popleft()
-                wish(*args)
-                del wish, args
-            self._feed()
-            if self._closing and not self._children and not self._scheduler.queued:
-                break
-            self._asleep = True
-            timeout = 0 if self._wishes or self._room() else self._tick()
-            for fd, _ in self._poll.poll(timeout):
-                self._asleep = False
-                self._handle(fd)
-            self._asleep = False
+            try:
+                if not self._turn():
+                    break
+            except BaseException:
+                # This thread must not die: every open future depends on it. What runs is stopped, and its end seen to.
+                _log.exception("error in the keeper of %s", self._settings.name)
+                self._abort(force=True)
         self._poll.unregister(self._alarm)
         os.close(self._alarm)
+
+    def _turn(self) -> bool:
+        """Do everything there is to do, then wait for news; False when all is over."""
+        while self._wishes:
+            wish, args = self._wishes.popleft()
+            wish(*args)
+            del wish, args
+        self._feed()
+        if self._closing and not self._children and not self._scheduler.queued:
+            return False
+        self._asleep = True
+        timeout = 0 if self._wishes or self._room() else self._tick()
+        for fd, _ in self._poll.poll(timeout):
+            self._asleep = False
+            self._handle(fd)
+        self._asleep = False
+        return True
 
     def _room(self) -> bool:
         queued, now = self._scheduler.queued, time.monotonic()
@@ -171,7 +143,7 @@ class ForkBackend(Backend):
         now, times = time.monotonic(), []
         for child in list(self._children.values()):
             if child.stop is not None:
-                when = child.stop.step(child, now, _signal)  # type: ignore[arg-type] # it asks of a Handle what a child has, too
+                when = child.stop.step(child, now, _signal)
                 if when is not None:
                     times.append(when)
         if self._scheduler.queued and self._not_before > now:
@@ -191,36 +163,23 @@ class ForkBackend(Backend):
 
     def _start_child(self, task: Task) -> bool:
         """Fork a child for *task*; False: that cannot be done now."""
-        child = None
         try:
-            child = _Child(self._number, task)
-            self._number += 1
-            child.pipe, theirs = os.pipe2(os.O_CLOEXEC)
-            try:
-                self._fork(child, theirs)
-            finally:
-                os.close(theirs)
-            assert child.pid is not None  # noqa: S101 - it was forked
-            child.pidfd = os.pidfd_open(child.pid)
-        except (OSError, RuntimeError) as error:
-            if child is not None:
-                if child.pid is not None:
-                    _signal(child, signal.SIGKILL)
-                    _reap(child)
-                child.close()
+            child = self._new_child(self._number, task)
+            child.start(self._settings)
+        except Exception as error:  # whatever it is, the task must not be lost
             if isinstance(error, RuntimeError):  # Python 3.12.0 to 3.12.2, which fork no more at their exit
                 self._too_late = True
                 _log.warning("the tasks of %s that have not begun are cancelled: %s", self._settings.name, error)
             else:
                 self._start_failed(error)
             return False
+        self._number += 1
         self._failures = 0
-        os.set_blocking(child.pipe, False)
-        task.worker = child.label = f"pid {child.pid}"
+        task.worker = child.label
         with self._scheduler.lock:
             self._children[child.number] = child
         if task.cancel_requested:  # meanwhile, when `notice_cancel` did not find it yet
-            os.pwrite(child.notes, b"c", 0)
+            child.note_cancel()
         for fd in (child.pipe, child.pidfd):
             self._by_fd[fd] = child
             self._poll.register(fd, select.POLLIN)
@@ -231,23 +190,6 @@ class ForkBackend(Backend):
         self._not_before = time.monotonic() + min(0.05 * 2**self._failures, 1.0)
         if not self._children and self._failures > 8:
             self._scheduler.break_down(f"no child can be forked, {self._failures} times in a row: {error}", error)
-
-    def _fork(self, child: _Child, answers: int) -> None:
-        # What is buffered now would be written by the child as well.
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):
-                stream.flush()
-        parent = os.getpid()
-        from taskrun.engine.child import become_child
-        from taskrun.engine.launch import fork_warning_ignored
-
-        with fork_warning_ignored(__name__):
-            pid = os.fork()
-        if pid == 0:
-            become_child(parent, child.number, child.task, self._settings, answers, child.notes)
-        child.pid = pid
-        with contextlib.suppress(OSError):
-            os.setpgid(pid, pid)
 
     # -- what children say -----------------------------------------------------------------------------------------------------
 
@@ -263,63 +205,40 @@ class ForkBackend(Backend):
         if fd == child.pidfd:
             self._ended(child)
 
-    def _read(self, child: _Child) -> None:
-        while child.pipe in self._by_fd:
-            try:
-                data = os.read(child.pipe, 1 << 20)
-            except BlockingIOError:
-                break
-            if not data:
-                self._forget(child.pipe)
-                break
-            child.answer += data
-        self._look_at(child)
-
-    def _look_at(self, child: _Child) -> None:
-        """Report the answer if it is whole."""
-        answer = child.answer
-        if child.settled or len(answer) < ANSWER.size:
-            return
-        kind, started, duration, cpu, rss, length = ANSWER.unpack_from(answer)
-        if len(answer) < ANSWER.size + length:
+    def _read(self, child: ForkedChild) -> None:
+        if child.pipe in self._by_fd and not child.read():
+            self._forget(child.pipe)
+        outcome = None if child.settled else child.outcome()
+        if outcome is None:
             return
         child.settled = True
-        data = bytes(memoryview(answer)[ANSWER.size :])
-        run = (child.label, started, duration, cpu, rss)
-        if kind == NOT_READY:
-            self._not_ready(child, load_exception(data))
+        if outcome[3] == "initializer":
+            self._not_ready(child, outcome[2])
             return
         if self._settings.initializer is not None:
             self._scheduler.initializer_ok()
-        self._scheduler.settle((_outcome(child.task, kind, data, run),))
+        self._scheduler.settle((outcome,))
 
-    def _not_ready(self, child: _Child, error: BaseException) -> None:
+    def _not_ready(self, child: ForkedChild, error: BaseException) -> None:
         """The initializer failed: the task has not run."""
         pause = self._scheduler.initializer_failed(error)
         if pause is not None:
             self._not_before = time.monotonic() + pause
         self._scheduler.give_back([child.task])
 
-    def _ended(self, child: _Child) -> None:
+    def _ended(self, child: ForkedChild) -> None:
         """See a dead child off; without an answer its task has crashed, or was stopped."""
-        from taskrun.engine.crash import crash_error
+        from taskrun.engine.crash import verdict
 
         self._forget(child.pipe)
         self._forget(child.pidfd)
-        _reap(child)
+        child.reap()
         with self._scheduler.lock:
             del self._children[child.number]
-        task, stop = child.task, child.stop
         if not child.settled:
-            error = None if stop is None else stop.error_for(task)
-            if stop is not None and error is not None:
-                stack = child.stack()
-                if stack and getattr(error, "stack", "") is None:
-                    error.stack = stack  # type: ignore[attr-defined]
-                self._scheduler.fail(task, error, stop.cause)
-            else:
-                oom = None if stop is not None else self._memory.killed(child.exit_status)
-                self._scheduler.fail(task, crash_error(child, task, oom, False), "crashed")  # type: ignore[arg-type] # as above
+            oom = None if child.stop is not None else self._memory.killed(child.exit_status)
+            error, cause = verdict(child, child.task, oom)
+            self._scheduler.fail(child.task, error, cause)
         child.close()
 
     def _forget(self, fd: int) -> None:
@@ -333,20 +252,21 @@ class ForkBackend(Backend):
         return True
 
     def _stop(self, task: Task, error: BaseException, cause: Cause) -> None:
-        from taskrun.engine.posix import STACK_SIGNAL
         from taskrun.engine.stopping import STACK_PATIENCE, Stop
 
         child = next((child for child in self._children.values() if child.task is task), None)
+        if child is None and cause == "killed" and not task.settled:
+            # Its child could not be made, and it was given back: it is pending, and killing what is pending is cancelling it.
+            call_soon(task.future.cancel)
         if child is not None and child.stop is None and not child.settled:
             child.stop = Stop(task, error, cause, time.monotonic(), STACK_PATIENCE)
-            with contextlib.suppress(OSError):
-                signal.pidfd_send_signal(child.pidfd, STACK_SIGNAL)
+            child.ask_for_stack()
 
     def notice_cancel(self, task: Task) -> None:
         with self._scheduler.lock:
             for child in self._children.values():
-                if child.task is task and child.notes >= 0:
-                    os.pwrite(child.notes, b"c", 0)
+                if child.task is task:
+                    child.note_cancel()
 
     # -- ending ----------------------------------------------------------------------------------------------------------------
 
@@ -365,13 +285,15 @@ class ForkBackend(Backend):
             if child.stop is None:
                 child.stop = Stop.of_everything(now)
                 if not force:
-                    _signal(child, signal.SIGTERM)
+                    child.signal(signal.SIGTERM)
             if force and not child.stop.killed:
-                child.stop.kill(child, now, _signal)  # type: ignore[arg-type] # as in `_tick`
+                child.stop.kill(child, now, _signal)
 
     def join(self, timeout: float | None = None) -> bool:
-        if self._keeper is threading.current_thread() or os.getpid() != self._pid:
-            return True
+        if os.getpid() != self._pid:
+            return True  # in a forked child there is nobody to wait for
+        if self._keeper is threading.current_thread():
+            return False
         self._keeper.join(timeout)
         return not self._keeper.is_alive()
 
@@ -383,45 +305,16 @@ class ForkBackend(Backend):
             return [child.label for child in self._children.values()]
 
 
-def _outcome(task: Task, kind: bytes, data: bytes, run: tuple[Any, ...]) -> Outcome:
-    if kind != DONE:
-        return task, False, load_exception(data), _KINDS[kind], run
-    try:
-        return task, True, load_result(data, task=task.name), None, run
-    except BaseException as error:  # SerializationError
-        return task, False, error, "serialization", run
-
-
-def _signal(child: _Child, number: int) -> None:
-    from taskrun.engine.posix import signal_group
-
-    if child.pid is not None:
-        signal_group(child.pid, number)
-
-
-def _reap(child: _Child) -> None:
-    """Reap a child that has ended, and end what its task started, if it did not end in order."""
-    from taskrun.engine import posix
-
-    assert child.pid is not None  # noqa: S101 - it was forked
-    if child.stop is not None or posix.has_ended(child.pid) not in (0, None):
-        posix.signal_group(child.pid, signal.SIGKILL)
-    child.exit_status = posix.exit_status(child.pid)
+def _signal(child: ForkedChild, number: int) -> None:
+    child.signal(number)
 
 
 def _nothing() -> None:
     """Only to be woken."""
 
 
-def _harmless(thread: threading.Thread) -> bool:
-    """Return whether a thread is taskrun's or a pool's of the standard library: they hold no lock of the user's."""
-    target = getattr(thread, "_target", None)
-    return isinstance(thread, OwnThread) or getattr(target, "__module__", None) == "multiprocessing.pool"
-
-
 def _warn_of_threads() -> None:
-    own = (threading.main_thread(), threading.current_thread())
-    others = [t.name for t in threading.enumerate() if t not in own and not _harmless(t)]
+    others = threads_of_others()
     if others:
         warnings.warn(
             f'backend="fork" with other threads running ({", ".join(others[:5])}): locks they hold when a task is forked stay '

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from taskrun.backends.base import Backend, Capabilities, refuse_waiting_in
 from taskrun.errors import ConfigError, UnsafeForkWarning
-from taskrun.threads import OwnThread
+from taskrun.threads import threads_of_others
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -152,8 +152,7 @@ def _start_method(settings: WorkerSettings) -> StartMethod:
 
 
 def _warn_of_threads() -> None:
-    own = (threading.main_thread(), threading.current_thread())
-    others = [t.name for t in threading.enumerate() if t not in own and not isinstance(t, OwnThread)]
+    others = threads_of_others()
     if others:
         warnings.warn(
             f'start_method="fork" with other threads running ({", ".join(others[:5])}): locks they hold at that moment stay '

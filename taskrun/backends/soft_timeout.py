@@ -7,22 +7,15 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from taskrun.errors import TaskTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from taskrun.coroutines import Interrupts
     from taskrun.timer import Timer
 
 __all__ = ["SoftTimeout"]
-
-
-class Interrupts(Protocol):
-    """Who may run a coroutine in the thread, and hands exceptions over to it then; see `CoroutineRunner.interrupt`."""
-
-    def interrupt(self, error: BaseException, otherwise: Callable[[], object], /) -> bool: ...
 
 
 class _SoftTimeoutError(TaskTimeoutError):

@@ -7,23 +7,17 @@ lost, nothing polls.
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-import traceback
-from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from taskrun.backends.base import Backend, Capabilities
+from taskrun.backends.base import Capabilities
 from taskrun.backends.calls import call
+from taskrun.backends.thread_like import ThreadLikeBackend, finalize, initialize, note_stack
 from taskrun.coroutines import CoroutineRunner
-from taskrun.errors import TaskKilledError, TaskTimeoutError
 from taskrun.threads import OwnThread, give_way
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from contextlib import AbstractContextManager
-
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Scheduler
     from taskrun.task import Task
@@ -46,18 +40,12 @@ class _Worker(OwnThread):
         self.abandoned = False  # its task timed out or was killed; another thread has its place
 
 
-class ThreadBackend(Backend):
+class ThreadBackend(ThreadLikeBackend):
     """Daemon threads that pull one task at a time; started on demand, kept until shutdown or `max_tasks_per_child`."""
 
     name: ClassVar[str] = "thread"
-    shares_context = True
     option_names: ClassVar = {"thread_name_prefix": "str: how the worker threads are named, before _0, _1, ..."}
     capabilities = Capabilities(kill="slot only", recycle_by_count=True)
-
-    @classmethod
-    def default_max_workers(cls, cpus: int) -> int:
-        """More than CPUs, as in the standard library: threads mostly wait."""
-        return min(32, cpus + 4)
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Remember whom to serve; threads start when there is work."""
@@ -154,7 +142,7 @@ class ThreadBackend(Backend):
         scheduler = self._scheduler
         done = 0
         limit = self._settings.max_tasks_per_child
-        if not self._initialize():
+        if not initialize(scheduler):
             self._leave(worker)
             return
         while self._next(worker):
@@ -169,29 +157,10 @@ class ThreadBackend(Backend):
             done += 1
             if worker.abandoned or done == limit:
                 break
-        if self._settings.finalizer is not None and not worker.abandoned:
-            try:
-                self._settings.finalizer()
-            except BaseException:
-                traceback.print_exc()  # nobody waits for this thread's outcome
+        if not worker.abandoned:
+            finalize(scheduler)
         worker.runner.close()
         self._leave(worker)
-
-    def _initialize(self) -> bool:
-        initializer = self._settings.initializer
-        if initializer is None:
-            return True
-        while True:
-            try:
-                initializer(*self._settings.initargs)
-            except BaseException as error:  # the user's initializer may raise anything; every future says so
-                pause = self._scheduler.initializer_failed(error)
-                if pause is None:
-                    return False
-                time.sleep(pause)
-            else:
-                self._scheduler.initializer_ok()
-                return True
 
     def _next(self, worker: _Worker) -> bool:
         """Give *worker* a task, sleeping until there is one; False: leave."""
@@ -229,9 +198,7 @@ class ThreadBackend(Backend):
             worker.abandoned = True
             self._workers.discard(worker)
         task.worker = worker.name
-        frame = sys._current_frames().get(worker.ident or 0)
-        if frame is not None and isinstance(error, TaskTimeoutError):
-            error.stack = "".join(traceback.format_stack(frame))
+        note_stack(error, worker)
         self.wake()
         return False
 
@@ -242,22 +209,8 @@ class ThreadBackend(Backend):
         current = threading.current_thread()
         return isinstance(current, _Worker) and current.backend is self
 
-    def waiting(self) -> AbstractContextManager[None]:
-        """Make up for a worker of ours that waits for another task."""
-        return self.one_more() if self.owns_current_thread() else nullcontext()
-
-    @contextmanager
-    def one_more(self) -> Iterator[None]:
-        """Let there be one more worker."""
-        with self._scheduler.lock:
-            self._target += 1
-        self.wake()
-        try:
-            yield
-        finally:
-            with self._scheduler.lock:
-                self._target -= 1
-            self._wake_all()
+    def _fewer_wanted(self) -> None:
+        self._wake_all()
 
     # -- ending ----------------------------------------------------------------------------------------------------------------
 
@@ -270,13 +223,8 @@ class ThreadBackend(Backend):
     def abort(self, *, force: bool) -> None:
         """Abandon the threads whose tasks run: nobody can stop them."""
         with self._scheduler.lock:
-            busy = [(worker, worker.task) for worker in self._workers if worker.task is not None]
-        for _, task in busy:
-            task.cancel_requested = True
-            if force:
-                error = TaskKilledError(f"task {task.name!r} was abandoned when its executor was stopped", task=task.name)
-                self.stop(task, error, "killed")
-                self._scheduler.fail(task, error, "killed")
+            busy = [worker.task for worker in self._workers if worker.task is not None]
+        self._give_up_all(busy, force=force)
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the workers that are not abandoned."""

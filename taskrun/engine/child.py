@@ -34,9 +34,7 @@ def become_child(parent: int, number: int, task: Task, settings: WorkerSettings,
     """Be the child that *parent* has just forked: run *task*, write the answer to the pipe *answers*, end."""
     status = 1
     try:
-        os.setpgid(0, 0)
-        posix.die_with(parent)
-        posix.reset_signals()
+        posix.leave_parent(parent)
         _free_import_locks()
         forget_exit_handlers()
         note_fork()

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from taskrun.engine import posix
 
 if TYPE_CHECKING:
-    from taskrun.engine.handle import Handle
+    from taskrun.engine.stopping import Stop
     from taskrun.errors import WorkerCrashedError
-    from taskrun.task import Task
+    from taskrun.task import Cause, Task
 
-__all__ = ["OutOfMemoryWatch", "crash_error", "how_it_ended"]
+__all__ = ["OutOfMemoryWatch", "crash_error", "get_ready", "how_it_ended", "read_stack", "verdict"]
+
+_MOST_STACK = 1 << 18
+_ENGINE = os.path.dirname(__file__)
+_OURS = (_ENGINE + os.sep, os.path.join(os.path.dirname(_ENGINE), "backends") + os.sep)
+
+
+class Dead(Protocol):
+    """What is known of a worker process that has died."""
+
+    pid: int | None
+    exit_status: int | None
+    stop: Stop | None
+
+    def stack(self) -> str | None: ...
 
 
 class OutOfMemoryWatch:
@@ -49,7 +64,25 @@ def get_ready() -> None:
     from taskrun.errors import WorkerCrashedError  # noqa: F401 - made at first use
 
 
-def crash_error(handle: Handle, task: Task, oom: bool | None, template_died: bool) -> WorkerCrashedError:
+def verdict(worker: Dead, task: Task, oom: bool | None, template_died: bool = False) -> tuple[BaseException, Cause]:
+    """Return the error of *task*, which was running when *worker* died, and its cause: it was stopped, or has crashed."""
+    stop = worker.stop
+    error = None if stop is None else stop.error_for(task)
+    if stop is None or error is None:
+        return crash_error(worker, task, oom, template_died), "crashed"
+    stack = worker.stack()
+    if stack and getattr(error, "stack", "") is None:
+        error.stack = stack  # type: ignore[attr-defined]
+    return error, stop.cause
+
+
+def read_stack(notes: int, start: int) -> str | None:
+    """Return the Python stack that a worker wrote into its *notes*, if it did, without the frames that are in every one."""
+    text = os.pread(notes, _MOST_STACK, start).decode("utf-8", "replace")
+    return "\n".join(line for line in text.splitlines() if not any(ours in line for ours in _OURS)).strip() or None
+
+
+def crash_error(handle: Dead, task: Task, oom: bool | None, template_died: bool) -> WorkerCrashedError:
     """Return the error for *task*, which was running when the worker of *handle* died."""
     from taskrun.errors import WorkerCrashedError
 

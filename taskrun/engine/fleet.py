@@ -54,16 +54,10 @@ class Fleet(Starting):
         template_died = handle.number in self._template_died
         for task in claimed:
             task.worker = handle.label
-            error = None if stop is None else stop.error_for(task)
-            if stop is not None and error is not None:
-                stack = handle.stack()
-                if stack and getattr(error, "stack", "") is None:
-                    error.stack = stack  # type: ignore[attr-defined]
-                self.outcomes.append((task, False, error, stop.cause, None))
-                continue
-            if not template_died:
+            error, cause = crash.verdict(handle, task, oom, template_died)
+            if cause == "crashed" and not template_died:
                 self.crashed.add(task.future)
-            self.outcomes.append((task, False, crash.crash_error(handle, task, oom, template_died), "crashed", None))
+            self.outcomes.append((task, False, error, cause, None))
 
     def _died_at_start(self, handle: Handle) -> None:
         how = f"worker {handle.label} {crash.how_it_ended(handle.exit_status)} while it started"

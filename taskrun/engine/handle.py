@@ -17,6 +17,7 @@ import time
 from typing import TYPE_CHECKING
 
 from taskrun.engine import channel, posix
+from taskrun.engine.crash import read_stack
 from taskrun.engine.worker import STACK_AT
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["Handle"]
 
 _INT = struct.Struct("i")
-_MOST_STACK = 1 << 18
-_ENGINE = os.path.dirname(__file__) + os.sep
 
 
 class Handle:
@@ -174,9 +173,7 @@ class Handle:
 
     def stack(self) -> str | None:
         """Return the Python stack that the worker wrote, if it did."""
-        text = os.pread(self.notes, _MOST_STACK, self._stack_from).decode("utf-8", "replace").strip()
-        # The worker's own loop, and the template's below it, are the same in every stack.
-        return "\n".join(line for line in text.splitlines() if _ENGINE not in line) or None
+        return read_stack(self.notes, self._stack_from)
 
     def has_stack(self) -> bool:
         """Return whether the worker has begun to write its stack."""

@@ -323,9 +323,7 @@ def _started(handle: Handle, pid: int) -> Event:
 def _become_forked_worker(parent: int, fds: list[int], serve: Callable[..., int]) -> None:
     status = 1
     try:
-        os.setpgid(0, 0)
-        posix.die_with(parent)
-        posix.reset_signals()
+        posix.leave_parent(parent)
         forget_exit_handlers()
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)

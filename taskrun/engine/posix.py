@@ -18,6 +18,7 @@ __all__ = [
     "close_all_but",
     "die_with",
     "exit_status",
+    "leave_parent",
     "memory_events",
     "recv_message",
     "reset_signals",
@@ -94,6 +95,13 @@ def reset_signals() -> None:
         except (OSError, ValueError):
             continue  # 32 and 33 belong to the C library
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def leave_parent(parent: int) -> None:
+    """Begin as a child that *parent* has forked: a process group of its own, its death, none of its signal handling."""
+    os.setpgid(0, 0)
+    die_with(parent)
+    reset_signals()
 
 
 def attach_standard_streams(out: int, err: int) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from taskrun.errors import TaskKilledError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from taskrun.engine.handle import Handle
     from taskrun.task import Cause, Task
 
 __all__ = ["STACK_PATIENCE", "Stop"]
@@ -21,6 +20,15 @@ STACK_PATIENCE = 0.05
 _KILL_AFTER = 0.3  # seconds between SIGTERM and SIGKILL
 _GONE_WITHIN = 3.0  # seconds; on a very busy machine the template, or the kernel, takes its time
 _TICK = 0.005
+
+
+class HasStack(Protocol):
+    """A worker process that can write its stack."""
+
+    def has_stack(self) -> bool: ...
+
+
+T = TypeVar("T", bound=HasStack)
 
 
 class Stop:
@@ -57,13 +65,13 @@ class Stop:
         message = f"task {task.name!r} was running when its executor was told to stop all workers"
         return TaskKilledError(message, task=task.name, attempt=task.number)
 
-    def kill(self, handle: Handle, now: float, send: Callable[[Handle, int], None]) -> None:
+    def kill(self, handle: T, now: float, send: Callable[[T, int], None]) -> None:
         """Send SIGKILL."""
         self.killed = True
         self.gone_by = now + _GONE_WITHIN
         send(handle, signal.SIGKILL)
 
-    def step(self, handle: Handle, now: float, send: Callable[[Handle, int], None]) -> float | None:
+    def step(self, handle: T, now: float, send: Callable[[T, int], None]) -> float | None:
         """Do what is due; return when to be called next (monotonic), or None."""
         if self.asked_at is None:
             if now < self.terminate_at:
@@ -73,7 +81,7 @@ class Stop:
             self.asked_at = now
             send(handle, signal.SIGTERM)
         if self.killed:
-            return None if self.gone_by == math.inf else self.gone_by
+            return self.gone_by if now < self.gone_by < math.inf else None
         when = self.asked_at + _KILL_AFTER
         if now < when:
             return None if when == math.inf else when

@@ -206,9 +206,7 @@ def _become_worker(template: int, streams: int, fds: list[int]) -> None:
     """
     status = 1
     try:
-        os.setpgid(0, 0)
-        posix.die_with(template)
-        posix.reset_signals()
+        posix.leave_parent(template)
         channel, rest = fds[:3], fds[3:]
         out = rest.pop(0) if streams & 1 else -1
         err = rest.pop(0) if streams & 2 else -1
