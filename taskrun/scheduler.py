@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import CancelledError
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -297,7 +297,8 @@ class Scheduler(Completing):
         count, made_up = self._waits.get(waiter, (0, None))
         if made_up is None:
             made_up = ExitStack()
-            made_up.enter_context(self._backend.one_more())
+            with suppress(RuntimeError):  # it waits in vain, and the standard library's functions cannot be told
+                made_up.enter_context(self._backend.one_more())
         self._waits[waiter] = (count + 1, made_up)
 
     def _end_waiting(self, waiter: object) -> None:

@@ -11,7 +11,7 @@ import concurrent.futures
 import os
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -25,6 +25,7 @@ from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Scheduler
@@ -213,13 +214,14 @@ class AdapterBackend(Backend):
     def owns_current_thread(self) -> bool:
         return getattr(self._inside, "task", None) is not None or self._feeder is threading.current_thread()
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """The threads are somebody else's, and there will not be one more: the last that is free must not wait."""
+    def waiting(self) -> AbstractContextManager[None]:
         refuse_waiting_in(self._feeder)
-        if not self._shares_memory or getattr(self._inside, "task", None) is None:
-            yield
-            return
+        inside = self._shares_memory and getattr(self._inside, "task", None) is not None
+        return self.one_more() if inside else nullcontext()
+
+    @contextmanager
+    def one_more(self) -> Iterator[None]:
+        """The threads are somebody else's, and there will not be one more: the last that is free must not wait."""
         with self._lock:
             self._waiting += 1
             stuck = self._waiting >= self._slots

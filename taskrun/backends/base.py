@@ -176,7 +176,10 @@ class Backend(ABC):
         return nullcontext()
 
     def one_more(self) -> AbstractContextManager[None]:
-        """Return the context in which one of the workers waits for tasks of this backend, and is made up for; in any thread."""
+        """Return the context in which one of the workers waits for tasks of this backend, and is made up for; in any thread.
+
+        Entering it raises RuntimeError where nobody would be left to run what is waited for.
+        """
         return nullcontext()
 
     @abstractmethod

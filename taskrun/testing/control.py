@@ -77,6 +77,19 @@ class ControlBehaviours(Behaviours):
         if really:
             assert not held.finished.exists()
 
+    def test_kill_and_timeout_really_stop_a_coroutine_where_they_say_so(self, tmp_path: Path) -> None:
+        with self.executor(max_workers=2) as ex:
+            if ex.capabilities.kill != "coroutines":
+                return  # the behaviours above ask the others
+            for number, limit in enumerate((None, 0.1)):
+                started, stopped = tmp_path / f"{number}.started", tmp_path / f"{number}.stopped"
+                future = ex.options(timeout=limit).submit(tasks.tell_when_stopped, str(started), str(stopped), self.patience)
+                if limit is None:
+                    self.until(started.exists)
+                    assert future.kill() is True
+                assert isinstance(future.exception(self.patience), (taskrun.TaskKilledError, taskrun.TaskTimeoutError))
+                self.until(lambda stopped=stopped: stopped.exists())  # type: ignore[misc]
+
     def test_kill_of_a_queued_task_is_cancel(self, tmp_path: Path) -> None:
         with self.executor(max_workers=1) as ex, self.held(ex, tmp_path):
             queued = ex.submit(tasks.add, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import functools
 import gc
 import threading
 import time
@@ -45,6 +46,30 @@ class ResultBehaviours(Behaviours):
             result = ex.submit(Point(1).moved).result(self.patience)
         assert type(result) is Point
         assert result.x == 2
+
+    def test_what_a_function_reads_is_what_it_is_when_the_task_leaves(self) -> None:
+        level = 1
+
+        class Reader:
+            offset = 10
+
+            def read(self) -> int:
+                return level + self.offset
+
+        @functools.cache
+        def cached() -> int:
+            return Reader().read()
+
+        def read() -> tuple[int, int]:
+            return Reader().read(), cached.__wrapped__()
+
+        with self.executor(max_workers=1) as ex:
+            assert ex.submit(read).result(self.patience) == (11, 11)
+            assert ex.submit(cached).result(self.patience) == 11
+            level = 2
+            assert ex.submit(read).result(self.patience) == (12, 12)
+            Reader.offset = 20
+            assert ex.submit(read).result(self.patience) == (22, 22)
 
     def test_keywords_named_like_ours_belong_to_the_user(self) -> None:
         with self.executor() as ex:

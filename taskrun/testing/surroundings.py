@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
 import taskrun
@@ -61,7 +64,35 @@ class SurroundingsBehaviours(Behaviours):
             inherits = not ex.capabilities.processes or ex.capabilities.pickles == "results"  # or a fork has copied everything
             assert there == ("submitter's" if inherits else "unset")
 
+    def test_a_task_that_waits_for_another_one_of_its_executor_does_not_wait_for_ever(self) -> None:
+        with self.executor(max_workers=1) as ex:
+            if ex.capabilities.processes or self.pickling(ex.capabilities.pickles):
+                return  # the executor does not travel: a task cannot wait for its own
+            for wait in (_result, _waited, _completed, _awaited):
+                future = ex.submit(wait, ex, self.patience)
+                error = future.exception(self.patience)
+                # Somebody else's threads cannot be made more: then it is told.
+                assert error is None or (isinstance(error, RuntimeError) and "same executor" in str(error))
+            assert ex.submit(tasks.add, 1).result(self.patience) == 1
+
     @pytest.mark.parametrize("inner", ["serial", "thread", "process"])
     def test_a_task_can_use_an_executor_of_its_own(self, inner: str) -> None:
         with self.executor() as ex:
             assert ex.submit(tasks.sum_on, inner, 5).result(self.patience) == 20
+
+
+def _result(ex: taskrun.Executor, patience: float) -> Any:
+    return ex.submit(tasks.add, 1).result(patience)
+
+
+def _waited(ex: taskrun.Executor, patience: float) -> Any:
+    return taskrun.wait([ex.submit(tasks.add, 1)], timeout=patience).done.pop().result()
+
+
+def _completed(ex: taskrun.Executor, patience: float) -> Any:
+    return next(iter(taskrun.as_completed([ex.submit(tasks.add, 1)], timeout=patience))).result()
+
+
+async def _awaited(ex: taskrun.Executor, patience: float) -> Any:
+    async with asyncio.timeout(patience):
+        return await ex.submit(tasks.add, 1)

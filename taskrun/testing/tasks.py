@@ -231,3 +231,12 @@ def fail_before_attempt(number: int) -> int:
     if task.attempt < number:
         raise OSError("not yet")
     return task.attempt
+
+
+async def tell_when_stopped(started: str, stopped: str, seconds: float) -> None:
+    write_line(started, "")
+    try:
+        await asyncio.sleep(seconds)
+    except asyncio.CancelledError:
+        write_line(stopped, "")
+        raise

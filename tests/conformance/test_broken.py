@@ -10,6 +10,7 @@ import inspect
 import itertools
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -24,6 +25,7 @@ from taskrun.testing import BackendConformance
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from taskrun.options import WorkerSettings
@@ -75,6 +77,31 @@ class Broken(ThreadBackend):
 
     def after(self, outcome: Outcome) -> Outcome | None:
         return outcome
+
+
+class Remembers(Broken):
+    """As a worker that answers from what a function gave the last time."""
+
+    known: ClassVar[dict[str, Any]] = {}
+
+    def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
+        self.known.clear()
+        super().start(scheduler, settings)
+
+    def after(self, outcome: Outcome) -> Outcome:
+        task, succeeded, value, cause, run = outcome
+        return task, succeeded, self.known.setdefault(task.name, value) if succeeded else value, cause, run
+
+
+class NeverMakesUp(Broken):
+    def waiting(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    one_more = waiting
+
+
+class ClaimsToStopCoroutines(Broken):
+    capabilities = replace(ThreadBackend.capabilities, kill="coroutines")
 
 
 class KeepsOutcomes(Broken):
@@ -307,6 +334,7 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_result_of_a_call_with_all_kinds_of_arguments": (WrongValue, Silent),
     "test_lambdas_and_closures": (WrongValue,),
     "test_local_classes_keep_their_identity": (ClonesClasses,),
+    "test_what_a_function_reads_is_what_it_is_when_the_task_leaves": (Remembers,),
     "test_keywords_named_like_ours_belong_to_the_user": (WrongValue,),
     "test_coroutine_functions_are_awaited": (CoroutinesNotAwaited,),
     "test_many_tasks_each_once": (Forgetful, WrongValue),
@@ -354,6 +382,7 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_thousands_cancelled_at_once_leave_nothing_queued": (CountsTheDead,),
     "test_a_running_task_learns_that_it_was_asked_to_cancel": (NoCurrentTask,),
     "test_kill_stops_a_task_that_runs": (NeverStops,),
+    "test_kill_and_timeout_really_stop_a_coroutine_where_they_say_so": (ClaimsToStopCoroutines,),
     "test_kill_of_a_queued_task_is_cancel": (PullsAhead,),
     "test_timeout_fails_the_future_and_restores_the_slot": (NeverStops,),
     "test_an_attempt_that_was_stopped_has_its_record": (NeverStops, ForgetsTheWorker),
@@ -372,6 +401,7 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_a_task_knows_its_name_and_its_deadline": (NoCurrentTask,),
     "test_context_variables": (NoContext,),
     "test_in_this_process_all_context_variables_are_the_submitters": (NoContext,),
+    "test_a_task_that_waits_for_another_one_of_its_executor_does_not_wait_for_ever": (NeverMakesUp,),
     "test_a_task_can_use_an_executor_of_its_own": (WrongValue,),
     # workers
     "test_max_workers_must_be_positive": (WrongValue,),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jobs
-from patience import eventually, gone
+from patience import PATIENCE, eventually, gone
 
 import taskrun
 
@@ -66,9 +66,11 @@ def test_an_old_worker_is_replaced_even_if_it_is_never_idle(make: Callable) -> N
     with make(max_workers=1, max_age_per_child=0.1) as ex:
         pids = set()
         futures = [ex.submit(jobs.pid) for _ in range(300)]
-        while len(pids) < 3:  # for ever, if it were not so
+        end = time.monotonic() + PATIENCE
+        while len(pids) < 3 and time.monotonic() < end:
             pids.add(futures.pop(0).result())
             futures.append(ex.submit(jobs.pid))  # the queue is never empty
+    assert len(pids) == 3
 
 
 def test_idle_workers_end_and_come_back_when_needed(make: Callable) -> None:

@@ -102,11 +102,13 @@ class TestResults:
 
     @everywhere
     def test_one_that_was_handed_out_is_kept_by_nobody(self, make: Any, kind: str) -> None:
-        results = make(kind).map(kinds.make_thing, range(10))
-        for thing in results:
+        handed_out = 0
+        for thing in make(kind).map(kinds.make_thing, range(10)):
             gone = weakref.ref(thing)
+            handed_out += 1
             del thing
             until(lambda gone=gone: gone() is None)
+        assert handed_out == 10
 
     @everywhere
     def test_they_can_be_read_when_the_executor_is_shut_down_or_gone(self, make: Any, kind: str) -> None:
@@ -175,6 +177,7 @@ class TestErrors:
             except LookupError as error:
                 gone.append(weakref.ref(error))
             del payload
+            assert len(gone) == 2
             until(lambda: [ref() for ref in gone] == [None, None])
 
 
