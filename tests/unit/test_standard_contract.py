@@ -244,8 +244,7 @@ class TestReferences:
         del future
         until(lambda: gone() is None)
 
-    # Not on `serial`, where the frames of the caller are below those of the task: a cycle, for the collector to find.
-    @pytest.mark.parametrize("kind", ["standard", "thread", "process", "asyncio"])
+    @everywhere
     def test_an_exception_and_what_its_traceback_holds_end_with_the_future(self, make: Any, kind: str) -> None:
         ex = make(kind)
         with no_collector():
