@@ -22,12 +22,16 @@ from taskrun.reach import is_cached_function
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from taskrun.completing import Outcome
+    from taskrun.task import Task
+
 __all__ = [
     "dump_arguments",
     "dump_function",
     "dump_result",
     "load_arguments",
     "load_function",
+    "load_outcome",
     "load_result",
     "note_fork",
 ]
@@ -102,6 +106,14 @@ def load_arguments(data: bytes, *, task: str | None = None, side: Side = "worker
 def load_result(data: bytes, *, task: str | None = None, side: Side = "parent") -> Any:
     """Undo `dump_result`. Raises SerializationError."""
     return _load(data, "result", task, side)
+
+
+def load_outcome(task: Task, data: bytes, run: tuple[Any, ...] | None) -> Outcome:
+    """Return the outcome of *task*, which has sent its result: that, or an error of its own if it does not unpickle."""
+    try:
+        return task, True, load_result(data, task=task.name), None, run
+    except BaseException as error:  # SerializationError
+        return task, False, error, "serialization", run
 
 
 def dump_upward(value: Any) -> bytes:

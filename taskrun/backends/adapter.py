@@ -147,9 +147,9 @@ class AdapterBackend(Backend):
         elif error is not None:
             self._scheduler.fail(task, error, "raised")
         elif not self._shares_memory:
-            from taskrun.backends.pickled_call import load_outcome
+            from taskrun.backends.pickled_call import load_answer
 
-            self._scheduler.settle((load_outcome(task, inner.result()),))
+            self._scheduler.settle((load_answer(task, inner.result()),))
 
     def _crash(self, task: Task, error: BaseException) -> BaseException:
         from taskrun.errors import WorkerCrashedError

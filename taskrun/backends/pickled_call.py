@@ -1,6 +1,6 @@
 """One attempt as bytes, for wherever it runs: what backends on foreign workers, and `serial` with check_pickle, share.
 
-`dump_call` here, `run_pickled_call` there, `load_outcome` here again. Only bytes and numbers travel, so that whatever carries
+`dump_call` here, `run_pickled_call` there, `load_answer` here again. Only bytes and numbers travel, so that whatever carries
 them cannot fail on the user's objects.
 """
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskrun.backends.soft_timeout import SoftTimeout
 from taskrun.coroutines import CoroutineRunner
-from taskrun.errors import SerializationError, TaskTimeoutError
+from taskrun.errors import TaskTimeoutError
 from taskrun.exceptions import dump_exception, load_exception
 from taskrun.reach import new_moment
 from taskrun.serialization import (
@@ -25,7 +25,7 @@ from taskrun.serialization import (
     dump_result,
     load_arguments,
     load_function,
-    load_result,
+    load_outcome,
 )
 from taskrun.task import Cause, CurrentTask, entered
 from taskrun.timer import Timer
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from taskrun.scheduler import Outcome
     from taskrun.task import Task
 
-__all__ = ["Answer", "Payload", "dump_call", "load_outcome", "run_pickled_call"]
+__all__ = ["Answer", "Payload", "dump_call", "load_answer", "run_pickled_call"]
 
 Payload = tuple[bytes, bytes, bytes]
 """Pickled: what identifies the attempt; the function; the arguments."""
@@ -133,13 +133,8 @@ def _cost(started: float, cpu: float) -> tuple[str, float, float, float]:
     return worker, started, time.monotonic() - started, time.thread_time() - cpu
 
 
-def load_outcome(task: Task, answer: Answer) -> Outcome:
+def load_answer(task: Task, answer: Answer) -> Outcome:
     """Return what `run_pickled_call` answered as an outcome. Raises nothing."""
     succeeded, data, cause, cost = answer
     run = (*cost, None)
-    if not succeeded:
-        return task, False, load_exception(data), cause, run
-    try:
-        return task, True, load_result(data, task=task.name), None, run
-    except SerializationError as error:
-        return task, False, error, "serialization", run
+    return load_outcome(task, data, run) if succeeded else (task, False, load_exception(data), cause, run)

@@ -135,7 +135,7 @@ class SerialBackend(Backend):
         return call(self._scheduler, task, threading.current_thread().name, runner)
 
     def _call_pickled(self, task: Task) -> Outcome:
-        from taskrun.backends.pickled_call import dump_call, load_outcome, run_pickled_call
+        from taskrun.backends.pickled_call import dump_call, load_answer, run_pickled_call
 
         try:
             payload = dump_call(task, [])
@@ -143,7 +143,7 @@ class SerialBackend(Backend):
             return task, False, error, "serialization", None
         context = task.context
         answer = run_pickled_call(payload) if context is None else context.copy().run(run_pickled_call, payload)
-        return load_outcome(task, answer)
+        return load_answer(task, answer)
 
     def stop(self, task: Task, error: BaseException, cause: Literal["timeout", "killed"]) -> bool:
         """The task runs in the caller: nobody can stop it."""

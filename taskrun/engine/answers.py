@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from taskrun.engine import channel
 from taskrun.exceptions import load_exception
-from taskrun.serialization import load_result
+from taskrun.serialization import load_outcome
 
 if TYPE_CHECKING:
     from taskrun.engine.dispatch import Dispatcher
     from taskrun.engine.fleet import Fleet
     from taskrun.engine.handle import Handle
     from taskrun.engine.poller import Poller
-    from taskrun.scheduler import Outcome, Scheduler
+    from taskrun.scheduler import Scheduler
     from taskrun.task import Cause, Task
 
 __all__ = ["Answers"]
@@ -81,7 +81,7 @@ class Answers:
                 try:
                     outcomes.append((task, True, loads(payload), None, run))
                 except BaseException:  # the user's __setstate__ may raise anything, SystemExit included
-                    outcomes.append(_unreadable(task, payload, run))
+                    outcomes.append(load_outcome(task, bytes(payload), run))  # again, for an error that names the task
             else:
                 outcomes.append((task, False, load_exception(bytes(payload)), _CAUSES[kind], run))
             if handle.stop is not None:
@@ -99,11 +99,3 @@ class Answers:
             self._fleet.ready(handle, rss)
         elif kind == channel.NOT_READY:
             self._fleet.not_ready(handle, bytes(payload))
-
-
-def _unreadable(task: Task, payload: bytes | bytearray, run: tuple[Any, ...]) -> Outcome:
-    """Return the outcome for a result that did not unpickle: a second try, to have the error say which task it was."""
-    try:
-        return task, True, load_result(bytes(payload), task=task.name), None, run
-    except BaseException as error:  # SerializationError
-        return task, False, error, "serialization", run

@@ -14,7 +14,7 @@ from taskrun.engine.child import become_child
 from taskrun.engine.crash import read_stack
 from taskrun.engine.launch import fork_warning_ignored
 from taskrun.exceptions import load_exception
-from taskrun.serialization import load_result
+from taskrun.serialization import load_outcome
 
 if TYPE_CHECKING:
     from taskrun.engine.stopping import Stop
@@ -103,10 +103,7 @@ class ForkedChild:
         run: tuple[Any, ...] = (self.label, started, duration, cpu, rss)
         if kind != DONE:
             return self.task, False, load_exception(data), _CAUSES[kind], run
-        try:
-            return self.task, True, load_result(data, task=self.task.name), None, run
-        except BaseException as error:  # SerializationError
-            return self.task, False, error, "serialization", run
+        return load_outcome(self.task, data, run)
 
     def note_cancel(self) -> None:
         """Let `current_task().cancelled` be true in the child."""

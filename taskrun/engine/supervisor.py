@@ -127,6 +127,9 @@ class Supervisor:
         heard.set()
         self._fleet.stop(task, error, cause)
 
+    def _take_back_in(self, tasks: list[Task]) -> None:
+        self._fleet.returned += tasks  # looked up now: it is another list after each report
+
     def _stop_from_outside(self, task: Task, error: BaseException, cause: Cause, heard: threading.Event) -> None:
         if heard.is_set() or task.settled:
             return
@@ -134,7 +137,7 @@ class Supervisor:
             place = task.place
             if not isinstance(place, Handle) or place.dead or place.pidfd < 0:
                 return
-            self.tell(self._fleet.returned.extend, place.take_back())  # the signal must not hit the next one
+            self.tell(self._take_back_in, place.take_back())  # the signal must not hit the next one
             if not place.works_on(task):
                 return
             with contextlib.suppress(OSError):

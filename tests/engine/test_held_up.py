@@ -22,10 +22,13 @@ class Held:
 
     def __init__(self) -> None:
         self.reached, self.go = threading.Event(), threading.Event()
+        self.fails = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         self.reached.set()
         self.go.wait(PATIENCE)
+        if self.fails:
+            raise ValueError("not to be pickled")
         return int, (1,)
 
 
@@ -36,7 +39,7 @@ def held() -> Iterator[Held]:
     made.go.set()
 
 
-def stand_still(ex: taskrun.Executor, held: Held) -> taskrun.Future[str]:
+def stand_still(ex: Any, held: Held) -> taskrun.Future[str]:
     """Have the I/O thread pickle *held*; returns the future of that task."""
     future = ex.submit(str, held)
     assert held.reached.wait(PATIENCE)
@@ -82,3 +85,27 @@ def test_a_task_that_has_answered_meanwhile_keeps_its_answer(make: Callable, hel
         assert holds.exception(PATIENCE) is None
         assert last.result(PATIENCE) == "1"
         assert os.path.exists(f"/proc/{pid}")
+
+
+def test_what_was_behind_it_on_its_worker_runs_all_the_same(
+    make: Callable, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Else it would run elsewhere a few milliseconds after its worker is overdue.
+    monkeypatch.setattr("taskrun.engine.dispatch.Dispatcher.reclaim_overdue", lambda *_: None)
+    first = Held()
+    with make(max_workers=2) as ex:
+        quick = ex.options(chunksize=2)
+        assert list(quick.map(jobs.double, range(50))) == [2 * n for n in range(50)]
+        begin = stand_still(quick, first)
+        slow = quick.options(timeout=1.0).submit(time.sleep, 60)
+        behind = [quick.submit(jobs.double, n) for n in range(3)]  # the first of them in one batch with the slow one
+        first.go.set()
+        assert begin.result(PATIENCE) == "1"
+        assert eventually(slow.running)
+        assert not behind[0].done()
+        held.fails = True  # so that the thread has something else to report before it hears of what was taken back
+        last = stand_still(ex, held)
+        assert isinstance(slow.exception(PATIENCE), taskrun.TaskTimeoutError)
+        held.go.set()
+        assert isinstance(last.exception(PATIENCE), taskrun.SerializationError)
+        assert [future.result(PATIENCE) for future in behind] == [0, 2, 4]
