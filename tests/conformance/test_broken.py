@@ -36,9 +36,10 @@ if TYPE_CHECKING:
 class _Meddler:
     """The scheduler that a broken backend's inner workings see."""
 
-    def __init__(self, scheduler: Scheduler, backend: Broken) -> None:
+    def __init__(self, scheduler: Scheduler, backend: Broken, settings: WorkerSettings) -> None:
         self._scheduler = scheduler
         self._backend = backend
+        self.settings = settings
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._scheduler, name)
@@ -71,7 +72,8 @@ class Broken(ThreadBackend):
     """Settings that it puts in the place of the user's."""
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
-        super().start(_Meddler(scheduler, self), replace(settings, **self.worse))  # type: ignore[arg-type]
+        settings = replace(settings, **self.worse)
+        super().start(_Meddler(scheduler, self, settings), settings)  # type: ignore[arg-type]
 
     def before(self, task: Task) -> None: ...
 
@@ -183,8 +185,7 @@ class CoroutinesNotAwaited(Broken):
 
 
 class NoInitializer(Broken):
-    def _initialize(self) -> bool:
-        return True
+    worse: ClassVar = {"initializer": None}
 
 
 class NeverStops(Broken):
