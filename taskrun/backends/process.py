@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from taskrun.backends.base import Backend, Capabilities, refuse_waiting_in
-from taskrun.errors import ConfigError, UnsafeForkWarning
-from taskrun.threads import threads_of_others
+from taskrun.backends.start_methods import MP_CONTEXT, chosen_method, warn_of_threads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextlib import AbstractContextManager
 
-    from taskrun.engine.launch import StartMethod
     from taskrun.engine.supervisor import Supervisor
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Scheduler
     from taskrun.task import Cause, Task
 
 __all__ = ["ProcessBackend"]
-
-_METHODS: tuple[StartMethod, ...] = ("forkserver", "spawn", "fork")
 
 
 class ProcessBackend(Backend):
@@ -41,7 +36,7 @@ class ProcessBackend(Backend):
     )
     option_names: ClassVar[Mapping[str, str]] = {
         "start_method": 'how workers are made: "forkserver" (default: from a small template process), "spawn" or "fork"',
-        "mp_context": "the standard executors' synonym: a multiprocessing context, or the name of its start method",
+        **MP_CONTEXT,
     }
 
     def __init__(self) -> None:
@@ -59,10 +54,10 @@ class ProcessBackend(Backend):
         from taskrun.engine.supervisor import Supervisor
         from taskrun.engine.surroundings import locate_context_vars
 
-        method = _start_method(settings)
+        method = chosen_method(settings)
         context_vars = locate_context_vars(settings.context_vars)
         if method == "fork":
-            _warn_of_threads()
+            warn_of_threads('start_method="fork"', 'the default start_method="forkserver"')
         self._pid = os.getpid()
         self._supervisor = Supervisor(scheduler, settings, method, context_vars)
 
@@ -120,43 +115,3 @@ class ProcessBackend(Backend):
 
     def workers(self) -> list[str]:
         return [] if self._supervisor is None else self._supervisor.labels()
-
-
-def _start_method(settings: WorkerSettings) -> StartMethod:
-    """Return the start method that the options name. Raises ConfigError."""
-    options = settings.backend_options
-    chosen = options.get("start_method")
-    synonym = options.get("mp_context")
-    if synonym is not None and not isinstance(synonym, str):
-        ask = getattr(synonym, "get_start_method", None)
-        if ask is None:
-            raise ConfigError(
-                f"mp_context={synonym!r} is not a multiprocessing context; allowed: one from "
-                f"multiprocessing.get_context(), or one of {', '.join(_METHODS)}",
-                setting="mp_context",
-                allowed=_METHODS,
-            )
-        synonym = ask()
-    if chosen is not None and synonym is not None and chosen != synonym:
-        raise ConfigError(
-            f"start_method={chosen!r} and mp_context ({synonym!r}) contradict each other; give one of them",
-            setting="start_method",
-            allowed=_METHODS,
-        )
-    method = chosen if chosen is not None else synonym if synonym is not None else "forkserver"
-    for known in _METHODS:
-        if method == known:
-            return known
-    setting = "start_method" if chosen is not None else "mp_context"
-    raise ConfigError(f"{setting}={method!r} is unknown; allowed: {', '.join(_METHODS)}", setting=setting, allowed=_METHODS)
-
-
-def _warn_of_threads() -> None:
-    others = threads_of_others()
-    if others:
-        warnings.warn(
-            f'start_method="fork" with other threads running ({", ".join(others[:5])}): locks they hold at that moment stay '
-            'locked in the workers; use the default start_method="forkserver"',
-            UnsafeForkWarning,
-            stacklevel=5,
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,11 +12,7 @@ if TYPE_CHECKING:
     from taskrun.errors import WorkerCrashedError
     from taskrun.task import Cause, Task
 
-__all__ = ["OutOfMemoryWatch", "crash_error", "get_ready", "how_it_ended", "read_stack", "verdict"]
-
-_MOST_STACK = 1 << 18
-_ENGINE = os.path.dirname(__file__)
-_OURS = (_ENGINE + os.sep, os.path.join(os.path.dirname(_ENGINE), "backends") + os.sep)
+__all__ = ["OutOfMemoryWatch", "crash_error", "get_ready", "how_it_ended", "verdict"]
 
 
 class Dead(Protocol):
@@ -74,12 +69,6 @@ def verdict(worker: Dead, task: Task, oom: bool | None, template_died: bool = Fa
     if stack and getattr(error, "stack", "") is None:
         error.stack = stack  # type: ignore[attr-defined]
     return error, stop.cause
-
-
-def read_stack(notes: int, start: int) -> str | None:
-    """Return the Python stack that a worker wrote into its *notes*, if it did, without the frames that are in every one."""
-    text = os.pread(notes, _MOST_STACK, start).decode("utf-8", "replace")
-    return "\n".join(line for line in text.splitlines() if not any(ours in line for ours in _OURS)).strip() or None
 
 
 def crash_error(handle: Dead, task: Task, oom: bool | None, template_died: bool) -> WorkerCrashedError:

@@ -16,9 +16,7 @@ import termios
 import time
 from typing import TYPE_CHECKING
 
-from taskrun.engine import channel, posix
-from taskrun.engine.crash import read_stack
-from taskrun.engine.worker import STACK_AT
+from taskrun.engine import channel, notes, posix
 
 if TYPE_CHECKING:
     from taskrun.engine.stopping import Stop
@@ -43,8 +41,7 @@ class Handle:
             self.theirs.append(theirs.detach())
             ours.setblocking(False)
             self.tokens_out, self.tokens_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-            self.notes = os.memfd_create(f"taskrun-worker-{number}", os.MFD_CLOEXEC)
-            os.ftruncate(self.notes, STACK_AT)
+            self.notes = notes.new_notes(f"taskrun-worker-{number}")
             self.theirs += [os.dup(self.tokens_out)]
             self.theirs += [os.dup(self.notes)]
         except BaseException:  # no descriptor is left: nothing must stay behind
@@ -85,7 +82,7 @@ class Handle:
         """A task that it is known to have claimed."""
         self.unresponsive = False
         """Did not claim a task in time (stopped, swapped out): the last choice until it answers again."""
-        self._stack_from = STACK_AT
+        self._stack_from = notes.STACK_AT
         self.rss = 0
         self.exit_status: int | None = None
 
@@ -169,19 +166,19 @@ class Handle:
 
     def note_cancel(self, sequence: int) -> None:
         """Let `current_task().cancelled` of that task be true."""
-        os.pwrite(self.notes, (sequence + 1).to_bytes(8, "little"), 0)
+        notes.ask_to_cancel(self.notes, sequence)
 
     def stack(self) -> str | None:
         """Return the Python stack that the worker wrote, if it did."""
-        return read_stack(self.notes, self._stack_from)
+        return notes.read_stack(self.notes, self._stack_from)
 
     def has_stack(self) -> bool:
         """Return whether the worker has begun to write its stack."""
-        return os.fstat(self.notes).st_size > self._stack_from
+        return notes.has_stack(self.notes, self._stack_from)
 
     def forget_stack(self) -> None:
         """What was written so far belongs to a task that is over."""
-        self._stack_from = max(STACK_AT, os.fstat(self.notes).st_size)
+        self._stack_from = max(notes.STACK_AT, os.fstat(self.notes).st_size)
 
     # -- end -------------------------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from taskrun.coroutines import CoroutineRunner
-from taskrun.engine import channel, posix, surroundings
+from taskrun.engine import channel, notes, posix, surroundings
 from taskrun.engine.alarm import SoftAlarm
 from taskrun.engine.ending import flush, run_exit_handlers
 from taskrun.exceptions import dump_exception
@@ -33,33 +33,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-__all__ = ["STACK_AT", "Worker", "main", "serve"]
-
-STACK_AT = 4096
-"""Where stacks begin in the worker's notes; the first eight bytes hold the number of the task asked to cancel, plus one."""
+__all__ = ["Worker", "main", "serve"]
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _RSS_EVERY = 0.02  # seconds between looks at the resident size: a look costs as much as a tiny task
 _RSS_AFTER = 0.001  # seconds that a task has taken, for which one is worth it
 _EXTRAS = struct.Struct("<I")
 _NO_ALARM = nullcontext()
-
-
-class _Claimed:
-    """Tells `current_task().cancelled` what the parent wrote into this worker's notes."""
-
-    __slots__ = ("_notes", "_sequence")
-
-    def __init__(self, notes: int, sequence: int) -> None:
-        self._notes = notes
-        self._sequence = sequence
-
-    @property
-    def cancel_requested(self) -> bool:
-        try:
-            return int.from_bytes(os.pread(self._notes, 8, 0), "little") == self._sequence + 1
-        except OSError:  # in a process that the task has forked: it has no channel
-            return False
 
 
 def serve(channel_fd: int, tokens_fd: int, notes_fd: int) -> int:
@@ -74,10 +54,10 @@ def serve(channel_fd: int, tokens_fd: int, notes_fd: int) -> int:
 class Worker:
     """One worker process. All of it runs in the main thread."""
 
-    def __init__(self, sock: socket.socket, tokens: int, notes: int) -> None:
+    def __init__(self, sock: socket.socket, tokens: int, notes_fd: int) -> None:
         self._sock = sock
         self._tokens = tokens
-        self._notes = notes
+        self._notes = notes_fd
         self._reader = channel.FrameReader(sock, channel.TASK_HEADER)
         self._frames: deque[tuple[tuple[int, ...], bytes | bytearray]] = deque()
         self._functions: dict[int, Any] = {}  # by slot: what dump_function made, replaced by the function at first use
@@ -97,13 +77,9 @@ class Worker:
 
     def begin(self) -> bool:
         """Take the parent's surroundings over and run the initializer; False when that failed (the parent is told)."""
-        import faulthandler
-
         os.register_at_fork(after_in_child=self._in_forked_child)
         signal.signal(signal.SIGINT, self._on_interrupt)
-        os.lseek(self._notes, STACK_AT, os.SEEK_SET)
-        faulthandler.enable(file=self._notes, all_threads=True)
-        faulthandler.register(posix.STACK_SIGNAL, file=self._notes, all_threads=True, chain=False)
+        notes.prepare_stack(self._notes)
         self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
         self._running = True  # the initializer is the user's code too
         try:
@@ -214,7 +190,7 @@ class Worker:
             return
         started = time.monotonic()
         deadline = started + timeout if timeout else None
-        current = CurrentTask(name, index, attempt, deadline, self._root, _Claimed(self._notes, sequence))
+        current = CurrentTask(name, index, attempt, deadline, self._root, notes.Asked(self._notes, sequence))
         alarm = SoftAlarm(soft, current, self._runner, globals(), type(self)._call.__code__) if soft else None
         try:
             self._running = True

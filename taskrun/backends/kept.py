@@ -1,0 +1,258 @@
+"""What the backends share that make processes of their own: one thread, the *keeper*, makes, watches and stops them.
+
+Others speak to the keeper through a deque and a descriptor that wakes it. It runs none of the user's code, and does not die.
+`_processes` is its own, and is read by others under the scheduler's lock.
+
+What the kernel is asked for is in `engine.posix`; how a process is stopped, and what its death is made into, the engine's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import threading
+import time
+from abc import abstractmethod
+from collections import deque
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from taskrun import lifetime
+from taskrun.backends.base import Backend, refuse_waiting_in
+from taskrun.threads import OwnThread, call_soon
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from taskrun.engine.kept import KeptProcess
+    from taskrun.options import WorkerSettings
+    from taskrun.scheduler import Scheduler
+    from taskrun.task import Cause, Task
+
+__all__ = ["KeptBackend"]
+
+P = TypeVar("P", bound="KeptProcess")
+
+_log = logging.getLogger("taskrun")
+
+
+class KeptBackend(Backend, Generic[P]):
+    """A subclass says how tasks are handed over (`_room`, `_feed`) and what the descriptors of a process tell (`_heard`)."""
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        from taskrun.engine.posix import supported
+
+        missing = supported()
+        return None if missing is None else f'the {cls.name} backend needs {missing}; use backend="thread" here'
+
+    def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
+        """Start the keeper."""
+        from taskrun.engine.crash import OutOfMemoryWatch, get_ready
+
+        self._scheduler = scheduler
+        self._settings = settings
+        self._pid = os.getpid()
+        self._processes: dict[int, P] = {}  # by number
+        self._by_fd: dict[int, P] = {}
+        self._number = 0
+        self._not_before = 0.0  # no process is made before, after a failure
+        self._failures = 0
+        self._closing = False
+        self._wishes: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._asleep = False
+        self._memory = OutOfMemoryWatch()
+        get_ready()
+        self._alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poll = select.poll()
+        self._poll.register(self._alarm, select.POLLIN)
+        self._keeper = OwnThread(f"{settings.name}-keeper", self._keep)
+        try:
+            self._keeper.start()
+        except BaseException:
+            os.close(self._alarm)
+            raise
+
+    # -- what a subclass says --------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _room(self) -> bool:
+        """Return whether something could be done now for a task that waits."""
+
+    @abstractmethod
+    def _feed(self) -> None:
+        """Hand over what can be handed over now, and make processes for the rest."""
+
+    @abstractmethod
+    def _heard(self, process: P, fd: int) -> None:
+        """See what *fd*, which belongs to *process* and was given to `_watch`, has to tell."""
+
+    def _due(self, now: float) -> list[float]:
+        """Do what is due besides stopping processes; return when to look again (monotonic)."""
+        return []
+
+    def _is_over(self) -> bool:
+        """Return whether everything was done, after `shutdown`."""
+        return not self._processes and not self._scheduler.queued
+
+    def _still_runs(self, process: P) -> bool:
+        """Return whether the outcome of the task of *process* is not known yet."""
+        return process.task is not None
+
+    # -- getting workers to work -----------------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        if self._asleep:
+            self._ring()
+
+    def _ring(self) -> None:
+        self._asleep = False
+        with contextlib.suppress(OSError):  # all is over
+            os.eventfd_write(self._alarm, 1)
+
+    def _tell(self, wish: Callable[..., object], *args: Any) -> None:
+        """Have the keeper call ``wish(*args)`` soon. Safe anywhere: it only appends and rings."""
+        self._wishes.append((wish, args))
+        self.wake()
+
+    def _keep(self) -> None:
+        while True:
+            try:
+                if not self._turn():
+                    break
+            except BaseException:
+                # This thread must not die: every open future depends on it. What runs is stopped, and its end seen to.
+                _log.exception("error in the keeper of %s", self._settings.name)
+                self._abort(force=True)
+        self._poll.unregister(self._alarm)
+        os.close(self._alarm)
+
+    def _turn(self) -> bool:
+        """Do everything there is to do, then wait for news; False when all is over."""
+        while self._wishes:
+            wish, args = self._wishes.popleft()
+            wish(*args)
+            del wish, args
+        self._feed()
+        if self._closing and self._is_over():
+            return False
+        self._asleep = True
+        timeout = 0 if self._wishes or self._room() else self._tick()
+        for fd, _ in self._poll.poll(timeout):
+            self._asleep = False
+            if fd == self._alarm:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(fd)
+            elif fd in self._by_fd:
+                self._heard(self._by_fd[fd], fd)
+        self._asleep = False
+        return True
+
+    def _tick(self) -> float | None:
+        """Do what is due; return the milliseconds until there is something to do again, None: whenever somebody rings."""
+        now = time.monotonic()
+        times = self._due(now)
+        for process in list(self._processes.values()):
+            if process.stop is not None and process.pidfd >= 0:
+                when = process.stop.step(process, now, _signal)
+                if when is not None:
+                    times.append(when)
+        if self._not_before > now:
+            times.append(self._not_before)
+        return max(0.0, min(times) - now) * 1000 + 1 if times else None
+
+    def _watch(self, process: P, fd: int) -> None:
+        self._by_fd[fd] = process
+        self._poll.register(fd, select.POLLIN)
+
+    def _forget(self, fd: int) -> None:
+        if self._by_fd.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+
+    def _start_failed(self, error: BaseException) -> None:
+        """Wait a little before the next try; give up if there is no process and it failed too often in a row."""
+        if isinstance(error, RuntimeError) and lifetime.exiting():  # Python 3.12.0 to 3.12.2: neither threads nor forks
+            _log.warning("the tasks of %s that have not begun are cancelled: %s", self._settings.name, error)
+            self._scheduler.close(cancel_futures=True)
+            return
+        self._failures += 1
+        self._not_before = time.monotonic() + min(0.05 * 2**self._failures, 1.0)
+        if not self._processes and self._failures > 8:
+            self._scheduler.break_down(f"no process can be started, {self._failures} times in a row: {error}", error)
+
+    # -- stopping --------------------------------------------------------------------------------------------------------------
+
+    def stop(self, task: Task, error: BaseException, cause: Literal["timeout", "killed"]) -> bool:
+        self._tell(self._stop, task, error, cause)
+        return True
+
+    def _stop(self, task: Task, error: BaseException, cause: Cause) -> None:
+        from taskrun.engine.stopping import STACK_PATIENCE, Stop
+
+        process = next((each for each in self._processes.values() if each.task is task), None)
+        if process is None:
+            if cause == "killed" and not task.settled:
+                # It was given back: it is pending, and killing what is pending is cancelling it.
+                call_soon(task.future.cancel)
+        elif process.stop is None and self._still_runs(process):
+            process.stop = Stop(task, error, cause, time.monotonic(), STACK_PATIENCE)
+            process.ask_for_stack()
+
+    def notice_cancel(self, task: Task) -> None:
+        with self._scheduler.lock:
+            for process in self._processes.values():
+                if process.task is task:
+                    process.note_cancel()
+
+    # -- waiting ---------------------------------------------------------------------------------------------------------------
+
+    def owns_current_thread(self) -> bool:
+        return threading.current_thread() is self._keeper
+
+    def waiting(self) -> AbstractContextManager[None]:
+        refuse_waiting_in(self._keeper)
+        return contextlib.nullcontext()
+
+    # -- ending ----------------------------------------------------------------------------------------------------------------
+
+    def shutdown(self) -> None:
+        self._closing = True
+        self._tell(_nothing)
+
+    def abort(self, *, force: bool) -> None:
+        self._tell(self._abort, force)
+
+    def _abort(self, force: bool) -> None:
+        from taskrun.engine.stopping import Stop
+
+        now = time.monotonic()
+        for process in self._processes.values():
+            if process.stop is None:
+                process.stop = Stop.of_everything(now)
+                if not force:
+                    process.signal(signal.SIGTERM)
+            if force and not process.stop.killed:
+                process.stop.kill(process, now, _signal)
+
+    def join(self, timeout: float | None = None) -> bool:
+        if os.getpid() != self._pid:
+            return True  # in a forked child there is nobody to wait for
+        if self._keeper is threading.current_thread():
+            return False
+        self._keeper.join(timeout)
+        return not self._keeper.is_alive()
+
+    def workers(self) -> list[str]:
+        with self._scheduler.lock:
+            return [process.label for process in self._processes.values() if process.label]
+
+
+def _signal(process: KeptProcess, number: int) -> None:
+    process.signal(number)
+
+
+def _nothing() -> None:
+    """Only to be woken."""

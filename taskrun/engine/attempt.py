@@ -1,0 +1,91 @@
+"""One attempt in the main thread of a worker process, from its function and arguments to its outcome as bytes.
+
+For the backends whose worker processes run one task at a time; the worker of `process` has a faster loop of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import nullcontext
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from taskrun.engine import surroundings
+from taskrun.engine.alarm import SoftAlarm
+from taskrun.engine.answer import DONE, LATE, RAISED, UNSENDABLE
+from taskrun.engine.ending import flush
+from taskrun.exceptions import dump_exception
+from taskrun.serialization import dump_result
+from taskrun.task import CurrentTask, entered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextvars import Context
+
+    from taskrun.coroutines import CoroutineRunner
+    from taskrun.engine.notes import Asked
+
+__all__ = ["About", "awaited", "run_attempt"]
+
+
+class About(NamedTuple):
+    """What there is to know of an attempt besides its function, arguments and context. Picklable; times in seconds."""
+
+    name: str
+    position: int
+    number: int
+    timeout: float | None
+    soft_timeout: float | None
+    seed_root: int | None
+    seeded: bool
+    """The global generators are to be seeded for it."""
+
+
+def run_attempt(
+    about: About,
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Any,
+    context: Context,
+    asked: Asked,
+    runner: CoroutineRunner,
+) -> tuple[bytes, float, bytes]:
+    """Run it; return the kind of the outcome (see `answer`), when the call began, and the pickle. Raises nothing."""
+    name, soft, me = about.name, about.soft_timeout, os.getpid()
+    started = time.monotonic()
+    deadline = None if about.timeout is None else started + about.timeout
+    current = CurrentTask(name, about.position, about.number, deadline, about.seed_root, asked)
+    alarm = None if soft is None else SoftAlarm(soft, current, runner, globals(), _call.__code__)
+    try:
+        if about.seeded:
+            surroundings.seed_generators(current.seed)
+        with alarm or nullcontext():
+            value = context.run(_call, current, runner, fn, args, kwargs)
+    except BaseException as error:  # SystemExit and KeyboardInterrupt of a task are its outcomes, too
+        _end_a_copy(me)
+        late = alarm is not None and error is alarm.raised
+        return LATE if late else RAISED, started, dump_exception(error, task=name)
+    _end_a_copy(me)
+    try:
+        return DONE, started, dump_result(value, task=name)
+    except BaseException as error:  # SerializationError, or what a signal handler of the user's raised
+        return UNSENDABLE, started, dump_exception(error, task=name)
+
+
+def _call(current: CurrentTask, runner: CoroutineRunner, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Run the task's code, in its context."""
+    entered.set(current)
+    return awaited(runner, fn(*args, **kwargs))
+
+
+def awaited(runner: CoroutineRunner, value: Any) -> Any:
+    """Return *value*, or what it comes to if it is a coroutine."""
+    return runner.run(value) if type(value) is CoroutineType else value
+
+
+def _end_a_copy(me: int) -> None:
+    """End the process that came back from an `os.fork` in the task: it must not answer in the place of its parent."""
+    if os.getpid() != me:
+        flush()
+        os._exit(0)

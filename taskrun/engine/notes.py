@@ -1,0 +1,84 @@
+"""What a worker process and its parent write for each other besides the tasks: a piece of memory without a name.
+
+The parent says which task is asked to cancel; the worker, which one it has taken up, and its Python stack when asked for it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from taskrun.engine import posix
+
+__all__ = ["STACK_AT", "Asked", "ask_to_cancel", "has_stack", "new_notes", "prepare_stack", "read_stack", "take_up", "taken_up"]
+
+STACK_AT = 4096
+"""Where stacks begin. Before that, eight bytes each: the number of the task asked to cancel, plus one; of the one taken up."""
+
+_MOST_STACK = 1 << 18
+_ENGINE = os.path.dirname(__file__)
+_OURS = (_ENGINE + os.sep, os.path.join(os.path.dirname(_ENGINE), "backends") + os.sep)
+
+
+# -- in the parent -------------------------------------------------------------------------------------------------------------
+
+
+def new_notes(title: str) -> int:
+    """Return a new, empty one, a descriptor."""
+    notes = os.memfd_create(title, os.MFD_CLOEXEC)
+    os.ftruncate(notes, STACK_AT)
+    return notes
+
+
+def ask_to_cancel(notes: int, number: int) -> None:
+    """Let `current_task().cancelled` be true of the task with that number."""
+    os.pwrite(notes, (number + 1).to_bytes(8, "little"), 0)
+
+
+def taken_up(notes: int) -> int:
+    """Return the number of the task that the worker took up last, or -1."""
+    return int.from_bytes(os.pread(notes, 8, 8), "little") - 1
+
+
+def has_stack(notes: int, start: int = STACK_AT) -> bool:
+    """Return whether the worker has begun to write its stack."""
+    return os.fstat(notes).st_size > start
+
+
+def read_stack(notes: int, start: int = STACK_AT) -> str | None:
+    """Return the Python stack that the worker wrote, if it did, without the frames that are in every one."""
+    text = os.pread(notes, _MOST_STACK, start).decode("utf-8", "replace")
+    return "\n".join(line for line in text.splitlines() if not any(ours in line for ours in _OURS)).strip() or None
+
+
+# -- in the worker -------------------------------------------------------------------------------------------------------------
+
+
+class Asked:
+    """Tells `current_task().cancelled` of the task with this number what the parent wrote."""
+
+    __slots__ = ("_notes", "_number")
+
+    def __init__(self, notes: int, number: int) -> None:
+        self._notes = notes
+        self._number = number
+
+    @property
+    def cancel_requested(self) -> bool:
+        try:
+            return int.from_bytes(os.pread(self._notes, 8, 0), "little") == self._number + 1
+        except OSError:  # in a process that the task has forked: it has no part in this
+            return False
+
+
+def take_up(notes: int, number: int) -> None:
+    """Tell the parent which task this worker is to blame for from now on."""
+    os.pwrite(notes, (number + 1).to_bytes(8, "little"), 8)
+
+
+def prepare_stack(notes: int) -> None:
+    """Have Python write its stack there at a fatal signal, and whenever the parent asks."""
+    import faulthandler
+
+    os.lseek(notes, STACK_AT, os.SEEK_SET)
+    faulthandler.enable(file=notes, all_threads=True)
+    faulthandler.register(posix.STACK_SIGNAL, file=notes, all_threads=True, chain=False)
