@@ -26,6 +26,7 @@ BUILTIN: Mapping[str, str] = {
     "serial": "taskrun.backends.serial:SerialBackend",
     "thread": "taskrun.backends.thread:ThreadBackend",
     "process": "taskrun.backends.process:ProcessBackend",
+    "pool": "taskrun.backends.pool:PoolBackend",
     "dummy": "taskrun.backends.dummy:DummyBackend",
     "fork": "taskrun.backends.fork:ForkBackend",
     "asyncio": "taskrun.backends.asyncio:AsyncioBackend",

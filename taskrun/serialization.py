@@ -16,6 +16,7 @@ import pickle
 import types
 from typing import TYPE_CHECKING, Any, Literal
 
+from taskrun.errors import SerializationError
 from taskrun.importable import importable, names_of_others
 from taskrun.reach import is_cached_function
 
@@ -33,6 +34,7 @@ __all__ = [
     "load_function",
     "load_outcome",
     "load_result",
+    "not_sent",
     "note_fork",
 ]
 
@@ -114,6 +116,18 @@ def load_outcome(task: Task, data: bytes, run: tuple[Any, ...] | None) -> Outcom
         return task, True, load_result(data, task=task.name), None, run
     except BaseException as error:  # SerializationError
         return task, False, error, "serialization", run
+
+
+def not_sent(error: BaseException, task: Task) -> SerializationError:
+    """Return the error of a task that could not be pickled for *error*, whatever that is."""
+    wrapped = SerializationError(
+        f"task {task.name!r} could not be pickled in the parent: {type(error).__name__}: {error}",
+        direction="pickling",
+        side="parent",
+        task=task.name,
+    )
+    wrapped.__cause__ = error
+    return wrapped
 
 
 def dump_upward(value: Any) -> bytes:

@@ -9,6 +9,7 @@ import time
 import traceback
 from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import Any
 
 from patience import PATIENCE
 
@@ -62,21 +63,30 @@ def _template_pid() -> int | None:
     return None if launch is None else launch.TEMPLATE.pid
 
 
+def _fork_server() -> Any:
+    """Return multiprocessing's fork server, if it was started: one for the interpreter, likewise."""
+    module = sys.modules.get("multiprocessing.forkserver")
+    return None if module is None or module._forkserver._forkserver_pid is None else module._forkserver
+
+
 def _helpers_descriptors() -> set[int]:
-    """Return the descriptors of the process-wide helpers: of the template, and of multiprocessing's resource tracker."""
+    """Return the descriptors of the process-wide helpers: of the template, and of multiprocessing's two."""
     fds = {resource_tracker._resource_tracker._fd}
-    launch = sys.modules.get("taskrun.engine.launch")
+    launch, server = sys.modules.get("taskrun.engine.launch"), _fork_server()
     if launch is not None:
         control = launch.TEMPLATE._control
         fds |= {launch.TEMPLATE._pidfd, None if control is None else control.fileno()}
+    if server is not None:
+        fds.add(server._forkserver_alive_fd)
     return {fd for fd in fds if fd is not None}
 
 
 def _processes() -> list[int]:
-    """Return our children and the template's, dead ones that nobody has reaped included, but not the helpers."""
-    template = _template_pid()
-    parents = {os.getpid()} if template is None else {os.getpid(), template}
-    return [pid for pid in children(*parents) if pid not in {template, resource_tracker._resource_tracker._pid}]
+    """Return our children and those of the helpers, dead ones that nobody has reaped included, but not the helpers."""
+    server = _fork_server()
+    helpers = {_template_pid(), None if server is None else server._forkserver_pid}
+    parents = {os.getpid(), *(pid for pid in helpers if pid is not None)}
+    return [pid for pid in children(*parents) if pid not in {*helpers, resource_tracker._resource_tracker._pid}]
 
 
 def children(*parents: int) -> list[int]:

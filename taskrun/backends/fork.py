@@ -48,8 +48,9 @@ class ForkBackend(KeptBackend["ForkedChild"]):
     # -- getting workers to work -----------------------------------------------------------------------------------------------
 
     def _room(self) -> bool:
-        queued, now = self._scheduler.queued, time.monotonic()
-        return bool(queued) and len(self._processes) < self._settings.max_workers and now >= self._not_before
+        if not self._scheduler.queued or len(self._processes) >= self._settings.max_workers:
+            return False
+        return time.monotonic() >= self._failures.not_before
 
     def _feed(self) -> None:
         while self._room():
@@ -69,7 +70,7 @@ class ForkBackend(KeptBackend["ForkedChild"]):
             self._start_failed(error)
             return False
         self._number += 1
-        self._failures = 0
+        self._failures.progress()
         task.worker = child.label
         with self._scheduler.lock:
             self._processes[child.number] = child
@@ -105,9 +106,7 @@ class ForkBackend(KeptBackend["ForkedChild"]):
 
     def _not_ready(self, child: ForkedChild, error: BaseException) -> None:
         """The initializer failed: the task has not run."""
-        pause = self._scheduler.initializer_failed(error)
-        if pause is not None:
-            self._not_before = time.monotonic() + pause
+        self._initializer_failed(error)
         self._scheduler.give_back([child.task])
 
     def _ended(self, child: ForkedChild) -> None:

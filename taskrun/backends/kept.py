@@ -52,6 +52,7 @@ class KeptBackend(Backend, Generic[P]):
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Start the keeper."""
         from taskrun.engine.crash import OutOfMemoryWatch, get_ready
+        from taskrun.engine.start_failures import StartFailures
 
         self._scheduler = scheduler
         self._settings = settings
@@ -59,8 +60,7 @@ class KeptBackend(Backend, Generic[P]):
         self._processes: dict[int, P] = {}  # by number
         self._by_fd: dict[int, P] = {}
         self._number = 0
-        self._not_before = 0.0  # no process is made before, after a failure
-        self._failures = 0
+        self._failures = StartFailures()
         self._closing = False
         self._wishes: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._asleep = False
@@ -98,6 +98,13 @@ class KeptBackend(Backend, Generic[P]):
         """Return whether everything was done, after `shutdown`."""
         return not self._processes and not self._scheduler.queued
 
+    def _end(self) -> None:
+        """Let go of what else there is, at the very end."""
+
+    def _somebody_works(self) -> bool:
+        """Return whether there is a process that can run tasks."""
+        return bool(self._processes)
+
     def _still_runs(self, process: P) -> bool:
         """Return whether the outcome of the task of *process* is not known yet."""
         return process.task is not None
@@ -127,6 +134,7 @@ class KeptBackend(Backend, Generic[P]):
                 # This thread must not die: every open future depends on it. What runs is stopped, and its end seen to.
                 _log.exception("error in the keeper of %s", self._settings.name)
                 self._abort(force=True)
+        self._end()
         self._poll.unregister(self._alarm)
         os.close(self._alarm)
 
@@ -156,12 +164,12 @@ class KeptBackend(Backend, Generic[P]):
         now = time.monotonic()
         times = self._due(now)
         for process in list(self._processes.values()):
-            if process.stop is not None and process.pidfd >= 0:
+            if process.stop is not None and process.pidfd in self._by_fd:
                 when = process.stop.step(process, now, _signal)
                 if when is not None:
                     times.append(when)
-        if self._not_before > now:
-            times.append(self._not_before)
+        if self._failures.not_before > now:
+            times.append(self._failures.not_before)
         return max(0.0, min(times) - now) * 1000 + 1 if times else None
 
     def _watch(self, process: P, fd: int) -> None:
@@ -178,10 +186,16 @@ class KeptBackend(Backend, Generic[P]):
             _log.warning("the tasks of %s that have not begun are cancelled: %s", self._settings.name, error)
             self._scheduler.close(cancel_futures=True)
             return
-        self._failures += 1
-        self._not_before = time.monotonic() + min(0.05 * 2**self._failures, 1.0)
-        if not self._processes and self._failures > 8:
-            self._scheduler.break_down(f"no process can be started, {self._failures} times in a row: {error}", error)
+        verdict = self._failures.add(error, somebody_works=self._somebody_works())
+        if verdict is not None:
+            self._scheduler.break_down(verdict, error)
+
+    def _initializer_failed(self, error: BaseException) -> bool:
+        """Wait before the next try; False: there will be none."""
+        pause = self._scheduler.initializer_failed(error)
+        if pause is not None:
+            self._failures.pause(pause)
+        return pause is not None
 
     # -- stopping --------------------------------------------------------------------------------------------------------------
 
@@ -230,6 +244,8 @@ class KeptBackend(Backend, Generic[P]):
 
         now = time.monotonic()
         for process in self._processes.values():
+            if process.pidfd >= 0 and process.pidfd not in self._by_fd:
+                continue  # it has ended
             if process.stop is None:
                 process.stop = Stop.of_everything(now)
                 if not force:

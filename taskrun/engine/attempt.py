@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from taskrun.coroutines import CoroutineRunner
     from taskrun.engine.notes import Asked
 
-__all__ = ["About", "awaited", "run_attempt"]
+__all__ = ["About", "awaited", "run_attempt", "without_frames_of"]
 
 
 class About(NamedTuple):
@@ -40,6 +40,8 @@ class About(NamedTuple):
     seed_root: int | None
     seeded: bool
     """The global generators are to be seeded for it."""
+    fresh: bool
+    """The process was started without what the parent has loaded and changed."""
 
 
 def run_attempt(
@@ -65,6 +67,12 @@ def run_attempt(
     except BaseException as error:  # SystemExit and KeyboardInterrupt of a task are its outcomes, too
         _end_a_copy(me)
         late = alarm is not None and error is alarm.raised
+        without_frames_of(globals(), error)
+        if about.fresh and isinstance(error, (ImportError, AttributeError)):
+            from taskrun.blame import explain_missing_name
+
+            with suppress(Exception):  # it touches the error, whose class is the user's
+                explain_missing_name(error)
         return LATE if late else RAISED, started, dump_exception(error, task=name)
     _end_a_copy(me)
     try:
@@ -82,6 +90,14 @@ def _call(current: CurrentTask, runner: CoroutineRunner, fn: Callable[..., Any],
 def awaited(runner: CoroutineRunner, value: Any) -> Any:
     """Return *value*, or what it comes to if it is a coroutine."""
     return runner.run(value) if type(value) is CoroutineType else value
+
+
+def without_frames_of(ours: dict[str, Any], error: BaseException) -> None:
+    """Cut the frames of the file with these globals from the top of the traceback, unless it has no others."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_globals is ours and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    BaseException.with_traceback(error, traceback)  # an assignment would run the user's __setattr__
 
 
 def _end_a_copy(me: int) -> None:

@@ -78,7 +78,7 @@ class _Child:
     def _run(self, runner: CoroutineRunner) -> tuple[bytes, float, bytes]:
         task, options = self._task, self._task.options
         seeded = self._settings.seed is not None
-        about = About(task.name, task.index, task.number, options.timeout, options.soft_timeout, task.seed_root, seeded)
+        about = About(task.name, task.index, task.number, options.timeout, options.soft_timeout, task.seed_root, seeded, False)
         context = copy_context() if task.context is None else task.context
         asked = notes.Asked(self._notes, self._number)
         return run_attempt(about, task.fn, task.args, task.kwargs, context, asked, runner)

@@ -21,7 +21,7 @@ from taskrun.engine import channel, surroundings
 from taskrun.engine.functions import Functions, Slot
 from taskrun.errors import SerializationError
 from taskrun.reach import new_moment
-from taskrun.serialization import dump_arguments, dump_function
+from taskrun.serialization import dump_arguments, dump_function, not_sent
 
 if TYPE_CHECKING:
     import threading
@@ -248,7 +248,7 @@ class Dispatcher:
             try:
                 self._encode(handle, task, sequence, parts)
             except BaseException as error:  # pickling runs the user's code, which may raise anything
-                failed.append((task, error if isinstance(error, SerializationError) else _unexpected(error, task)))
+                failed.append((task, error if isinstance(error, SerializationError) else not_sent(error, task)))
                 continue
             sent.append(task)
             sequence += 1
@@ -370,14 +370,3 @@ def _dumps(extras: dict[str, Any]) -> bytes:
     import pickle
 
     return pickle.dumps(extras, 5)
-
-
-def _unexpected(error: BaseException, task: Task) -> SerializationError:
-    wrapped = SerializationError(
-        f"task {task.name!r} could not be pickled in the parent: {type(error).__name__}: {error}",
-        direction="pickling",
-        side="parent",
-        task=task.name,
-    )
-    wrapped.__cause__ = error
-    return wrapped

@@ -153,8 +153,8 @@ class Fleet(Starting):
                     following.append(when)
             else:
                 following += self._recycle(handle, now)
-        if self._not_before > now:
-            following.append(self._not_before)
+        if self.failures.not_before > now:
+            following.append(self.failures.not_before)
         return min(following, default=None)
 
     def _launcher_fails(self, handle: Handle, now: float) -> bool:

@@ -47,7 +47,12 @@ def has_stack(notes: int, start: int = STACK_AT) -> bool:
 def read_stack(notes: int, start: int = STACK_AT) -> str | None:
     """Return the Python stack that the worker wrote, if it did, without the frames that are in every one."""
     text = os.pread(notes, _MOST_STACK, start).decode("utf-8", "replace")
-    return "\n".join(line for line in text.splitlines() if not any(ours in line for ours in _OURS)).strip() or None
+    lines, below = [], False
+    for line in text.splitlines():  # each thread's, the innermost frame first
+        below = (below or any(ours in line for ours in _OURS)) and line.startswith("  File ")
+        if not below:
+            lines.append(line)
+    return "\n".join(lines).strip() or None
 
 
 # -- in the worker -------------------------------------------------------------------------------------------------------------

@@ -16,8 +16,10 @@ __all__ = [
     "STACK_SIGNAL",
     "attach_standard_streams",
     "close_all_but",
+    "die_when_closed",
     "die_with",
     "exit_status",
+    "is_stopped",
     "leave_parent",
     "memory_events",
     "recv_message",
@@ -78,6 +80,23 @@ def die_with(parent: int) -> None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def die_when_closed(fd: int) -> None:
+    """Have this process killed when the other end of the pipe *fd* is closed, of which nobody may have a copy but its owner.
+
+    For a process that is not a child of the one it is to die with. The kernel does it, whatever the process is busy with.
+    """
+    import fcntl
+
+    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK)
+    try:
+        if os.read(fd, 1) == b"":  # it was closed before
+            os._exit(1)
+    except BlockingIOError:
+        pass
 
 
 def reset_signals() -> None:
@@ -164,6 +183,15 @@ def has_ended(pid: int) -> int | None:
     if found is None:
         return None
     return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
+
+def is_stopped(pid: int) -> bool:
+    """Return whether the process is stopped by a signal; False where the system does not say."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except (OSError, IndexError):
+        return False
 
 
 def memory_events() -> int | None:

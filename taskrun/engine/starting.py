@@ -6,7 +6,6 @@ Used by the I/O thread only, as the fleet, of which this is the base.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import sys
@@ -19,6 +18,7 @@ from taskrun.engine import channel, crash, surroundings
 from taskrun.engine.handle import Handle
 from taskrun.engine.launch import Event, Launcher, make_launcher
 from taskrun.engine.poller import LAUNCHER
+from taskrun.engine.start_failures import StartFailures
 from taskrun.errors import TaskrunError
 from taskrun.exceptions import load_exception
 
@@ -35,10 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["BORN_WITHIN", "Starting"]
 
 BORN_WITHIN = 30.0  # seconds; the template has to be up by then, and to have forked
-
-_EARLY_DEATHS = 5  # workers in a row that die before they have done anything; then the executor is broken
-_PASSING = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)  # somebody may give back what lacks
-_SHORTAGE = 30.0  # seconds that a lack may last, tried again and again; then the executor is broken
 
 
 class Starting:
@@ -68,9 +64,7 @@ class Starting:
         self._poller = poller
         self._launcher: Launcher | None = None
         self._next_number = 0
-        self._not_before = 0.0  # no worker is started before, after a failure
-        self._early_deaths = 0.0
-        self._failing_since = 0.0
+        self.failures = StartFailures()
         self._memory: crash.OutOfMemoryWatch | None = None
         self._template_died: set[int] = set()  # workers that died with the template
 
@@ -82,7 +76,7 @@ class Starting:
 
     def room_to_start(self) -> int:
         """Return how many more workers may be started now. Those that are on their way out do not count."""
-        if self.broken or time.monotonic() < self._not_before:
+        if self.broken or time.monotonic() < self.failures.not_before:
             return 0
         current = sum(not (h.leaving or h.dead or h.stop is not None) for h in self.workers.values())
         return max(0, self._settings.max_workers - current)
@@ -139,25 +133,15 @@ class Starting:
 
     def _start_failed(self, error: BaseException, weight: float = 1.0) -> None:
         """Wait a little before the next try; give up if there is no worker and it failed too often in a row."""
-        now = time.monotonic()
-        if now < self._not_before:
-            return  # of several that were tried at the same time: one failure
-        if not self._early_deaths:
-            self._failing_since = now
-        self._early_deaths += weight
-        self._not_before = now + min(0.05 * (2 ** min(self._early_deaths, 10) - 1), 1.0)
-        passing = isinstance(error, OSError) and error.errno in _PASSING and now - self._failing_since < _SHORTAGE
-        if self._early_deaths > _EARLY_DEATHS and not passing and not any(handle.ready for handle in self.workers.values()):
+        somebody = any(handle.ready for handle in self.workers.values())
+        verdict = self.failures.add(error, somebody_works=somebody, weight=weight)
+        if verdict is not None:
             self.broken = True
-            self._scheduler.break_down(
-                f"worker processes could not be started {self._early_deaths:g} times in a row, the last time: {error}; "
-                "look at the limits on processes, descriptors and memory (ulimit -a), then make a new executor",
-                error,
-            )
+            self._scheduler.break_down(verdict, error)
 
     def progress(self) -> None:
         """A worker has taken a task up: workers can be started here."""
-        self._early_deaths = 0
+        self.failures.progress()
 
     def ready(self, handle: Handle, rss: int) -> None:
         """A worker has started and its initializer went well."""
@@ -177,7 +161,7 @@ class Starting:
         if pause is None:
             self.broken = True
         else:
-            self._not_before = max(self._not_before, time.monotonic() + pause)
+            self.failures.pause(pause)
 
     # -- what the launcher says ------------------------------------------------------------------------------------------------
 

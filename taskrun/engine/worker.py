@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from taskrun.coroutines import CoroutineRunner
 from taskrun.engine import channel, notes, posix, surroundings
 from taskrun.engine.alarm import SoftAlarm
+from taskrun.engine.attempt import without_frames_of
 from taskrun.engine.ending import flush, run_exit_handlers
 from taskrun.exceptions import dump_exception
 from taskrun.serialization import dump_result, load_arguments, load_function
@@ -200,7 +201,7 @@ class Worker:
         except BaseException as error:  # SystemExit and KeyboardInterrupt of a task are its outcomes, too
             self._running = False
             late = alarm is not None and error is alarm.raised
-            _without_engine_frames(error)
+            without_frames_of(globals(), error)
             if isinstance(error, (ImportError, AttributeError)):
                 from taskrun.blame import explain_missing_name
 
@@ -296,14 +297,6 @@ class Worker:
                     os.close(fd)
                 except OSError:
                     continue
-
-
-def _without_engine_frames(error: BaseException) -> None:
-    """Cut the frames of this file from the top of the traceback, unless it has no others."""
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_frame.f_globals is globals() and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    BaseException.with_traceback(error, traceback)  # an assignment would run the user's __setattr__
 
 
 def main(parent: int) -> NoReturn:

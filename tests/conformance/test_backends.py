@@ -31,6 +31,10 @@ class TestProcess(BackendConformance):
     backend = "process"
 
 
+class TestPool(BackendConformance):
+    backend = "pool"
+
+
 class TestDummy(BackendConformance):
     backend = "dummy"
 

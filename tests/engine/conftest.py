@@ -58,13 +58,22 @@ def wire(tmp_path: Path) -> Iterator[Wire]:
     wire.close()
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of a module that names its BACKENDS on each of them."""
+    backends = getattr(metafunc.module, "BACKENDS", None)
+    own = any(mark.args[0] == "make" for mark in metafunc.definition.iter_markers("parametrize"))
+    if backends is not None and "make" in metafunc.fixturenames and not own:
+        metafunc.parametrize("make", backends, indirect=True)
+
+
 @pytest.fixture
-def make() -> Iterator[Callable[..., taskrun.Executor]]:
-    """Make executors on the process backend; those still open at the end are killed."""
+def make(request: pytest.FixtureRequest) -> Iterator[Callable[..., taskrun.Executor]]:
+    """Make executors on the backend asked for; those still open at the end are killed."""
     made: list[taskrun.Executor] = []
+    backend = getattr(request, "param", "process")
 
     def executor(**options: Any) -> taskrun.Executor:
-        made.append(taskrun.Executor("process", **{"max_workers": 2, **options}))
+        made.append(taskrun.Executor(backend, **{"max_workers": 2, **options}))
         return made[-1]
 
     yield executor

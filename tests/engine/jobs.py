@@ -119,6 +119,8 @@ def fork_and_raise() -> str:
 
 def end_in_mid_answer() -> bytes:
     """Have this worker killed when half of its answer is written."""
+    from multiprocessing.connection import Connection
+
     from taskrun.engine import channel
     from taskrun.engine.worker import Worker
 
@@ -126,7 +128,12 @@ def end_in_mid_answer() -> bytes:
         self._sock.sendall(channel.REPLY.pack(len(data), kind, sequence, a, b, c, rss) + data[: len(data) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
 
+    def half_of_message(self: Connection, data: bytes) -> None:  # on the pool backend
+        os.write(self.fileno(), len(data).to_bytes(4, "big") + data[: len(data) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+
     Worker._reply = half  # type: ignore[method-assign]
+    Connection._send_bytes = half_of_message  # type: ignore[attr-defined]
     return bytes(100_000)
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from patience import Wire
 
+BACKENDS = ("process", "pool")
+
 
 def test_suicides_among_many_tasks_fail_alone_and_nothing_is_lost_or_run_twice(make: Callable, tmp_path: Path) -> None:
     file = str(tmp_path / "log")

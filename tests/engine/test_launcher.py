@@ -53,7 +53,9 @@ def test_a_passing_shortage_of_descriptors_breaks_nothing(make: Callable) -> Non
             ex.submit(jobs.kill_self).exception()
             waiting = ex.submit(jobs.double, 4)
             engine = ex._backend._supervisor._fleet  # type: ignore[attr-defined]
-            assert eventually(lambda: engine._early_deaths > 7)  # more than would break it were the shortage not a passing one
+            assert eventually(
+                lambda: engine.failures._count > 7
+            )  # more than would break it were the shortage not a passing one
             assert not waiting.done()
         finally:
             for fd in hogged:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from patience import Wire
 
+BACKENDS = ("process", "pool")
+
 
 def test_no_worker_runs_more_tasks_than_max_tasks_per_child(make: Callable) -> None:
     with make(max_tasks_per_child=7) as ex:

@@ -1,0 +1,188 @@
+"""What runs in the process of a `SmallPool`: functions that the pool is given to call, and what they share.
+
+`attach` is the pool's initializer; then come `begin` once, `run` for each task, and `leave` for an end in order. Between them
+the process is in `multiprocessing`'s own loop.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import resource
+import signal
+import sys
+import time
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from taskrun.coroutines import CoroutineRunner
+from taskrun.engine import notes, posix, surroundings
+from taskrun.engine.answer import NOT_READY, READY, UNSENDABLE
+from taskrun.engine.attempt import About, awaited, run_attempt
+from taskrun.engine.ending import flush, forget_exit_handlers, run_exit_handlers
+from taskrun.exceptions import dump_exception
+from taskrun.serialization import load_arguments, load_function
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from taskrun.engine.small_pool import Attached
+
+__all__ = ["Answer", "Call", "attach", "begin", "leave", "run", "same"]
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Call(NamedTuple):
+    """A task on its way to a worker: bytes and numbers only."""
+
+    sequence: int
+    about: bytes
+    """Of an `About`, the context variables, and `sys.path` if it has changed."""
+    slot: int | None
+    """Where the worker keeps the function; None: nowhere."""
+    function: bytes | None
+    """None: the worker has it there."""
+    arguments: bytes
+
+
+class Answer(NamedTuple):
+    """What became of it. Times in seconds, the size in bytes."""
+
+    kind: bytes
+    data: bytes
+    started: float
+    duration: float
+    cpu: float
+    rss: int
+
+
+class _Worker:
+    """This process. All of it runs in the main thread."""
+
+    def __init__(self, notes_fd: int) -> None:
+        self.notes = notes_fd
+        self.pid = os.getpid()
+        self.runner = CoroutineRunner()
+        self.running = False  # the user's code runs: KeyboardInterrupt may be raised
+        self.functions: dict[int, Callable[..., Any]] = {}
+        self.finalizer: Callable[..., object] | None = None
+        self.cpu = time.process_time()
+
+    def begin(self, setup: dict[str, Any]) -> Answer:
+        started = time.monotonic()
+        self.running = True
+        try:
+            surroundings.apply(setup)
+            if setup["finalizer"] is not None:
+                self.finalizer = load_function(setup["finalizer"], task="finalizer")
+            if setup["initializer"] is not None:
+                initializer = load_function(setup["initializer"], task="initializer")
+                args, _ = load_arguments(setup["initargs"], task="initializer")
+                awaited(self.runner, initializer(*args))
+        except BaseException as error:  # an initializer may raise anything; the parent turns it into an InitializerError
+            return self._answer(NOT_READY, started, dump_exception(error, task="initializer"))
+        finally:
+            self.running = False
+        return self._answer(READY, started, b"")
+
+    def run(self, call: Call) -> Answer:
+        notes.take_up(self.notes, call.sequence)
+        started = time.monotonic()
+        fields, values, path = pickle.loads(call.about)
+        about = About(*fields)
+        if path is not None:
+            sys.path[:] = path
+            importlib.invalidate_caches()
+        context = copy_context()
+        self.running = True
+        try:
+            try:
+                fn = self._function(call, about.name)
+                args, kwargs = load_arguments(call.arguments, task=about.name)
+                if values is not None:
+                    context.run(surroundings.set_context_vars, values)
+            except BaseException as error:  # SerializationError, or what a signal handler of the user's raised
+                return self._answer(UNSENDABLE, started, dump_exception(error, task=about.name))
+            asked = notes.Asked(self.notes, call.sequence)
+            kind, started, data = run_attempt(about, fn, args, kwargs, context, asked, self.runner)
+        finally:
+            self.running = False
+        return self._answer(kind, started, data)
+
+    def _function(self, call: Call, name: str) -> Callable[..., Any]:
+        if call.function is None:
+            assert call.slot is not None  # noqa: S101 - a function that was not sent has its place here
+            return self.functions[call.slot]
+        fn = load_function(call.function, task=name)
+        if call.slot is not None:
+            self.functions[call.slot] = fn
+        return fn
+
+    def leave(self) -> None:
+        self.running = True
+        run_exit_handlers(self.finalizer, self.runner)
+
+    def _answer(self, kind: bytes, started: float, data: bytes) -> Answer:
+        duration = time.monotonic() - started
+        cpu = time.process_time()
+        used, self.cpu = cpu - self.cpu, cpu
+        flush()  # what was printed appears now: the process may be killed
+        return Answer(kind, data, started, duration, used, _resident())
+
+    def on_interrupt(self, _: int, __: FrameType | None) -> None:
+        if self.running:
+            raise KeyboardInterrupt
+
+
+def _resident() -> int:
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except OSError:  # no descriptor is left, or no /proc
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+_worker: _Worker
+
+
+def attach(parent: int, lifeline: Attached, notes_of_parent: Attached, streams: list[Attached | None]) -> None:
+    """Make this process, new and with nothing of the user's in it, a worker of *parent*."""
+    import multiprocessing
+
+    global _worker
+    os.setpgid(0, 0)
+    if os.getppid() == parent:
+        posix.die_with(parent)
+        forget_exit_handlers()
+    else:  # the fork server's child, which survives both
+        posix.die_when_closed(lifeline.fd)
+        out, err = (-1 if stream is None else stream.fd for stream in streams)
+        posix.attach_standard_streams(out, err)  # as they are now, not as they were when the fork server started
+    posix.reset_signals()
+    notes.prepare_stack(notes_of_parent.fd)
+    _worker = _Worker(notes_of_parent.fd)
+    signal.signal(signal.SIGINT, _worker.on_interrupt)
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # a task may start processes
+
+
+def begin(setup: dict[str, Any]) -> Answer:
+    """Take the parent's surroundings over and run the initializer."""
+    return _worker.begin(setup)
+
+
+def run(call: Call | None) -> Answer | None:
+    """Run a task; None stands for one that was taken back."""
+    return None if call is None else _worker.run(call)
+
+
+def leave() -> None:
+    """Run the finalizer and what else a process does at its end."""
+    _worker.leave()
+
+
+def same(obj: Any) -> Any:
+    """Return what the parent pickled in the place of something else."""
+    return obj

@@ -1,0 +1,203 @@
+"""A worker of the pool backend, seen from its parent: a `SmallPool` and what goes to its process and comes back.
+
+The pool's own threads pickle and unpickle, one worker's each, so that the user's code holds up no other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+from taskrun.cpus import cpu_count
+from taskrun.engine import notes, pool_worker, posix, surroundings
+from taskrun.engine.answer import CAUSES, DONE
+from taskrun.engine.attempt import About
+from taskrun.engine.functions import Functions
+from taskrun.engine.kept import KeptProcess
+from taskrun.engine.launch import fork_warning_ignored
+from taskrun.engine.small_pool import Attached, SmallPool
+from taskrun.exceptions import load_exception
+from taskrun.reach import new_moment
+from taskrun.serialization import dump_arguments, dump_function, load_outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.context import BaseContext
+
+    from taskrun.options import WorkerSettings
+    from taskrun.scheduler import Outcome
+    from taskrun.task import Task
+
+__all__ = ["Parcel", "PooledWorker"]
+
+_lifelines: WeakSet[PooledWorker] = WeakSet()
+
+
+class Parcel:
+    """Stands for what *pack* returns, which is called when the pool's thread comes to send it."""
+
+    def __init__(self, pack: Callable[[], Any]) -> None:
+        self._pack = pack
+
+    def __reduce__(self) -> Any:
+        return pool_worker.same, (self._pack(),)
+
+
+class PooledWorker(KeptProcess):
+    """One worker, from the wish for it until its pool is gone. What is not the keeper's says so."""
+
+    pool: SmallPool
+    """Once it is made."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number, f"taskrun-pool-worker-{number}")
+        self.made = self.ready = self.busy = self.leaving = self.dead = False
+        self.unwanted = False
+        """Nobody waits any more for it to be made. Under the scheduler's lock, as `made`."""
+        self.given_up = self.blamed = False
+        """How far its burial has come."""
+        self.packing = False
+        """Its task has not begun: it can be taken back. Under the scheduler's lock."""
+        self.seen = False
+        """It was seen to have taken up its task."""
+        self.answering = False
+        """Its answer has come, and is being unpickled in the pool's thread; which sets it."""
+        self.done = 0
+        """How many tasks it was given."""
+        self.born = self.moved = time.monotonic()
+        self.dead_since = 0.0
+        self._theirs, self._lifeline = os.pipe2(os.O_CLOEXEC)
+        self._functions = Functions()  # the pool's thread's, as the next two
+        self._has: dict[int, int] = {}
+        self._path: list[str] | None = None
+        _lifelines.add(self)
+
+    # -- making it (the maker's thread) ----------------------------------------------------------------------------------------
+
+    def make(self, context: BaseContext, parent: int) -> None:
+        """Start its pool and process. Raises what that raises; nothing but the worker itself is left then."""
+        streams = [Attached(fd) if posix.is_open(fd) else None for fd in (1, 2)]
+        initargs = (parent, Attached(self._theirs), Attached(self._notes), streams)
+        for stream in (sys.stdout, sys.stderr):  # what is buffered now would be written by a forked process as well
+            with contextlib.suppress(Exception):
+                stream.flush()
+        with fork_warning_ignored("multiprocessing.popen_fork"):
+            pool = SmallPool(context, pool_worker.attach, initargs)
+        self.pool = pool
+        pid = pool.process.pid
+        assert pid is not None  # noqa: S101 - it was started
+        self.pid, self.label = pid, f"pid {pid}"
+        with contextlib.suppress(ProcessLookupError):  # dead already, and reaped by the pool
+            self.pidfd = os.pidfd_open(pid)
+        os.close(self._theirs)
+        self._theirs = -1
+
+    # -- giving it work --------------------------------------------------------------------------------------------------------
+
+    def begin(
+        self,
+        settings: WorkerSettings,
+        context_vars: list[tuple[str, Any]],
+        answered: Callable[[Any], object],
+        failed: Callable[[BaseException], object],
+    ) -> None:
+        """Have it take our surroundings over; one of the two is called in the pool's thread."""
+
+        def pack() -> dict[str, Any]:
+            self._path = list(sys.path)
+            return surroundings.describe(settings, self.number, cpu_count(), context_vars)
+
+        self.pool.apply_async(pool_worker.begin, (Parcel(pack),), callback=answered, error_callback=failed)
+
+    def give(
+        self,
+        pack: Callable[[], pool_worker.Call | None],
+        answered: Callable[[Any], object],
+        failed: Callable[[BaseException], object],
+    ) -> None:
+        """Have it run the call that *pack* returns (None: none); one of the two is called in the pool's thread."""
+        self.pool.apply_async(pool_worker.run, (Parcel(pack),), callback=answered, error_callback=failed)
+
+    def call_for(self, task: Task, context_vars: list[tuple[str, Any]], seeded: bool) -> pool_worker.Call:
+        """Return *task* as bytes. Runs the user's code; raises SerializationError. In the pool's thread."""
+        new_moment()
+        options, name = task.options, task.name
+        values = None if task.context is None else surroundings.context_payload(task.context, context_vars, name)
+        path = None
+        if sys.path != self._path:
+            self._path = list(sys.path)
+            path = list(map(str, self._path))
+        fields = (name, task.index, task.number, options.timeout, options.soft_timeout, task.seed_root, seeded, True)
+        about = pickle.dumps((tuple(About(*fields)), values, path), 5)
+        number, function = self._function(task)
+        return pool_worker.Call(self.sequence, about, number, function, dump_arguments(task.args, task.kwargs, task=name))
+
+    def _function(self, task: Task) -> tuple[int | None, bytes | None]:
+        slot = self._functions.slot(task.fn)
+        if slot is None:
+            return None, dump_function(task.fn, task=task.name)
+        data = self._functions.data(slot, task.fn)
+        if self._has.get(slot.number) == slot.version:
+            return slot.number, None
+        self._has[slot.number] = slot.version
+        return slot.number, data
+
+    def outcome(self, task: Task, answer: pool_worker.Answer) -> Outcome:
+        """Return what its answer means. Runs the user's code; raises nothing. In the pool's thread."""
+        run = (self.label, answer.started, answer.duration, answer.cpu, answer.rss)
+        if answer.kind == DONE:
+            return load_outcome(task, answer.data, run)
+        return task, False, load_exception(answer.data), CAUSES[answer.kind], run
+
+    def has_taken_up(self) -> bool:
+        """Return whether the process began with its task."""
+        return notes.taken_up(self._notes) == self.sequence
+
+    def is_stopped(self) -> bool:
+        """Return whether somebody has stopped the process."""
+        return self.pid is not None and posix.is_stopped(self.pid)
+
+    # -- its end ---------------------------------------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Have it end in order. It has no task."""
+        self.leaving = True
+        self.pool.apply_async(pool_worker.leave)
+        self.pool.close()
+
+    def close(self) -> None:
+        """Close everything; the process has ended, or ends now."""
+        if self.made:
+            self.pool.release()
+        self._cut()
+        super().close()
+
+    def destroy(self) -> None:
+        """Kill it and wait for its pool to end. In the maker's thread."""
+        if self.made:
+            self.signal(signal.SIGKILL)
+            self.pool.give_up()
+            for thread in self.pool.threads():
+                thread.join()
+        self.close()
+
+    def _cut(self) -> None:
+        for fd in (self._lifeline, self._theirs):
+            if fd >= 0:
+                os.close(fd)
+        self._lifeline = self._theirs = -1
+
+    @staticmethod
+    def cut_all() -> None:
+        """In a forked copy of the parent: the workers must not live as long as this one."""
+        for worker in list(_lifelines):
+            worker._cut()
+
+
+os.register_at_fork(after_in_child=PooledWorker.cut_all)

@@ -1,0 +1,245 @@
+"""A `multiprocessing.Pool` of one process that can be given up at any moment, whatever its process was doing when it died.
+
+The standard one shares locks with its processes, starts a new process for one that died, and waits for its threads when it is
+terminated: a process that is killed while it reads takes a lock along for ever, and one that is killed in the middle of a
+result leaves a thread that waits for the rest of it (cpython#66587). Here nothing is shared but two sockets, which can be shut
+down from this side; the threads then end by themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import socket
+import threading
+from multiprocessing import pool, spawn
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.context import BaseContext
+    from multiprocessing.process import BaseProcess
+
+__all__ = ["Attached", "SmallPool"]
+
+
+class _Line:
+    """What the pool takes for a `multiprocessing.SimpleQueue`; with one process at each end it needs no lock."""
+
+    def __init__(self, context: BaseContext) -> None:
+        self._reader, self._writer = context.Pipe(duplex=True)  # sockets, unlike one-way pipes
+
+    def get(self) -> Any:
+        return self._reader.recv()
+
+    def put(self, obj: Any) -> None:
+        self._writer.send(obj)
+
+    def shut(self) -> None:
+        """Let whoever reads or writes at this side find the line dead, even if others hold its other end."""
+        for connection in (self._reader, self._writer):
+            with contextlib.suppress(OSError), socket.socket(fileno=connection.fileno()) as borrowed:
+                try:
+                    borrowed.shutdown(socket.SHUT_RDWR)
+                finally:
+                    borrowed.detach()
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+    def __getstate__(self) -> Any:
+        return self._reader, self._writer
+
+    def __setstate__(self, state: Any) -> None:
+        self._reader, self._writer = state
+
+
+class _Nobody:
+    """What the pool is given when it asks for a new process in the place of the dead one."""
+
+    name = "Process-0"
+    daemon = True
+    exitcode = None
+    pid = None
+
+    def start(self) -> None: ...
+
+    def terminate(self) -> None: ...
+
+    def join(self) -> None: ...
+
+    def is_alive(self) -> bool:
+        return False
+
+
+class _OnlyOne:
+    """Makes the pool's process, once."""
+
+    def __init__(self) -> None:
+        self.process: BaseProcess | None = None
+
+    def __call__(self, context: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.process is not None:
+            return _Nobody()
+        self.process = context.Process(*args, **kwargs)
+        return self.process
+
+
+class _Deaf:
+    """Until the pool is closed its thread need not know of each task that is done."""
+
+    def put(self, _: object) -> None: ...
+
+
+class Attached:
+    """A descriptor among the arguments of the initializer: the process gets one of its own, the value of `fd`."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __reduce__(self) -> Any:
+        from multiprocessing.reduction import DupFd
+
+        return _attached, (DupFd(self.fd),)
+
+
+def _attached(duplicate: Any) -> Attached:
+    return Attached(duplicate.detach())
+
+
+class SmallPool(pool.Pool):
+    """Raises what starting a process raises, and RuntimeError when there are no threads to be had; nothing is left then."""
+
+    # Private parts of the standard one, the same from Python 3.8 to 3.14.
+    _ctx: Any
+    _cache: Any
+    _change_notifier: Any
+    _task_handler: threading.Thread
+    _result_handler: threading.Thread
+    _worker_handler: Any
+    _terminate: Any
+
+    def __init__(self, context: BaseContext, initializer: Callable[..., object], initargs: tuple[Any, ...]) -> None:
+        only = _OnlyOne()
+        self.Process = only  # type: ignore[method-assign, assignment]
+        try:
+            with _without_main():
+                super().__init__(1, initializer, initargs, context=context)
+        except BaseException:
+            if only.process is not None and only.process.pid is not None:
+                only.process.kill()
+                only.process.join()
+            for line in (getattr(self, "_inqueue", None), getattr(self, "_outqueue", None)):
+                if line is not None:
+                    line.close()
+            raise
+        assert only.process is not None  # noqa: S101 - a pool starts its processes when it is made
+        self.process = only.process
+        self._cache.notifier = _Deaf()
+        _poll_one_at_a_time(self.process)
+
+    def _setup_queues(self) -> None:
+        self._inqueue = _Line(self._ctx)
+        self._outqueue = _Line(self._ctx)
+        self._quick_put = self._inqueue._writer.send
+        self._quick_get = self._outqueue._reader.recv
+
+    def _get_sentinels(self) -> list[Any]:
+        # Without the line of answers: the thread that sees to the process would spin until the one that reads has its turn.
+        return [self._change_notifier._reader]
+
+    def close(self) -> None:
+        """Let the process end when it has done what it was given."""
+        self._cache.notifier = self._change_notifier
+        super().close()
+
+    def threads(self) -> tuple[threading.Thread, ...]:
+        """Return the pool's threads: one pickles, one takes answers, one sees to the process."""
+        return self._task_handler, self._result_handler, self._worker_handler
+
+    def exit_status(self) -> int | None:
+        """Reap the process, if it has ended; return how. None: it has not, or somebody else has reaped it."""
+        status: int | None = self.process._popen.poll()  # type: ignore[attr-defined]
+        return status
+
+    def give_up(self) -> None:
+        """Let the threads end, after the answers that have arrived; the process is dead, or will be. Does not wait."""
+        self._state = self._worker_handler._state = pool.TERMINATE
+        self._inqueue.shut()
+        self._outqueue.shut()
+        self._change_notifier.put(None)
+
+    def may_answer(self) -> bool:
+        """Return whether an answer may still come."""
+        return self._result_handler.is_alive()
+
+    def gone(self) -> bool:
+        """Return whether all threads have ended."""
+        return not any(thread.is_alive() for thread in self.threads())
+
+    def release(self) -> None:
+        """Close everything, once the threads have ended."""
+        self._state = pool.TERMINATE
+        self._terminate.cancel()
+        self._inqueue.close()
+        self._outqueue.close()
+        self._change_notifier.close()
+        if self.exit_status() is not None:
+            self.process.close()
+        else:  # something else in this program reaped it
+            self.process._popen.close()  # type: ignore[attr-defined]
+
+
+def _poll_one_at_a_time(process: BaseProcess) -> None:
+    """Two threads that ask at once how a child of the fork server ended can make it "255": the answer can be read but once."""
+    popen: Any = process._popen  # type: ignore[attr-defined]
+    ask, lock = popen.poll, threading.Lock()
+
+    def poll(flag: int = os.WNOHANG) -> int | None:
+        if not lock.acquire(blocking=flag != os.WNOHANG):
+            return None  # it is being found out
+        try:
+            status: int | None = ask(flag)
+            return status
+        finally:
+            lock.release()
+
+    popen.poll = poll
+
+
+# -- the user's `__main__` -----------------------------------------------------------------------------------------------------
+
+_starting = threading.local()
+_patch = threading.Lock()
+
+
+class _without_main:  # noqa: N801 - a context
+    """Processes started in this thread do not run the user's `__main__` again, which is why multiprocessing needs a guard.
+
+    Workers do not need it: what is defined there travels by value. Multiprocessing has no switch for it, so that its function
+    which says what a new process does first is wrapped, once; for other threads the wrapper changes nothing.
+    """
+
+    def __enter__(self) -> None:
+        with _patch:
+            if not hasattr(spawn.get_preparation_data, "taskrun"):
+                spawn.get_preparation_data = _wrapped(spawn.get_preparation_data)
+        _starting.now = True
+
+    def __exit__(self, *_: object) -> None:
+        _starting.now = False
+
+
+def _wrapped(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    @functools.wraps(original)
+    def get_preparation_data(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        data = original(*args, **kwargs)
+        if getattr(_starting, "now", False):
+            for key in ("init_main_from_name", "init_main_from_path", "main_path"):
+                data.pop(key, None)
+        return data
+
+    get_preparation_data.taskrun = True  # type: ignore[attr-defined]
+    return get_preparation_data
