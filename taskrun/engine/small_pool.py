@@ -12,12 +12,13 @@ import contextlib
 import functools
 import os
 import socket
+import sys
 import threading
-from multiprocessing import pool, spawn
+from multiprocessing import pool, process, spawn
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
 
@@ -125,7 +126,7 @@ class SmallPool(pool.Pool):
         only = _OnlyOne()
         self.Process = only  # type: ignore[method-assign, assignment]
         try:
-            with _without_main():
+            with _taskruns_way():
                 super().__init__(1, initializer, initargs, context=context)
         except BaseException:
             if only.process is not None and only.process.pid is not None:
@@ -192,9 +193,9 @@ class SmallPool(pool.Pool):
             self.process._popen.close()  # type: ignore[attr-defined]
 
 
-def _poll_one_at_a_time(process: BaseProcess) -> None:
+def _poll_one_at_a_time(child: BaseProcess) -> None:
     """Two threads that ask at once how a child of the fork server ended can make it "255": the answer can be read but once."""
-    popen: Any = process._popen  # type: ignore[attr-defined]
+    popen: Any = child._popen  # type: ignore[attr-defined]
     ask, lock = popen.poll, threading.Lock()
 
     def poll(flag: int = os.WNOHANG) -> int | None:
@@ -209,27 +210,34 @@ def _poll_one_at_a_time(process: BaseProcess) -> None:
     popen.poll = poll
 
 
-# -- the user's `__main__` -----------------------------------------------------------------------------------------------------
+# -- how multiprocessing starts a process --------------------------------------------------------------------------------------
 
 _starting = threading.local()
 _patch = threading.Lock()
 
 
-class _without_main:  # noqa: N801 - a context
-    """Processes started in this thread do not run the user's `__main__` again, which is why multiprocessing needs a guard.
+@contextlib.contextmanager
+def _taskruns_way() -> Iterator[None]:
+    """Have what this thread starts not run the user's `__main__` again, and be started wherever we are.
 
-    Workers do not need it: what is defined there travels by value. Multiprocessing has no switch for it, so that its function
-    which says what a new process does first is wrapped, once; for other threads the wrapper changes nothing.
+    Multiprocessing runs `__main__` in each process, so that it needs a guard; workers do not, since what is defined there
+    travels by value. There is no switch for it: its function that says what a new process does first is wrapped, once; for
+    other threads the wrapper changes nothing. It refuses to start a process in one of its daemons, whose children nobody would
+    end; ours are ended by the kernel.
     """
-
-    def __enter__(self) -> None:
-        with _patch:
-            if not hasattr(spawn.get_preparation_data, "taskrun"):
-                spawn.get_preparation_data = _wrapped(spawn.get_preparation_data)
-        _starting.now = True
-
-    def __exit__(self, *_: object) -> None:
+    with _patch:
+        if not hasattr(spawn.get_preparation_data, "taskrun"):
+            spawn.get_preparation_data = _wrapped(spawn.get_preparation_data)
+    _take_fork_server_over()
+    config = process.current_process()._config  # type: ignore[attr-defined]
+    daemon = config.get("daemon")
+    config["daemon"] = False
+    _starting.now = True
+    try:
+        yield
+    finally:
         _starting.now = False
+        config["daemon"] = daemon
 
 
 def _wrapped(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
@@ -243,3 +251,30 @@ def _wrapped(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str,
 
     get_preparation_data.taskrun = True  # type: ignore[attr-defined]
     return get_preparation_data
+
+
+def _take_fork_server_over() -> None:
+    """Have a new fork server started if the one that multiprocessing knows is our parent's, which it cannot tell itself."""
+    module = sys.modules.get("multiprocessing.forkserver")
+    pid = None if module is None else module._forkserver._forkserver_pid
+    if pid is not None:
+        try:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            _forget_fork_server()
+
+
+def _forget_fork_server() -> None:
+    module = sys.modules.get("multiprocessing.forkserver")
+    if module is None:
+        return
+    server = module._forkserver
+    server._lock = threading.Lock()  # another thread may have held it when we were forked
+    alive, server._forkserver_alive_fd = server._forkserver_alive_fd, None
+    server._forkserver_pid = server._forkserver_address = None
+    if alive is not None:
+        with contextlib.suppress(OSError):
+            os.close(alive)
+
+
+os.register_at_fork(after_in_child=_forget_fork_server)

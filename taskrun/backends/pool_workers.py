@@ -1,0 +1,262 @@
+"""The workers of the pool backend: how they come to life, grow old and end. The tasks they run are `pool`'s business.
+
+A pool of one process for each worker: death, kill, timeout and a result that breaks off concern one pool, which is given up
+and replaced; see `engine.small_pool`. Starting a process may take its time (a fork server that has to start first, or was
+stopped), so that a second thread of ours besides the keeper, the *maker*, does it; and it lives as long as the processes, which
+the kernel kills with the thread that made them.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from functools import partial
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+from taskrun.backends.kept import KeptBackend
+from taskrun.backends.start_methods import chosen_method, warn_of_threads
+from taskrun.threads import OwnThread
+
+if TYPE_CHECKING:
+    from taskrun.engine.pool_worker import Answer
+    from taskrun.engine.pooled import PooledWorker
+    from taskrun.future import Future
+    from taskrun.options import WorkerSettings
+    from taskrun.scheduler import Scheduler
+
+__all__ = ["PoolWorkers"]
+
+_LOOK_EVERY = 0.002  # seconds, while a pool ends
+_REAPED_WITHIN = 0.5  # seconds; else somebody else did it, and the exit status is unknown
+_TAKEN_UP_WITHIN = 0.05  # seconds; then it is looked why not
+_MOST_DEATHS = 3  # of workers before they took up one and the same task
+
+
+class PoolWorkers(KeptBackend["PooledWorker"]):
+    """The part of the backend that makes and buries workers."""
+
+    def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
+        """Start the keeper and the maker; workers are made when there is work."""
+        from multiprocessing import get_context
+
+        from taskrun.engine.pooled import PooledWorker
+        from taskrun.engine.surroundings import locate_context_vars
+
+        method = chosen_method(settings)
+        self._context_vars = locate_context_vars(settings.context_vars)
+        self._context = get_context(method)
+        if method == "fork":
+            from taskrun.engine.posix import load_libc
+
+            load_libc()
+            warn_of_threads('start_method="fork"', 'the default start_method="forkserver"')
+        self._new_worker = PooledWorker
+        self._crashed: WeakSet[Future[Any]] = WeakSet()  # of tasks that took a worker down: if they run again, on a fresh one
+        self._broken = False
+        self._orders: SimpleQueue[PooledWorker | None] = SimpleQueue()
+        self._maker = OwnThread(f"{settings.name}-maker", self._make_workers)
+        self._maker.start()
+        try:
+            super().start(scheduler, settings)
+        except BaseException:
+            self._orders.put(None)
+            raise
+
+    # -- coming to life --------------------------------------------------------------------------------------------------------
+
+    def _start_worker(self) -> None:
+        try:
+            worker = self._new_worker(self._number)
+        except OSError as error:  # no descriptor is left
+            self._start_failed(error)
+            return
+        self._number += 1
+        with self._scheduler.lock:
+            self._processes[worker.number] = worker
+        self._orders.put(worker)
+
+    def _make_workers(self) -> None:
+        """Make what is ordered. In the maker."""
+        while (worker := self._orders.get()) is not None:
+            error: BaseException | None = None
+            try:
+                worker.make(self._context, self._pid)
+            except BaseException as problem:  # the maker must not die
+                error = problem
+            with self._scheduler.lock:
+                worker.made = error is None
+                unwanted = worker.unwanted
+            if unwanted:
+                worker.destroy()
+            else:
+                self._tell(self._made, worker, error)
+            del worker, error
+
+    def _made(self, worker: PooledWorker, error: BaseException | None) -> None:
+        if error is not None:
+            self._discard(worker)
+            self._start_failed(error)
+            return
+        if worker.pidfd < 0:  # dead already
+            self._died(worker)
+            return
+        self._watch(worker, worker.pidfd)
+        if worker.stop is not None:
+            worker.signal(signal.SIGKILL if worker.stop.killed else signal.SIGTERM)
+            return
+        tell = self._tell
+        worker.begin(
+            self._settings, self._context_vars, partial(tell, self._begun, worker), partial(tell, self._not_begun, worker)
+        )
+
+    def _begun(self, worker: PooledWorker, answer: Answer) -> None:
+        from taskrun.engine.answer import READY
+        from taskrun.exceptions import load_exception
+
+        if answer.kind == READY:
+            worker.ready = True
+            worker.born = worker.moved = time.monotonic()
+            if self._settings.initializer is not None:
+                self._scheduler.initializer_ok()
+            return
+        self._broken = not self._initializer_failed(load_exception(answer.data))
+        worker.leave()
+
+    def _not_begun(self, worker: PooledWorker, error: BaseException) -> None:
+        """What it has to know could not be sent: the initializer or its arguments do not pickle, or it is dead."""
+        if isinstance(error, OSError):
+            return
+        self._broken = True
+        self._scheduler.break_down(f"workers cannot be started: {error}", error)
+        worker.leave()
+
+    def _somebody_works(self) -> bool:
+        return any(worker.ready and not worker.dead for worker in self._processes.values())
+
+    # -- growing old -----------------------------------------------------------------------------------------------------------
+
+    def _due(self, now: float) -> list[float]:
+        times: list[float] = []
+        for worker in list(self._processes.values()):
+            if worker.dead:
+                times += self._bury(worker, now)
+            elif worker.busy:
+                times += self._look_after(worker, now)
+            elif worker.ready and not (worker.leaving or worker.stop):
+                times += self._recycle(worker, now)
+        return times
+
+    def _look_after(self, worker: PooledWorker, now: float) -> list[float]:
+        """Kill a worker that does not take up its task because somebody has stopped it; it runs elsewhere then, unharmed."""
+        if worker.seen or worker.has_taken_up():
+            worker.seen = True
+            return []
+        if now > worker.moved + _TAKEN_UP_WITHIN and not worker.packing and worker.is_stopped():
+            worker.signal(signal.SIGKILL)
+            return []
+        return [max(now, worker.moved) + _TAKEN_UP_WITHIN]
+
+    def _recycle(self, worker: PooledWorker, now: float) -> list[float]:
+        """Have a free worker leave that is too old, idle for too long or not needed any more; return when to look again."""
+        settings = self._settings
+        times = []
+        if settings.max_age_per_child is not None:
+            times.append(worker.born + settings.max_age_per_child)
+        if settings.idle_timeout is not None:
+            times.append(worker.moved + settings.idle_timeout)
+        if (self._closing and not self._scheduler.queued) or any(when <= now for when in times):
+            worker.leave()
+            return []
+        return times
+
+    # -- the end of a worker ---------------------------------------------------------------------------------------------------
+
+    def _heard(self, process: PooledWorker, fd: int) -> None:
+        """It has ended."""
+        self._forget(fd)
+        self._died(process)
+
+    def _died(self, worker: PooledWorker) -> None:
+        """From here on `_due` follows it to its end: the pool has to reap it, and its threads to take what has arrived."""
+        with self._scheduler.lock:
+            worker.dead = True
+        worker.dead_since = time.monotonic()
+
+    def _bury(self, worker: PooledWorker, now: float) -> list[float]:
+        """Settle what a dead worker had, step by step; return when to look again."""
+        pool = worker.pool
+        if not worker.given_up:
+            worker.exit_status = pool.exit_status()
+            if worker.exit_status is None and now < worker.dead_since + _REAPED_WITHIN:
+                return [now + _LOOK_EVERY]
+            if worker.stop is not None or worker.exit_status != 0:
+                worker.signal(signal.SIGKILL)  # what its task started ends with it
+            worker.given_up = True
+            pool.give_up()
+        if not worker.blamed and not pool.may_answer():
+            worker.blamed = True
+            self._settle_dead(worker)
+        if not pool.gone():
+            return [now + _LOOK_EVERY]
+        self._discard(worker)
+        return [now]  # look again whether that was all
+
+    def _settle_dead(self, worker: PooledWorker) -> None:
+        """Report what became of the task that a worker had, if it had one and has not answered."""
+        from taskrun.engine.crash import verdict
+
+        with self._scheduler.lock:
+            task = None if worker.answering else worker.task
+            worker.task = None
+        if task is None:
+            if not (worker.ready or worker.leaving or worker.stop):
+                self._died_at_start(worker)
+            return
+        stopped = worker.stop is not None and worker.stop.error_for(task) is not None
+        task.place = deaths = (task.place or 0) + 1
+        if not (stopped or worker.has_taken_up() or deaths >= _MOST_DEATHS):
+            self._scheduler.give_back([task])  # without blame
+            return
+        oom = None if worker.stop is not None else self._memory.killed(worker.exit_status)
+        error, cause = verdict(worker, task, oom)
+        if cause == "crashed":
+            self._crashed.add(task.future)
+        self._scheduler.fail(task, error, cause)
+
+    def _died_at_start(self, worker: PooledWorker) -> None:
+        from taskrun.engine.crash import how_it_ended
+
+        stack = worker.stack()
+        how = f"worker {worker.label} {how_it_ended(worker.exit_status)} while it started"
+        error = RuntimeError(how + (f"\n{stack}" if stack else ""))
+        if self._settings.initializer is not None:
+            self._broken = not self._initializer_failed(error)
+        else:
+            self._start_failed(error)
+
+    def _discard(self, worker: PooledWorker) -> None:
+        self._forget(worker.pidfd)
+        with self._scheduler.lock:
+            self._processes.pop(worker.number, None)
+        worker.close()
+
+    # -- ending ----------------------------------------------------------------------------------------------------------------
+
+    def _abort(self, force: bool) -> None:
+        super()._abort(force)
+        if not force:
+            return
+        for worker in list(self._processes.values()):
+            with self._scheduler.lock:
+                worker.unwanted = not worker.made  # making it may take for ever: the maker sees it off
+                if worker.unwanted:
+                    del self._processes[worker.number]
+
+    def _end(self) -> None:
+        self._orders.put(None)
+
+    def workers(self) -> list[str]:
+        with self._scheduler.lock:
+            return [worker.label for worker in self._processes.values() if worker.ready and not worker.dead]
