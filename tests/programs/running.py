@@ -15,7 +15,7 @@ PATIENCE = 40.0
 """Seconds after which a program is believed to hang."""
 
 BACKENDS = ("serial", "thread", "process")
-EVERY_BACKEND = (*BACKENDS, "dummy", "fork", "asyncio")
+EVERY_BACKEND = (*BACKENDS, "pool", "dummy", "fork", "asyncio")
 
 
 class Program:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from patience import gone
-from running import PATIENCE
+from running import EVERY_BACKEND, PATIENCE
 
 if TYPE_CHECKING:
     import subprocess
@@ -110,7 +110,7 @@ asyncio.run(main())
 """,
 }
 
-SETTINGS = [{"TASKRUN_BACKEND": "thread"}, {"TASKRUN_BACKEND": "process"}]
+SETTINGS = [{"TASKRUN_BACKEND": backend} for backend in EVERY_BACKEND[1:]]
 
 
 def until_ready(process: subprocess.Popen[str]) -> None:
@@ -189,17 +189,23 @@ for backend in ("thread", "process", "asyncio"):
     assert out == ["TaskKilledError True 3\n"] * 3
 
 
-@pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
+METHODS = [(backend, method) for backend in ("process", "pool") for method in ("forkserver", "spawn", "fork")]
+
+
+@pytest.mark.parametrize(("backend", "method"), [*METHODS, ("fork", None)])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
-def test_no_worker_outlives_a_program_that_is_killed(program: Program, method: str, number: signal.Signals, busy: bool) -> None:
+def test_no_worker_outlives_a_program_that_is_killed(
+    program: Program, backend: str, method: str | None, number: signal.Signals, busy: bool
+) -> None:
+    options = {} if method is None else {"start_method": method}
     code = f"""
 import os, sys, taskrun, time
 def work(i):
     with open("pids", "a") as file: file.write(f"{{os.getpid()}}\\n")
     end = time.monotonic() + 60
     while {busy} and time.monotonic() < end: pass
-ex = taskrun.Executor("process", max_workers=2, start_method={method!r})
+ex = taskrun.Executor({backend!r}, max_workers=2, **{options})
 futures = [ex.submit(work, i) for i in range(2)]
 while not os.path.exists("pids") or len(open("pids").readlines()) < 2: time.sleep(0.001)
 if not {busy}: taskrun.wait(futures)

@@ -93,7 +93,7 @@ def test_an_executor_dropped_with_work_to_do_does_it_and_ends_its_workers(progra
     code = """
 import gc, os, taskrun, threading, time, weakref
 ex = taskrun.Executor(max_workers=2)
-pids = {f.result() for f in [ex.submit(os.getpid) for _ in range(20)]}
+pids = {{f.result() for f in [ex.submit(os.getpid) for _ in range(20)]}}
 futures = [ex.submit(time.sleep, 0.01) for _ in range(20)]
 alive = weakref.ref(ex)
 del ex
@@ -165,20 +165,21 @@ def child(backend):
 if __name__ == "__main__":
     with taskrun.Executor("process", max_workers=1) as ex:
         ex.submit(abs, -1).result()
-        for backend in ("serial", "thread", "process"):
+        for backend in {EVERY_BACKEND}:
             process = multiprocessing.get_context({method!r}).Process(target=child, args=(backend,))
             process.start()
             process.join()
             print(process.exitcode)
 """
-    assert program.prints(code) == "0\n0\n0\n"
+    assert program.prints(code) == "0\n" * len(EVERY_BACKEND)
 
 
-def test_os_exit_in_the_middle_leaves_no_worker(program: Program) -> None:
-    code = """
+@pytest.mark.parametrize("backend", ["process", "pool"])
+def test_os_exit_in_the_middle_leaves_no_worker(program: Program, backend: str) -> None:
+    code = f"""
 import os, taskrun, time
-ex = taskrun.Executor("process", max_workers=2)
-pids = {f.result() for f in [ex.submit(os.getpid) for _ in range(20)]}
+ex = taskrun.Executor({backend!r}, max_workers=2)
+pids = {{f.result() for f in [ex.submit(os.getpid) for _ in range(20)]}}
 ex.submit(time.sleep, 60)
 print(*pids, flush=True)
 os._exit(5)

@@ -65,21 +65,21 @@ class TestResults:
     @pytest.mark.parametrize(
         "inputs",
         [
-            ([1, 2, 3, 4], [1, 2]),
-            ([1, 2], range(100), (7, 8, 9)),
-            ([1, 2, 3], iter([4, 5])),
-            (iter([1, 2, 3]), itertools.count()),
-            ([1, 2, 3], itertools.repeat(2)),
-            ({1: "one", 2: "two"}, "ab"),
-            ([], [1]),
-            ([1], iter([])),
-            ([],),
-            (iter([]),),
-            (),
+            lambda: ([1, 2, 3, 4], [1, 2]),
+            lambda: ([1, 2], range(100), (7, 8, 9)),
+            lambda: ([1, 2, 3], iter([4, 5])),
+            lambda: (iter([1, 2, 3]), itertools.count()),
+            lambda: ([1, 2, 3], itertools.repeat(2)),
+            lambda: ({1: "one", 2: "two"}, "ab"),
+            lambda: ([], [1]),
+            lambda: ([1], iter([])),
+            lambda: ([],),
+            lambda: (iter([]),),
+            lambda: (),
         ],
-        ids=repr,
     )
     def test_the_shortest_input_ends_it(self, make: Any, kind: str, inputs: Any) -> None:
+        inputs = inputs()
         ours, theirs = zip(*map(itertools.tee, inputs), strict=True) if inputs else ((), ())
         # What has a length is given as it is, not as an iterator.
         given = [it if hasattr(it, "__len__") else copied for it, copied in zip(inputs, ours, strict=True)]
