@@ -93,7 +93,7 @@ def test_an_executor_dropped_with_work_to_do_does_it_and_ends_its_workers(progra
     code = """
 import gc, os, taskrun, threading, time, weakref
 ex = taskrun.Executor(max_workers=2)
-pids = {{f.result() for f in [ex.submit(os.getpid) for _ in range(20)]}}
+pids = {f.result() for f in [ex.submit(os.getpid) for _ in range(20)]}
 futures = [ex.submit(time.sleep, 0.01) for _ in range(20)]
 alive = weakref.ref(ex)
 del ex
