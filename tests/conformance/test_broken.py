@@ -95,6 +95,14 @@ class Remembers(Broken):
         return task, succeeded, self.known.setdefault(task.name, value) if succeeded else value, cause, run
 
 
+class GivesStandIns(Broken):
+    """Takes nothing out of what it stands in for."""
+
+    def before(self, task: Task) -> None:
+        task.args = tuple(map(taskrun.shared, task.args))
+        task.kwargs = {name: taskrun.shared(value) for name, value in task.kwargs.items()}
+
+
 class NeverMakesUp(Broken):
     def waiting(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -335,6 +343,7 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_result_of_a_call_with_all_kinds_of_arguments": (WrongValue, Silent),
     "test_lambdas_and_closures": (WrongValue,),
     "test_local_classes_keep_their_identity": (ClonesClasses,),
+    "test_what_is_shared_is_shipped_once_and_arrives_as_itself": (GivesStandIns,),
     "test_what_a_function_reads_is_what_it_is_when_the_task_leaves": (Remembers,),
     "test_keywords_named_like_ours_belong_to_the_user": (WrongValue,),
     "test_coroutine_functions_are_awaited": (CoroutinesNotAwaited,),
