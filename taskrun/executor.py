@@ -152,7 +152,8 @@ class Executor(Submitting):
             raise
 
     def __repr__(self) -> str:
-        return f"<taskrun.Executor {self._backend.name!r} max_workers={self._max_workers} at {id(self):#x}>"
+        name = self._scheduler.settings.name
+        return f"<taskrun.Executor {self._backend.name!r} max_workers={self._max_workers} name={name!r} at {id(self):#x}>"
 
 
 def _warn_of_unread(maps: int, stacklevel: int) -> None:
