@@ -161,6 +161,11 @@ class SmallPool(pool.Pool):
         self._cache.notifier = self._change_notifier
         super().close()
 
+    @staticmethod
+    def _help_stuff_finish(inqueue: _Line, task_handler: threading.Thread, size: int) -> None:
+        """Free the thread that may be writing; called if the pool is still there at the very end of the interpreter."""
+        inqueue.shut()
+
     def threads(self) -> tuple[threading.Thread, ...]:
         """Return the pool's threads: one pickles, one takes answers, one sees to the process."""
         return self._task_handler, self._result_handler, self._worker_handler
