@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pytest
 from more_executors import Executors, MapExecutor, RetryExecutor, ThrottleExecutor, TimeoutExecutor, f_map, f_sequence, f_zip
 from work import fail, increment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import taskrun
 
 
@@ -20,19 +17,11 @@ def test_bound_to_a_function_and_throttled(ex: taskrun.Executor) -> None:
         assert [add(number).result() for number in range(3)] == [1, 2, 3]
 
 
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda ex: MapExecutor(ex, increment, error_fn=repr),
-        lambda ex: MapExecutor(
-            TimeoutExecutor(RetryExecutor(ex, max_attempts=2, sleep=0), timeout=60), increment, error_fn=repr
-        ),
-    ],
-    ids=["mapped", "retried in time and mapped"],
-)
-def test_wrapped(ex: taskrun.Executor, wrap: Callable[[Any], Any]) -> None:
-    ex.submit(abs, 1).result()  # before there is a thread that `fork` would warn of
-    with wrap(ex) as wrapped:
+def test_retried_timed_and_mapped(ex: taskrun.Executor) -> None:
+    ex.submit(abs, 1).result()  # before there are threads that `fork` would warn of
+    with MapExecutor(
+        TimeoutExecutor(RetryExecutor(ex, max_attempts=2, sleep=0), timeout=60), increment, error_fn=repr
+    ) as wrapped:
         assert list(wrapped.map(increment, [1, 2])) == [3, 4]
         assert wrapped.submit(fail, "no").result() == "LookupError('no')"
 
