@@ -93,7 +93,7 @@ def test_without_a_seed_no_two_tasks_draw_the_same(ex: taskrun.Executor) -> None
     assert len(set(ex.map(draw, range(8), chunksize=1))) == 8
 
 
-@pytest.mark.filterwarnings("default::taskrun.UnsafeForkWarning")
+@pytest.mark.filterwarnings("ignore::taskrun.UnsafeForkWarning")
 @pytest.mark.parametrize("backend", ["fork", "pool", "process"])
 def test_a_fork_amid_another_threads_draw_holds_nobody_up(backend: str) -> None:
     drawing, enough = threading.Event(), threading.Event()

@@ -38,7 +38,7 @@ def url(ex: taskrun.Executor) -> Iterator[str]:
         thread.join()
 
 
-@pytest.mark.filterwarnings("default::taskrun.UnsafeForkWarning")  # the server is a thread of this process
+@pytest.mark.filterwarnings("ignore::taskrun.UnsafeForkWarning")  # the server is a thread of this process
 def test_pages_and_errors_arrive(ex: taskrun.Executor, url: str) -> None:
     with FuturesSession(executor=ex) as session:
         pages = [session.get(f"{url}/{path}") for path in ("here", "nowhere")]
