@@ -13,6 +13,11 @@ IN_VENV := $(VENV)/bin/python
 PIP := $(IN_VENV) -m pip --disable-pip-version-check --quiet
 VERSIONS := 3.11 3.12 3.13
 
+# The tests wait for processes more than they work: as many at a time as there are CPUs. JOBS=1: one after the other.
+# Each of pytest's processes is started like the first, with every warning an error.
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+PARALLEL = $(if $(filter-out 0 1,$(JOBS)),-d --tx '$(JOBS)*popen//python=$(IN_VENV) -W error -X dev')
+
 .PHONY: help demo test test-clients test-all lint typecheck format clean python
 
 help: ## show this
@@ -23,10 +28,10 @@ demo: $(VENV)/installed ## a real job on processes, then on threads, by changing
 
 test: $(VENV)/installed ## the tests; ARGS='-k retry' goes to pytest
 	@$(IN_VENV) -m compileall -q taskrun  # they start some thousand interpreters, and not each environment keeps what it compiled
-	$(IN_VENV) -W error -X dev -m pytest $(ARGS)
+	$(IN_VENV) -W error -X dev -m pytest $(PARALLEL) $(ARGS)
 
 test-clients: $(VENV)/installed-clients ## tests/clients with the large libraries too (NumPy, pandas, SciPy, Dask, scikit-learn)
-	$(IN_VENV) -W error -X dev -m pytest tests/clients $(ARGS)
+	$(IN_VENV) -W error -X dev -m pytest $(PARALLEL) tests/clients $(ARGS)
 
 test-all: ## the tests on each of Python 3.11, 3.12 and 3.13 found here
 	@found=(); failed=(); \

@@ -103,6 +103,11 @@ class Backend(ABC):
     shares_context: bool = False
     """Tasks run in this process: each attempt runs in a copy of `task.context`, the submitter's context variables."""
 
+    @property
+    def pickles_arguments(self) -> bool:
+        """Whether the arguments of tasks are pickled: then what is `shared` is taken out at the other end, else at `submit`."""
+        return self.capabilities.pickles == "yes"
+
     @classmethod
     def unavailable(cls) -> str | None:
         """Return what is missing on this machine and how to get it, or None when the backend can be used."""

@@ -14,6 +14,7 @@ from contextvars import copy_context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
+from taskrun import sharing
 from taskrun.backends.soft_timeout import SoftTimeout
 from taskrun.coroutines import CoroutineRunner
 from taskrun.errors import TaskTimeoutError
@@ -81,6 +82,8 @@ def run_pickled_call(payload: Payload) -> Answer:
     try:
         fn = load_function(function, task=name)
         args, kwargs = load_arguments(arguments, task=name)
+        if sharing.in_use:
+            fn, args, kwargs = sharing.unwrapped(fn, args, kwargs)
         pickling = False
         started, cpu = time.monotonic(), time.thread_time()
         deadline = None if limit is None else started + limit

@@ -16,6 +16,7 @@ import time
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from taskrun import sharing
 from taskrun.coroutines import CoroutineRunner
 from taskrun.engine import notes, posix, surroundings
 from taskrun.engine.answer import NOT_READY, READY, UNSENDABLE
@@ -46,6 +47,10 @@ class Call(NamedTuple):
     function: bytes | None
     """None: the worker has it there."""
     arguments: bytes
+    shared: list[bytes]
+    """What it refers to and the worker lacks."""
+    unshared: list[bytes]
+    """The keys of what the worker need not keep any more."""
 
 
 class Answer(NamedTuple):
@@ -100,8 +105,13 @@ class _Worker:
         self.running = True
         try:
             try:
+                for blob in call.shared:
+                    sharing.receive(blob)
                 fn = self._function(call, about.name)
                 args, kwargs = load_arguments(call.arguments, task=about.name)
+                sharing.forget(call.unshared)
+                if sharing.in_use:
+                    fn, args, kwargs = sharing.unwrapped(fn, args, kwargs)
                 if values is not None:
                     context.run(surroundings.set_context_vars, values)
             except BaseException as error:  # SerializationError, or what a signal handler of the user's raised

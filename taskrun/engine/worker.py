@@ -21,6 +21,7 @@ from contextvars import copy_context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from taskrun import sharing
 from taskrun.coroutines import CoroutineRunner
 from taskrun.engine import channel, generators, notes, posix, surroundings
 from taskrun.engine.alarm import SoftAlarm
@@ -154,10 +155,14 @@ class Worker:
                 return frame
             if kind == channel.FUNCTION:
                 self._functions[header[2]] = payload
+            elif kind == channel.SHARED:
+                sharing.receive(payload)
             else:
                 state = pickle.loads(payload)
                 self._root = state.get("root", self._root)
                 self._setup = state.get("setup", self._setup)
+                if "unshared" in state:
+                    sharing.forget(state["unshared"])
                 if "path" in state:
                     sys.path[:] = state["path"]
                     importlib.invalidate_caches()
@@ -185,6 +190,8 @@ class Worker:
             if name is None:
                 name = function_name(fn)
             args, kwargs = load_arguments(arguments, task=name)
+            if sharing.in_use:
+                fn, args, kwargs = sharing.unwrapped(fn, args, kwargs)
         except BaseException as error:  # SerializationError, or what a signal handler of the user's raised
             started = time.monotonic()
             self._answer_error(channel.UNSENDABLE, sequence, started, error, name)

@@ -8,7 +8,7 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import taskrun
 
@@ -38,6 +38,28 @@ class StubbornError(LookupError):
 
 def _refuse(text: str) -> Any:
     raise RuntimeError(f"cannot rebuild {text!r}")
+
+
+class Counted:
+    """Counts how often it was unpickled in this process."""
+
+    loads: ClassVar[int] = 0
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        Counted.loads += 1
+
+
+def use_counted(number: int, counted: Counted) -> tuple[int, int]:
+    """Return the sum, and how often anything was unpickled in this process."""
+    return counted.value + number, Counted.loads
+
+
+def kinds_in(items: list[Any], *, named: Any) -> list[str]:
+    return [type(item).__name__ for item in items] + [type(named).__name__]
 
 
 def add(a: Any, b: Any = 0, *, c: Any = 0) -> Any:
