@@ -18,10 +18,10 @@ VERSIONS := 3.11 3.12 3.13
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PARALLEL = $(if $(filter-out 0 1,$(JOBS)),-d --tx '$(JOBS)*popen//python=$(IN_VENV) -W error -X dev')
 
-.PHONY: help demo test test-all lint typecheck format clean python
+.PHONY: help demo test test-clients test-all lint typecheck format clean python
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/installed ## a real job on processes, then on threads, by changing one setting
 	@$(IN_VENV) docs/examples/demo.py
@@ -29,6 +29,9 @@ demo: $(VENV)/installed ## a real job on processes, then on threads, by changing
 test: $(VENV)/installed ## the tests; ARGS='-k retry' goes to pytest
 	@$(IN_VENV) -m compileall -q taskrun  # they start some thousand interpreters, and not each environment keeps what it compiled
 	$(IN_VENV) -W error -X dev -m pytest $(PARALLEL) $(ARGS)
+
+test-clients: $(VENV)/installed-clients ## tests/clients with the large libraries too (NumPy, pandas, SciPy, Dask, scikit-learn)
+	$(IN_VENV) -W error -X dev -m pytest $(PARALLEL) tests/clients $(ARGS)
 
 test-all: ## the tests on each of Python 3.11, 3.12 and 3.13 found here
 	@found=(); failed=(); \
@@ -70,6 +73,11 @@ $(VENV)/installed: pyproject.toml | python
 
 $(VENV)/installed-dev: $(VENV)/installed
 	@$(PIP) install -e '.[dev]'
+	@touch $@
+
+$(VENV)/installed-clients: $(VENV)/installed
+	@echo "installing the large client libraries into $(VENV)"
+	@$(PIP) install -e '.[clients]'
 	@touch $@
 
 # Debian and Ubuntu keep ensurepip in a package of its own.

@@ -11,7 +11,7 @@ from contextlib import nullcontext, suppress
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from taskrun.engine import surroundings
+from taskrun.engine import generators
 from taskrun.engine.alarm import SoftAlarm
 from taskrun.engine.answer import DONE, LATE, RAISED, UNSENDABLE
 from taskrun.engine.ending import flush
@@ -61,7 +61,7 @@ def run_attempt(
     alarm = None if soft is None else SoftAlarm(soft, current, runner, globals(), _call.__code__)
     try:
         if about.seeded:
-            surroundings.seed_generators(current.seed)
+            generators.seed_generators(current.seed)
         with alarm or nullcontext():
             value = context.run(_call, current, runner, fn, args, kwargs)
     except BaseException as error:  # SystemExit and KeyboardInterrupt of a task are its outcomes, too

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from taskrun import sharing
 from taskrun.coroutines import CoroutineRunner
-from taskrun.engine import channel, notes, posix, surroundings
+from taskrun.engine import channel, generators, notes, posix, surroundings
 from taskrun.engine.alarm import SoftAlarm
 from taskrun.engine.attempt import without_frames_of
 from taskrun.engine.ending import flush, run_exit_handlers
@@ -251,7 +251,7 @@ class Worker:
         if extras is not None and "vars" in extras:
             surroundings.set_context_vars(extras["vars"])
         if self._setup["seeded"]:
-            surroundings.seed_generators(current.seed)
+            generators.seed_generators(current.seed)
         value = fn(*args, **kwargs)
         if type(value) is CoroutineType:
             value = self._runner.run(value)
