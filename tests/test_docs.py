@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -66,6 +67,22 @@ def test_the_table_is_the_same_where_a_backend_is_not_usable_and_others_are_regi
 def test_each_field_of_capabilities_is_explained():
     assert list(explanations()) == [field.name for field in fields(Capabilities)]
     assert all(explanations().values())
+
+
+PAGES = sorted([*DOCS.rglob("*.md"), *DOCS.parent.glob("*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_link_to_a_file_leads_to_one(page):
+    linked = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    files = [target.partition("#")[0] for target in linked if "://" not in target and not target.startswith("#")]
+    assert [target for target in files if not (page.parent / target).exists()] == []
+
+
+def test_there_are_links_to_the_pages_of_backends():
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    assert "](docs/reference/backends.md)" in readme
+    assert "](docs/explanation/choosing.md)" in readme
 
 
 def test_what_markdown_reads_as_a_column_is_escaped(monkeypatch):
