@@ -18,13 +18,19 @@ VERSIONS := 3.11 3.12 3.13
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PARALLEL = $(if $(filter-out 0 1,$(JOBS)),-d --tx '$(JOBS)*popen//python=$(IN_VENV) -W error -X dev')
 
-.PHONY: help demo test test-clients test-all lint typecheck format clean python
+.PHONY: help demo demo-all choosing test test-clients test-all docs lint typecheck format clean python
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/installed ## a real job on processes, then on threads, by changing one setting
 	@$(IN_VENV) docs/examples/demo.py
+
+demo-all: $(VENV)/installed ## the same job on every backend that is usable here, a line each
+	@$(IN_VENV) docs/examples/demo.py --all
+
+choosing: $(VENV)/installed ## work for the CPU and waiting, on every backend; ARGS='--workers 100'
+	@$(IN_VENV) docs/examples/choosing.py $(ARGS)
 
 test: $(VENV)/installed ## the tests; ARGS='-k retry' goes to pytest
 	@$(IN_VENV) -m compileall -q taskrun  # they start some thousand interpreters, and not each environment keeps what it compiled
@@ -47,6 +53,9 @@ test-all: ## the tests on each of Python 3.11, 3.12 and 3.13 found here
 	done; \
 	echo "== tested on: $${found[*]:-nothing}; failed on: $${failed[*]:-none}"; \
 	[ $${#found[@]} -gt 0 ] && [ $${#failed[@]} -eq 0 ]
+
+docs: $(VENV)/installed ## write anew what the documentation takes from the code
+	@$(IN_VENV) docs/generate.py
 
 lint: $(VENV)/installed-dev typecheck ## ruff, the format, and the types
 	$(IN_VENV) -m ruff check .
