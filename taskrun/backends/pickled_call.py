@@ -73,7 +73,7 @@ def run_pickled_call(payload: Payload) -> Answer:
 
     about, function, arguments = payload
     name, index, number, (limit, soft, expires), seed_root, values = pickle.loads(about)
-    runner, alarm = CoroutineRunner(), None
+    runner, alarm, me = CoroutineRunner(), None, os.getpid()
     started, cpu = time.monotonic(), time.thread_time()
     pickling = True
     if expires is not None and started > expires:  # its future has failed, while it waited for a worker here
@@ -115,6 +115,10 @@ def run_pickled_call(payload: Payload) -> Answer:
         cause: Cause = "serialization" if pickling else "raised" if timed_out is None else "timeout"
         return False, dump_exception(timed_out or error, task=name), cause, _cost(started, cpu)
     finally:
+        if os.getpid() != me:  # a process that the task has forked came back from it: it must not answer as well
+            from taskrun.engine.ending import end_a_copy
+
+            end_a_copy()
         runner.close()
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from taskrun.engine import generators
 from taskrun.engine.alarm import SoftAlarm
 from taskrun.engine.answer import DONE, LATE, RAISED, UNSENDABLE
-from taskrun.engine.ending import flush
+from taskrun.engine.ending import end_a_copy
 from taskrun.exceptions import dump_exception
 from taskrun.serialization import dump_result
 from taskrun.task import CurrentTask, entered
@@ -101,7 +101,5 @@ def without_frames_of(ours: dict[str, Any], error: BaseException) -> None:
 
 
 def _end_a_copy(me: int) -> None:
-    """End the process that came back from an `os.fork` in the task: it must not answer in the place of its parent."""
     if os.getpid() != me:
-        flush()
-        os._exit(0)
+        end_a_copy()

@@ -26,7 +26,7 @@ from taskrun.coroutines import CoroutineRunner
 from taskrun.engine import channel, generators, notes, posix, surroundings
 from taskrun.engine.alarm import SoftAlarm
 from taskrun.engine.attempt import without_frames_of
-from taskrun.engine.ending import flush, run_exit_handlers
+from taskrun.engine.ending import end_a_copy, flush, run_exit_handlers
 from taskrun.exceptions import dump_exception
 from taskrun.serialization import dump_result, load_arguments, load_function
 from taskrun.task import CurrentTask, entered, function_name
@@ -134,8 +134,7 @@ class Worker:
             self._run(*self._frame_of(token[0]))
             if self._forked:
                 # os.fork in the task, and the child came back from the task's code: it must not work for our parent.
-                flush()
-                os._exit(0)
+                end_a_copy()
 
     def _frame_of(self, token: int) -> tuple[tuple[Any, ...], bytes | bytearray]:
         """Return the frame of a claimed task, passing over those that were taken back."""
@@ -268,8 +267,7 @@ class Worker:
 
     def _reply(self, kind: int, sequence: int, started: float, duration: float, cpu: float, rss: int, data: bytes) -> None:
         if self._forked:
-            flush()
-            os._exit(0)
+            end_a_copy()
         head = channel.REPLY.pack(len(data), kind, sequence, started, duration, cpu, rss)
         try:
             if len(data) < 1 << 16:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from contextvars import ContextVar
@@ -77,6 +78,15 @@ def raise_chain() -> None:
         error = ValueError("outer", 2)
         error.add_note("a note")
         raise error from inner
+
+
+def fork_and_return(how: str) -> str:
+    """Fork, and come back in both processes."""
+    if os.fork() != 0:
+        return "parent"
+    if how == "raise":
+        raise ValueError("in the child")
+    return "child"
 
 
 def raise_this(error: BaseException) -> None:
