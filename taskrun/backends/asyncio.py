@@ -184,8 +184,9 @@ class AsyncioBackend(ThreadLikeBackend):
             error = TaskKilledError(f"task {task.name!r} was stopped with its executor", task=task.name, attempt=task.number)
             outcome = (task, False, error, "killed", outcome[4])
         with self._scheduler.lock:
-            self._busy.pop(task, None)
-        self._scheduler.settle((outcome,))
+            ours = self._busy.pop(task, None) is not None  # else it was stopped: who did that says so, not the cancelled code
+        if ours:
+            self._scheduler.settle((outcome,))
         del task, outcome
         self._feed()
 
@@ -219,11 +220,12 @@ class AsyncioBackend(ThreadLikeBackend):
                 return  # given back meanwhile
             del self._held[task]
             self._busy[task] = worker
-        if scheduler.begin(task):
-            scheduler.settle((call(scheduler, task, worker.name, worker.runner),))
+        outcome = call(scheduler, task, worker.name, worker.runner) if scheduler.begin(task) else None
         with scheduler.lock:
-            if self._busy.get(task) is worker:  # else it was stopped, and this thread with it
-                del self._busy[task]
+            ours = self._busy.pop(task, None) is not None  # else it was stopped, and this thread with it; as in `_await`
+        if ours and outcome is not None:
+            scheduler.settle((outcome,))
+        del task, outcome  # the frames of an error's traceback lead back to this one: it must not lead to the error
 
     # -- taking back and stopping ----------------------------------------------------------------------------------------------
 
