@@ -31,12 +31,12 @@ from taskrun.task import Cause, CurrentTask, entered
 from taskrun.timer import Timer
 
 if TYPE_CHECKING:
-    from contextvars import ContextVar
+    from contextvars import Context, ContextVar
 
     from taskrun.scheduler import Outcome
     from taskrun.task import Task
 
-__all__ = ["Answer", "Payload", "dump_call", "load_answer", "run_pickled_call"]
+__all__ = ["Answer", "Payload", "Place", "dump_call", "load_answer", "run_in", "run_pickled_call"]
 
 Payload = tuple[bytes, bytes, bytes]
 """Pickled: what identifies the attempt; the function; the arguments."""
@@ -44,10 +44,23 @@ Answer = tuple[bool, bytes, Cause, tuple[str, float, float, float]]
 """Succeeded; the pickled value or exception; the cause of a failure; worker, start, duration and CPU time (seconds)."""
 
 
-class _NeverAsked:
-    """The cancel flag of a call that nothing can reach while it runs."""
+class Place:
+    """Where calls run: what they find there. This one is for a call by itself, which nothing can reach while it runs."""
 
-    cancel_requested = False
+    seeded = False
+    """The global generators are seeded for each call: nobody else uses them."""
+
+    def __init__(self) -> None:
+        self.runner = CoroutineRunner()
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether the call that runs was asked to cancel."""
+        return False
+
+    def context(self) -> Context:
+        """Return the context for one call."""
+        return copy_context()
 
 
 def dump_call(task: Task, context_vars: list[tuple[str, ContextVar[Any]]], expires: float | None = None) -> Payload:
@@ -68,11 +81,20 @@ def dump_call(task: Task, context_vars: list[tuple[str, ContextVar[Any]]], expir
 
 def run_pickled_call(payload: Payload) -> Answer:
     """Run a call where the caller is. Raises nothing."""
-    from taskrun.engine.surroundings import set_context_vars
+    place = Place()
+    try:
+        return run_in(place, payload)
+    finally:
+        place.runner.close()
+
+
+def run_in(place: Place, payload: Payload) -> Answer:
+    """Run a call in *place*. Raises nothing."""
+    from taskrun.engine.surroundings import seed_generators, set_context_vars
 
     about, function, arguments = payload
     name, index, number, (limit, soft, expires), seed_root, values = pickle.loads(about)
-    runner, alarm = CoroutineRunner(), None
+    runner, alarm = place.runner, None
     started, cpu = time.monotonic(), time.thread_time()
     pickling = True
     if expires is not None and started > expires:  # its future has failed, while it waited for a worker here
@@ -84,7 +106,7 @@ def run_pickled_call(payload: Payload) -> Answer:
         pickling = False
         started, cpu = time.monotonic(), time.thread_time()
         deadline = None if limit is None else started + limit
-        current = CurrentTask(name, index, number, deadline, seed_root, _NeverAsked())
+        current = CurrentTask(name, index, number, deadline, seed_root, place)
 
         def enter() -> Any:
             entered.set(current)
@@ -93,10 +115,12 @@ def run_pickled_call(payload: Payload) -> Answer:
             value = fn(*args, **kwargs)
             return runner.run(value) if type(value) is CoroutineType else value
 
+        if place.seeded:
+            seed_generators(current.seed)
         if soft is not None:
             alarm = _Alarm(runner, soft, name, number)
         try:
-            value = copy_context().run(enter)
+            value = place.context().run(enter)
         finally:
             if alarm is not None:
                 alarm.disarm()
@@ -111,8 +135,6 @@ def run_pickled_call(payload: Payload) -> Answer:
             explain_missing_name(error)
         cause: Cause = "serialization" if pickling else "raised" if timed_out is None else "timeout"
         return False, dump_exception(timed_out or error, task=name), cause, _cost(started, cpu)
-    finally:
-        runner.close()
 
 
 class _Alarm(SoftTimeout):
