@@ -4,19 +4,19 @@ SHELL := /bin/bash
 
 # The first Python of 3.11 or later; a candidate has to run, a pyenv shim for a version that is not selected does not.
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do $$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
 VERSION := $(shell $(or $(PYTHON),false) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
 # One environment for each version of Python; `.venv` is left to you.
 VENV ?= .venv-$(VERSION)
 IN_VENV := $(VENV)/bin/python
 PIP := $(IN_VENV) -m pip --disable-pip-version-check --quiet
-VERSIONS := 3.11 3.12 3.13
+VERSIONS := 3.11 3.12 3.13 3.14
 
-.PHONY: help demo test test-all lint typecheck format clean python
+.PHONY: help demo test test-all test-newest lint typecheck format clean python
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/installed ## a real job on processes, then on threads, by changing one setting
 	@$(IN_VENV) docs/examples/demo.py
@@ -25,7 +25,7 @@ test: $(VENV)/installed ## the tests; ARGS='-k retry' goes to pytest
 	@$(IN_VENV) -m compileall -q taskrun  # they start some thousand interpreters, and not each environment keeps what it compiled
 	$(IN_VENV) -W error -X dev -m pytest $(ARGS)
 
-test-all: ## the tests on each of Python 3.11, 3.12 and 3.13 found here
+test-all: ## the tests on each of Python 3.11 to 3.14 found here
 	@found=(); failed=(); \
 	for version in $(VERSIONS); do \
 	  python=; \
@@ -40,6 +40,9 @@ test-all: ## the tests on each of Python 3.11, 3.12 and 3.13 found here
 	echo "== tested on: $${found[*]:-nothing}; failed on: $${failed[*]:-none}"; \
 	[ $${#found[@]} -gt 0 ] && [ $${#failed[@]} -eq 0 ]
 
+test-newest: ## the tests on Python 3.14, for the backend interpreter; fetches it from Debian (root, debootstrap, network)
+	@tests/newest.sh $(ARGS)
+
 lint: $(VENV)/installed-dev typecheck ## ruff, the format, and the types
 	$(IN_VENV) -m ruff check .
 	$(IN_VENV) -m ruff format --check .
@@ -52,7 +55,7 @@ format: $(VENV)/installed-dev ## format the code
 	$(IN_VENV) -m ruff format .
 
 clean: ## remove the environments made here and what tools leave behind
-	rm -rf $(foreach v,$(VERSIONS),.venv-$(v)) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(foreach v,$(VERSIONS),.venv-$(v)) .newest .newest.log build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find taskrun tests docs benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The stamps are in the environment: removed with it, and older than pyproject.toml once that changes.

@@ -10,6 +10,7 @@ import atexit
 import importlib
 import pickle
 import sys
+import threading
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,10 @@ from taskrun.serialization import load_arguments, load_function
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["live"]
+__all__ = ["GIVEN_UP", "live"]
+
+GIVEN_UP = 2
+"""In the byte that both sides see: the process ends, and waits for nothing here. 1: the task was asked to cancel; 0: neither."""
 
 
 class _Here(Place):
@@ -90,6 +94,7 @@ def live(calls_fd: int, answers_fd: int, asked: memoryview) -> None:
             pickle.dump((value,), answers, 5)
             answers.flush()
 
+        _wait_for_threads_unless_given_up(asked)
         setup = pickle.load(calls)
         here = _Here(setup, asked)
         answer(here.begin(setup))
@@ -99,6 +104,17 @@ def live(calls_fd: int, answers_fd: int, asked: memoryview) -> None:
         if call:
             here.leave()
         here.runner.close()
+
+
+def _wait_for_threads_unless_given_up(asked: memoryview) -> None:
+    """Have the end of this interpreter not wait for threads (none are daemons here) if a task that was given up has left them."""
+    wait = getattr(threading, "_shutdown", None)
+
+    def shutdown() -> None:
+        if asked[0] != GIVEN_UP and wait is not None:
+            wait()
+
+    threading._shutdown = shutdown  # type: ignore[attr-defined]  # what Python calls at the end: there is no public way
 
 
 def _end_template() -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from taskrun.backends import interpreter_worker
 from taskrun.backends.pickled_call import dump_call, load_answer
-from taskrun.errors import SerializationError, TaskKilledError, WorkerCrashedError
+from taskrun.errors import SerializationError, TaskKilledError, UnsafeForkWarning, WorkerCrashedError
 from taskrun.exceptions import load_exception
 from taskrun.serialization import not_sent
 from taskrun.threads import OwnThread
@@ -125,6 +125,10 @@ class SubInterpreter:
         """Tell the task that runs that it was asked to cancel; False: take it back, for the next one."""
         self._asked[0] = asked
 
+    def give_up(self) -> None:
+        """Let the process end around it, whatever runs there."""
+        self._asked[0] = interpreter_worker.GIVEN_UP
+
     def close(self, *, orderly: bool = False) -> None:
         """End it; *orderly*: its finalizer runs. Waits for threads that its tasks have started, as a process does."""
         try:
@@ -162,6 +166,7 @@ class _Remaining:
         self._lock = threading.Lock()
         self._open: set[SubInterpreter] = set()
         self._registered = False
+        self._warned = False
 
     def add(self, interpreter: SubInterpreter) -> None:
         with self._lock:
@@ -169,15 +174,34 @@ class _Remaining:
             self._open.add(interpreter)
         if first:
             atexit.register(self._at_exit)
+            os.register_at_fork(before=self._before_fork)
 
     def discard(self, interpreter: SubInterpreter) -> None:
         with self._lock:
             self._open.discard(interpreter)
 
+    def _before_fork(self) -> None:
+        """Warn once: the child of a process with sub-interpreters dies in `os.fork` (CPython #139759)."""
+        if self._open and not self._warned:
+            self._warned = True
+            warnings.warn(
+                "os.fork with sub-interpreters in this process: Python up to 3.14 crashes in the child, whatever they do; shut "
+                'down the executors with backend="interpreter" first, or start processes by spawn or forkserver',
+                UnsafeForkWarning,
+                stacklevel=2,
+            )
+
     def _at_exit(self) -> None:
-        """Keep Python from warning of what cannot be helped: where warnings are errors it would change the exit status."""
-        if self._open:
-            _log.debug("%d sub-interpreters still run tasks that were given up", len(self._open))
+        """Have Python wait for none of them, and not warn of them: where warnings are errors it would change the exit status.
+
+        It suspends their threads when it comes to end them (CPython #128639).
+        """
+        with self._lock:
+            remaining = list(self._open)
+        for interpreter in remaining:
+            interpreter.give_up()
+        if remaining:
+            _log.debug("%d sub-interpreters still run tasks that were given up", len(remaining))
             warnings.filterwarnings("ignore", "remaining subinterpreters", RuntimeWarning)
 
 
