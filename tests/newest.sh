@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs the tests on the newest Python, for what older ones lack (the backend `interpreter` needs 3.14). `make test-newest`.
 #
-# Where that Python is not installed it comes from Debian sid, into a directory of its own (.newest, some 500 MB) that is used with
+# Where that Python is not installed it comes from Debian sid, into a directory of its own (.newest, some 500 MB) used with
 # chroot: nothing else on this machine changes. Mounts are made in a name space that ends with this script.
 set -euo pipefail
 
