@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["GIVEN_UP", "live"]
 
 GIVEN_UP = 2
-"""In the byte that both sides see: the process ends, and waits for nothing here. 1: the task was asked to cancel; 0: neither."""
+"""In the byte that both sides see: the process ends and waits for nothing here. 1: the task was asked to cancel; 0: neither."""
 
 
 class _Here(Place):
@@ -107,7 +107,10 @@ def live(calls_fd: int, answers_fd: int, asked: memoryview) -> None:
 
 
 def _wait_for_threads_unless_given_up(asked: memoryview) -> None:
-    """Have the end of this interpreter not wait for threads (none are daemons here) if a task that was given up has left them."""
+    """Have the end of this interpreter not wait for its threads if the process ends around a task that was given up.
+
+    None of them are daemons: a sub-interpreter allows none.
+    """
     wait = getattr(threading, "_shutdown", None)
 
     def shutdown() -> None:
