@@ -165,6 +165,10 @@ class InterpreterBackend(ThreadBackend):
 
     def abort(self, *, force: bool) -> None:
         """Abandon the interpreters whose tasks run, and those that come to life or end."""
+        with self._scheduler.lock:
+            busy = [worker.task for worker in self._workers if worker.task is not None]
+        for task in busy:
+            self.notice_cancel(task)
         super().abort(force=force)
         if force:
             with self._scheduler.lock:

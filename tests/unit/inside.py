@@ -33,6 +33,11 @@ def identity(_: object = None) -> int:
     return int(interpreters.get_current().id)
 
 
+def nested() -> tuple[int, int]:
+    with taskrun.Executor("interpreter", max_workers=1) as ex:
+        return identity(), ex.submit(identity).result(30)
+
+
 def fail_and_tell(log: str, fail_until: int) -> None:
     """Write down the interpreter that this runs in; fail in the first so many."""
     with open(log, "a") as file:

@@ -122,6 +122,25 @@ def test_only_the_task_that_was_asked_to_cancel_sees_it(tmp_path: Path) -> None:
 
 
 @needs_interpreters
+def test_after_ctrl_c_a_task_that_runs_can_see_that_it_should_end(tmp_path: Path) -> None:
+    started, ended = tmp_path / "started", tmp_path / "ended"
+    ex = taskrun.Executor("interpreter", max_workers=1)
+    with pytest.raises(KeyboardInterrupt), ex:
+        future = ex.submit(inside.until_asked, str(started), str(ended), PATIENCE)
+        assert eventually(started.exists)
+        raise KeyboardInterrupt
+    assert future.done()
+    assert eventually(lambda: ended.exists() and ended.read_text() == "asked")
+
+
+@needs_interpreters
+def test_interpreters_have_executors_of_their_own_kind() -> None:
+    with taskrun.Executor("interpreter", max_workers=1) as ex:
+        here, there, deeper = inside.identity(), *ex.submit(inside.nested).result(PATIENCE)
+    assert len({here, there, deeper}) == 3
+
+
+@needs_interpreters
 def test_a_module_that_does_not_support_sub_interpreters_is_named_with_the_way_out() -> None:
     with taskrun.Executor("interpreter", max_workers=1) as ex:
         raised = ex.submit(inside.import_alone).exception(PATIENCE)
