@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskrun.backends.soft_timeout import SoftTimeout
 from taskrun.coroutines import CoroutineRunner
+from taskrun.engine.functions import Received
 from taskrun.errors import TaskTimeoutError
 from taskrun.exceptions import dump_exception, load_exception
 from taskrun.reach import new_moment
@@ -24,21 +25,23 @@ from taskrun.serialization import (
     dump_function,
     dump_result,
     load_arguments,
-    load_function,
     load_outcome,
 )
 from taskrun.task import Cause, CurrentTask, entered
 from taskrun.timer import Timer
 
 if TYPE_CHECKING:
-    from contextvars import Context, ContextVar
+    from contextvars import ContextVar
 
+    from taskrun.engine.functions import Sent
     from taskrun.scheduler import Outcome
     from taskrun.task import Task
 
 __all__ = ["Answer", "Payload", "Place", "dump_call", "load_answer", "run_in", "run_pickled_call"]
 
-Payload = tuple[bytes, bytes, bytes]
+Function = tuple[int | None, bytes | None]
+"""Where a place that lasts keeps it (None: nowhere); the function, pickled (None: it is there)."""
+Payload = tuple[bytes, Function, bytes]
 """Pickled: what identifies the attempt; the function; the arguments."""
 Answer = tuple[bool, bytes, Cause, tuple[str, float, float, float]]
 """Succeeded; the pickled value or exception; the cause of a failure; worker, start, duration and CPU time (seconds)."""
@@ -52,21 +55,20 @@ class Place:
 
     def __init__(self) -> None:
         self.runner = CoroutineRunner()
+        self.functions = Received()
 
     @property
     def cancel_requested(self) -> bool:
         """Whether the call that runs was asked to cancel."""
         return False
 
-    def context(self) -> Context:
-        """Return the context for one call."""
-        return copy_context()
 
-
-def dump_call(task: Task, context_vars: list[tuple[str, ContextVar[Any]]], expires: float | None = None) -> Payload:
+def dump_call(
+    task: Task, context_vars: list[tuple[str, ContextVar[Any]]], expires: float | None = None, sent: Sent | None = None
+) -> Payload:
     """Return *task* as bytes, with the values of *context_vars*. Raises SerializationError.
 
-    It is not run any more after *expires*, a time of `time.monotonic` that the receiver shares.
+    It is not run any more after *expires*, a time of `time.monotonic` that the receiver shares; *sent* is what he has.
     """
     from taskrun.engine.surroundings import context_payload
 
@@ -76,7 +78,8 @@ def dump_call(task: Task, context_vars: list[tuple[str, ContextVar[Any]]], expir
     options = task.options
     limits = (options.timeout, options.soft_timeout, expires)
     about = pickle.dumps((name, task.index, task.number, limits, task.seed_root, values), 5)
-    return about, dump_function(task.fn, task=name), dump_arguments(task.args, task.kwargs, task=name)
+    function = (None, dump_function(task.fn, task=name)) if sent is None else sent.pack(task)
+    return about, function, dump_arguments(task.args, task.kwargs, task=name)
 
 
 def run_pickled_call(payload: Payload) -> Answer:
@@ -101,7 +104,7 @@ def run_in(place: Place, payload: Payload) -> Answer:
         late = TaskTimeoutError(limit=limit, elapsed=started - expires + limit, task=name, attempt=number)
         return False, dump_exception(late, task=name), "timeout", _cost(started, cpu)
     try:
-        fn = load_function(function, task=name)
+        fn = place.functions.load(*function, name)
         args, kwargs = load_arguments(arguments, task=name)
         pickling = False
         started, cpu = time.monotonic(), time.thread_time()
@@ -120,7 +123,7 @@ def run_in(place: Place, payload: Payload) -> Answer:
         if soft is not None:
             alarm = _Alarm(runner, soft, name, number)
         try:
-            value = place.context().run(enter)
+            value = copy_context().run(enter)
         finally:
             if alarm is not None:
                 alarm.disarm()

@@ -138,7 +138,10 @@ class PoolBackend(PoolWorkers):
             if worker.task is not task:
                 return None
             worker.packing = False
-        return call if self._scheduler.begin(task) else None
+        if not self._scheduler.begin(task):
+            return None
+        worker.note_sent()
+        return call
 
     def _not_sent(self, worker: PooledWorker, task: Task, error: BaseException) -> None:
         if isinstance(error, OSError):

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from taskrun.backends import interpreter_worker
 from taskrun.backends.pickled_call import dump_call, load_answer
+from taskrun.engine.functions import Sent
 from taskrun.errors import SerializationError, TaskKilledError, UnsafeForkWarning, WorkerCrashedError
 from taskrun.exceptions import load_exception
 from taskrun.serialization import not_sent
@@ -51,6 +52,7 @@ class SubInterpreter:
         self._name = name
         self._asked = bytearray(1)
         self._path: list[str] = []
+        self._sent = Sent()
         self._inside: OwnThread | None = None
         self._error: BaseException | None = None
         self._files: list[BinaryIO] = []
@@ -102,7 +104,7 @@ class SubInterpreter:
         """Run *task* and return what to report. Raises nothing."""
         self.done += 1
         try:
-            payload = dump_call(task, context_vars)
+            payload = dump_call(task, context_vars, sent=self._sent)
         except SerializationError as error:
             return task, False, error, "serialization", None
         except BaseException as error:  # whatever the user's code does to this thread
@@ -113,6 +115,7 @@ class SubInterpreter:
             path = list(map(str, self._path))
         if task.settled:  # its time was up meanwhile: nothing is heard of what is reported now
             return task, False, TaskKilledError(f"a task of {worker} was given up"), "killed", None
+        self._sent.note_sent()
         try:
             succeeded, data, cause, cost = self._ask_for((payload, path))
         except BaseException as error:  # it could not even say what became of the task

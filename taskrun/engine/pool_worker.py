@@ -21,6 +21,7 @@ from taskrun.engine import notes, posix, surroundings
 from taskrun.engine.answer import NOT_READY, READY, UNSENDABLE
 from taskrun.engine.attempt import About, awaited, run_attempt
 from taskrun.engine.ending import flush, forget_exit_handlers, run_exit_handlers
+from taskrun.engine.functions import Received
 from taskrun.exceptions import dump_exception
 from taskrun.serialization import load_arguments, load_function
 
@@ -67,7 +68,7 @@ class _Worker:
         self.pid = os.getpid()
         self.runner = CoroutineRunner()
         self.running = False  # the user's code runs: KeyboardInterrupt may be raised
-        self.functions: dict[int, Callable[..., Any]] = {}
+        self.functions = Received()
         self.finalizer: Callable[..., object] | None = None
         self.cpu = time.process_time()
 
@@ -100,7 +101,7 @@ class _Worker:
         self.running = True
         try:
             try:
-                fn = self._function(call, about.name)
+                fn = self.functions.load(call.slot, call.function, about.name)
                 args, kwargs = load_arguments(call.arguments, task=about.name)
                 if values is not None:
                     context.run(surroundings.set_context_vars, values)
@@ -111,15 +112,6 @@ class _Worker:
         finally:
             self.running = False
         return self._answer(kind, started, data)
-
-    def _function(self, call: Call, name: str) -> Callable[..., Any]:
-        if call.function is None:
-            assert call.slot is not None  # noqa: S101 - a function that was not sent has its place here
-            return self.functions[call.slot]
-        fn = load_function(call.function, task=name)
-        if call.slot is not None:
-            self.functions[call.slot] = fn
-        return fn
 
     def leave(self) -> None:
         self.running = True

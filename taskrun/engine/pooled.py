@@ -18,13 +18,13 @@ from taskrun.cpus import cpu_count
 from taskrun.engine import notes, pool_worker, posix, surroundings
 from taskrun.engine.answer import CAUSES, DONE
 from taskrun.engine.attempt import About
-from taskrun.engine.functions import Functions
+from taskrun.engine.functions import Sent
 from taskrun.engine.kept import KeptProcess
 from taskrun.engine.launch import fork_warning_ignored
 from taskrun.engine.small_pool import Attached, SmallPool
 from taskrun.exceptions import load_exception
 from taskrun.reach import new_moment
-from taskrun.serialization import dump_arguments, dump_function, load_outcome
+from taskrun.serialization import dump_arguments, load_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,8 +73,7 @@ class PooledWorker(KeptProcess):
         self.born = self.moved = time.monotonic()
         self.dead_since = 0.0
         self._theirs, self._lifeline = os.pipe2(os.O_CLOEXEC)
-        self._functions = Functions()  # the pool's thread's, as the next two
-        self._has: dict[int, int] = {}
+        self._functions = Sent()  # the pool's thread's, as the next
         self._path: list[str] | None = None
         _lifelines.add(self)
 
@@ -135,18 +134,12 @@ class PooledWorker(KeptProcess):
             path = list(map(str, self._path))
         fields = (name, task.index, task.number, options.timeout, options.soft_timeout, task.seed_root, seeded, True)
         about = pickle.dumps((tuple(About(*fields)), values, path), 5)
-        number, function = self._function(task)
+        number, function = self._functions.pack(task)
         return pool_worker.Call(self.sequence, about, number, function, dump_arguments(task.args, task.kwargs, task=name))
 
-    def _function(self, task: Task) -> tuple[int | None, bytes | None]:
-        slot = self._functions.slot(task.fn)
-        if slot is None:
-            return None, dump_function(task.fn, task=task.name)
-        data = self._functions.data(slot, task.fn)
-        if self._has.get(slot.number) == slot.version:
-            return slot.number, None
-        self._has[slot.number] = slot.version
-        return slot.number, data
+    def note_sent(self) -> None:
+        """Note that the last call packed is sent."""
+        self._functions.note_sent()
 
     def outcome(self, task: Task, answer: pool_worker.Answer) -> Outcome:
         """Return what its answer means. Runs the user's code; raises nothing. In the pool's thread."""

@@ -65,10 +65,6 @@ def import_alone() -> None:
     import faulthandler  # noqa: F401 - it does not support sub-interpreters
 
 
-def needs_alone() -> Any:
-    return Alone()
-
-
 class Alone:
     """Comes out of pickling where it was made, and in only where faulthandler can be imported."""
 

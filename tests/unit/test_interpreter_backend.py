@@ -7,6 +7,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
+import alone
 import inside
 import pytest
 from patience import PATIENCE, eventually
@@ -147,10 +148,12 @@ def test_a_module_that_does_not_support_sub_interpreters_is_named_with_the_way_o
         assert isinstance(raised, ImportError)
         assert "faulthandler" in str(raised)
         assert any('backend="process"' in note for note in raised.__notes__)
-        sent = ex.submit(inside.path, inside.Alone()).exception(PATIENCE)
-        assert isinstance(sent, taskrun.SerializationError)
-        assert "faulthandler" in str(sent)
-        assert 'backend="process"' in str(sent)
+        # As an argument; and what a task calls, which is sent once only.
+        for submit in (lambda: ex.submit(inside.path, inside.Alone()), *[lambda: ex.submit(alone.answer)] * 2):
+            sent = submit().exception(PATIENCE)
+            assert isinstance(sent, taskrun.SerializationError)
+            assert "faulthandler" in str(sent)
+            assert 'backend="process"' in str(sent)
 
 
 @needs_interpreters
@@ -205,3 +208,16 @@ def test_what_a_task_prints_appears_when_it_is_over(capfd: pytest.CaptureFixture
     with taskrun.Executor("interpreter", max_workers=1) as ex:
         ex.submit(inside.say, "hello from inside").result(PATIENCE)
         assert "hello from inside" in capfd.readouterr().out
+
+
+@needs_interpreters
+def test_a_function_is_sent_once() -> None:
+    seen: list[int] = []
+
+    def count() -> int:
+        seen.append(1)
+        return len(seen)
+
+    with taskrun.Executor("interpreter", max_workers=1) as ex:
+        assert [ex.submit(count).result(PATIENCE) for _ in range(3)] == [1, 2, 3]  # it keeps what it closes over
+    assert seen == []
