@@ -43,7 +43,7 @@ MOMENTS = {
 with taskrun.Executor(max_workers=1) as ex:
     for i in range(20): ex.submit(work, i)
     ready()
-    time.sleep(60)
+    while True: time.sleep(0.01)  # a Ctrl-C just before Python begins to sleep ends no sleep: it would be a long one
 """,
     "while the block is left": """
 with taskrun.Executor(max_workers=1) as ex:
