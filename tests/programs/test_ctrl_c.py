@@ -172,7 +172,7 @@ for backend in ("thread", "process", "asyncio"):
         with taskrun.Executor(backend, max_workers=1) as ex:
             running, waiting = ex.submit(work, 0), ex.submit(work, 1)
             ready()
-            time.sleep(60)
+            while True: time.sleep(0.01)
     except KeyboardInterrupt:
         with taskrun.Executor(backend) as ex:
             print(type(running.exception(0)).__name__, waiting.cancelled(), ex.submit(abs, -3).result(), flush=True)
