@@ -13,17 +13,31 @@ IN_VENV := $(VENV)/bin/python
 PIP := $(IN_VENV) -m pip --disable-pip-version-check --quiet
 VERSIONS := 3.11 3.12 3.13 3.14
 
-.PHONY: help demo test test-all test-newest lint typecheck format clean python
+# The tests wait for processes more than they work: as many at a time as there are CPUs. JOBS=1: one after the other.
+# Each of pytest's processes is started like the first, with every warning an error.
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+PARALLEL = $(if $(filter-out 0 1,$(JOBS)),-d --tx '$(JOBS)*popen//python=$(IN_VENV) -W error -X dev')
+
+.PHONY: help demo demo-all choosing test test-clients test-all test-newest docs lint typecheck format clean python
 
 help: ## show this
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/installed ## a real job on processes, then on threads, by changing one setting
 	@$(IN_VENV) docs/examples/demo.py
 
+demo-all: $(VENV)/installed ## the same job on every backend that is usable here, a line each
+	@$(IN_VENV) docs/examples/demo.py --all
+
+choosing: $(VENV)/installed ## work for the CPU and waiting, on every backend; ARGS='--workers 100'
+	@$(IN_VENV) docs/examples/choosing.py $(ARGS)
+
 test: $(VENV)/installed ## the tests; ARGS='-k retry' goes to pytest
 	@$(IN_VENV) -m compileall -q taskrun  # they start some thousand interpreters, and not each environment keeps what it compiled
-	$(IN_VENV) -W error -X dev -m pytest $(ARGS)
+	$(IN_VENV) -W error -X dev -m pytest $(PARALLEL) $(ARGS)
+
+test-clients: $(VENV)/installed-clients ## tests/clients with the large libraries too (NumPy, pandas, SciPy, Dask, scikit-learn)
+	$(IN_VENV) -W error -X dev -m pytest $(PARALLEL) tests/clients $(ARGS)
 
 test-all: ## the tests on each of Python 3.11 to 3.14 found here
 	@found=(); failed=(); \
@@ -42,6 +56,9 @@ test-all: ## the tests on each of Python 3.11 to 3.14 found here
 
 test-newest: ## the tests on Python 3.14, for the backend interpreter; fetches it from Debian (root, debootstrap, network)
 	@tests/newest.sh $(ARGS)
+
+docs: $(VENV)/installed ## write anew what the documentation takes from the code
+	@$(IN_VENV) docs/generate.py
 
 lint: $(VENV)/installed-dev typecheck ## ruff, the format, and the types
 	$(IN_VENV) -m ruff check .
@@ -68,6 +85,11 @@ $(VENV)/installed: pyproject.toml | python
 
 $(VENV)/installed-dev: $(VENV)/installed
 	@$(PIP) install -e '.[dev]'
+	@touch $@
+
+$(VENV)/installed-clients: $(VENV)/installed
+	@echo "installing the large client libraries into $(VENV)"
+	@$(PIP) install -e '.[clients]'
 	@touch $@
 
 # Debian and Ubuntu keep ensurepip in a package of its own.

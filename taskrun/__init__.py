@@ -28,6 +28,7 @@ from taskrun.errors import (
 from taskrun.executor import Executor
 from taskrun.future import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Future
 from taskrun.retry import Retry
+from taskrun.sharing import shared
 from taskrun.task import current_task
 from taskrun.waiting import as_completed, wait
 
@@ -62,6 +63,7 @@ __all__ = [
     "as_completed",
     "current_task",
     "get_executor",
+    "shared",
     "using",
     "wait",
 ]

@@ -136,7 +136,7 @@ def _report_unsupported(backend: Backend, resolved: Resolved) -> None:
     if not capabilities.processes:
         reasons |= dict.fromkeys(_ONLY_IN_PROCESSES, "its workers share this process")
     if capabilities.initializer == "no":
-        reasons |= dict.fromkeys(_ONLY_WITH_INITIALIZER, "its workers are not taskrun's")
+        reasons |= dict.fromkeys((*_ONLY_WITH_INITIALIZER, *_ONLY_IN_PROCESSES), "its workers are not taskrun's")
     for name, reason in reasons.items():
         if resolved.settings[name] is not None:
             why = f"backend {backend.name!r} cannot honour {name}=: {reason}"

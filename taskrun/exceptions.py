@@ -1,25 +1,25 @@
 """Exceptions across processes: the exception itself with its whole chain, whatever its class does to be in the way.
 
-Pickle rebuilds an exception by calling its class with `args`. That fails for constructors that want something else, and
-changes the message of those that make `args` themselves. So here an exception is taken apart and put together without its
-constructor: class, `args`, `__dict__` (notes included), slots and the fields that built-in classes keep in C. A class that
-brings a `__reduce__` of its own is pickled with it, if that works. What cannot travel among the parts is replaced by its
-`repr`; an exception whose class cannot travel is replaced by a RemoteError that derives from the bases that can.
+Pickle rebuilds an exception by calling its class with `args`. That fails for constructors that want something else, and changes
+the message of those that make `args` themselves. So here an exception is taken apart and put together without its constructor:
+class, `args`, `__dict__` (notes included), slots and the fields that built-in classes keep in C. A class that brings a
+`__reduce__` of its own is pickled with it, if what comes back says the same. What cannot travel among the parts is replaced by
+its `repr`; an exception whose class cannot travel is replaced by a RemoteError that derives from the bases that can.
 
-Each exception of the chain travels apart from the others; causes, contexts and members of groups are numbers of others, so
-cycles do no harm. Tracebacks travel as text.
+Each exception of the chain travels apart from the others; causes, contexts, members of groups and those that one keeps among
+its `args` or attributes are numbers of others, so cycles do no harm. Tracebacks travel as text.
 """
 
 from __future__ import annotations
 
 import copyreg
 import pickle
-import traceback
 import types
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskrun.errors import RemoteTraceback
+from taskrun.exception_text import said, text_of, traceback_text, type_name
 from taskrun.serialization import dump_upward
 from taskrun.stand_in import base_names, stand_in
 
@@ -30,7 +30,6 @@ __all__ = ["dump_exception", "load_exception"]
 
 _LONGEST_CHAIN = 1_000
 """Exceptions that are sent of one chain; a loop that goes on for ever raising from the last error makes more."""
-_LONGEST_TEXT = 100_000
 _LONGEST_REPR = 1_000
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement
 
@@ -65,15 +64,21 @@ _MEMBERS = "\0members"
 """Stands in the `args` of a group for its list of exceptions."""
 
 
+class _Other(NamedTuple):
+    """Stands, among the parts of an exception, for another one."""
+
+    number: int
+
+
 def dump_exception(error: BaseException, *, task: str | None = None) -> bytes:
     """Pickle an exception with its chain for the process that sent the task; never raises."""
     try:
-        text = _traceback_text(error)
+        text = traceback_text(error)
         graph = _graph(error)
         numbers = {id(item): number for number, item in enumerate(graph)}
         return pickle.dumps(([_node(item, numbers) for item in graph], text, task), 5)
     except BaseException as problem:  # a worker must be able to report whatever happens
-        node = _Node(None, _type_name(type(error)), f"{_said(problem)} while it was sent", [], (), None, -1, -1, False)
+        node = _Node(None, type_name(type(error)), f"{said(problem)} while it was sent", [], (), None, -1, -1, False)
         return pickle.dumps(([tuple(node)], "", task), 5)
 
 
@@ -92,7 +97,7 @@ def load_exception(data: bytes) -> BaseException:
             _hang(error, RemoteTraceback(text))
         return error
     except BaseException as problem:  # the message was cut off, or worse
-        return stand_in("an exception", f"its message cannot be read: {_said(problem)}", ())
+        return stand_in("an exception", f"its message cannot be read: {said(problem)}", ())
 
 
 # -- sending -------------------------------------------------------------------------------------------------------------------
@@ -103,11 +108,15 @@ def _graph(error: BaseException) -> list[BaseException]:
     found = [error]
     seen = {id(error)}
     for item in found:  # grows
-        for other in (item.__cause__, item.__context__, *_members(item)):
-            if other is not None and id(other) not in seen and len(found) < _LONGEST_CHAIN:
+        for other in (item.__cause__, item.__context__, *_members(item), *_args(item), *vars(item).values()):
+            if isinstance(other, BaseException) and id(other) not in seen and len(found) < _LONGEST_CHAIN:
                 seen.add(id(other))
                 found.append(other)
     return found
+
+
+def _args(error: BaseException) -> tuple[Any, ...]:
+    return BaseException.args.__get__(error)  # type: ignore[attr-defined,no-any-return]
 
 
 def _members(error: BaseException) -> tuple[BaseException, ...]:
@@ -122,9 +131,9 @@ def _node(error: BaseException, numbers: dict[int, int]) -> tuple[Any, ...]:
     notes = getattr(error, "__notes__", None)
     return tuple(
         _Node(
-            _dump_one(error),
-            _type_name(type(error)),
-            _text(error),
+            _dump_one(error, numbers),
+            type_name(type(error)),
+            text_of(error),
             [str(note) for note in notes if type(note) is str] if isinstance(notes, (list, tuple)) else [],
             base_names(type(error)),
             members,
@@ -135,13 +144,13 @@ def _node(error: BaseException, numbers: dict[int, int]) -> tuple[Any, ...]:
     )
 
 
-def _dump_one(error: BaseException) -> bytes | None:
+def _dump_one(error: BaseException, numbers: dict[int, int]) -> bytes | None:
     cls = type(error)
     if _pickles_itself(cls) and not isinstance(error, BaseExceptionGroup):
-        data = _checked(error, lambda copy: type(copy) is cls)
+        data = _checked(error, lambda copy: type(copy) is cls and text_of(copy) == text_of(error))
         if data is not None:
             return data
-    parts = _take_apart(error)
+    parts = _take_apart(error, numbers)
     harmless = all(_is_plain(value) for value in (*parts.args, *parts.fields.values(), *parts.attributes.values()))
     check = None if harmless else _anything
     data = _checked(tuple(parts), check)
@@ -171,7 +180,7 @@ def _pickles_itself(cls: type[BaseException]) -> bool:
     )
 
 
-def _take_apart(error: BaseException) -> _Parts:
+def _take_apart(error: BaseException, numbers: dict[int, int]) -> _Parts:
     args = error.args
     members = _members(error)
     if members and len(args) > 1 and isinstance(args[1], (list, tuple)) and _same(args[1], members):
@@ -183,12 +192,20 @@ def _take_apart(error: BaseException) -> _Parts:
         for name, descriptor in vars(base).items():
             if isinstance(descriptor, types.MemberDescriptorType) and name != "__weakref__":
                 with suppress(AttributeError):  # a slot without a value
-                    fields.setdefault(name, descriptor.__get__(error))
+                    value = descriptor.__get__(error)
+                    # None is what a field in C reads as when it is not set, and OSError prints a file name set to None.
+                    if value is not None or base.__flags__ & _HEAP_TYPE:
+                        fields.setdefault(name, value)
     if isinstance(error, AttributeError):
         fields.pop("obj", None)  # any object at all, large or not; pickle leaves it out too
-    # None is what a field in C reads as when it is not set, and OSError prints a file name that was set to None.
-    fields = {name: value for name, value in fields.items() if value is not None}
-    return _Parts(type(error), args, fields, dict(error.__dict__))
+    attributes = {name: _other(value, numbers) for name, value in error.__dict__.items()}
+    return _Parts(type(error), tuple(_other(value, numbers) for value in args), fields, attributes)
+
+
+def _other(value: Any, numbers: dict[int, int]) -> Any:
+    """Return what stands for *value* among the parts: it, or the number of an exception."""
+    number = numbers.get(id(value)) if isinstance(value, BaseException) else None
+    return value if number is None else _Other(number)
 
 
 def _same(listed: Any, members: tuple[BaseException, ...]) -> bool:
@@ -211,41 +228,14 @@ def _or_repr(value: Any) -> Any:
     try:
         return repr(value)[:_LONGEST_REPR]
     except BaseException:  # a user's __repr__
-        return f"<{_type_name(type(value))} object>"
+        return f"<{type_name(type(value))} object>"
 
 
 def _is_plain(value: Any) -> bool:
     """Return whether *value* is sure to travel; to try out the others costs time."""
     if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
         return len(value) < 100 and all(_is_plain(item) for item in value if item is not value)
-    return value is None or type(value) in (str, int, float, bool, bytes)
-
-
-def _traceback_text(error: BaseException) -> str:
-    try:
-        text = "".join(traceback.format_exception(error))
-    except BaseException:  # an exception class can break the module that formats it
-        text = "".join(traceback.format_tb(error.__traceback__)) + _said(error) + "\n"
-    if len(text) > _LONGEST_TEXT:
-        half = _LONGEST_TEXT // 2
-        text = f"{text[:half]}\n[... {len(text) - 2 * half} characters ...]\n{text[-half:]}"
-    # Half a surrogate pair, from a file name perhaps, could not be pickled.
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _type_name(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error).encode("utf-8", "backslashreplace").decode("utf-8")
-    except BaseException:  # a user's __str__
-        return "<its str() failed>"
-
-
-def _said(error: BaseException) -> str:
-    return f"{_type_name(type(error))}: {_text(error)}"
+    return value is None or type(value) in (str, int, float, bool, bytes, _Other)
 
 
 # -- receiving -----------------------------------------------------------------------------------------------------------------
@@ -280,7 +270,7 @@ def _build(node: _Node, built: list[BaseException | None], text: str, task: str 
             if isinstance(error, BaseException):
                 return error
         except BaseException as reason:  # the class is not here, or its code fails here
-            problem = _said(reason)
+            problem = said(reason)
     if members:
         # An ExceptionGroup if all of them are Exceptions.
         group = BaseExceptionGroup(node.text or "unnamed group", members)
@@ -317,6 +307,13 @@ def _link(nodes: list[_Node], built: list[BaseException | None]) -> None:
             _set(error, "__cause__", built[node.cause] if node.cause >= 0 else None)
             _set(error, "__context__", built[node.context] if node.context >= 0 else None)
             _set(error, "__suppress_context__", node.suppress)  # after the cause, which sets it
+            if any(type(value) is _Other for value in (*_args(error), *error.__dict__.values())):
+                _set(error, "args", tuple(_found(value, built) for value in _args(error)))
+                error.__dict__.update({name: _found(value, built) for name, value in error.__dict__.items()})
+
+
+def _found(value: Any, built: list[BaseException | None]) -> Any:
+    return built[value.number] if type(value) is _Other else value
 
 
 def _hang(error: BaseException, remote: RemoteTraceback) -> None:

@@ -13,7 +13,7 @@ from taskrun.errors import ConfigError, UnfinishedMapWarning
 from taskrun.scheduler import Scheduler
 from taskrun.settings import SETTINGS
 from taskrun.submitting import Submitting
-from taskrun.threads import call_soon, ensure_janitor
+from taskrun.threads import ensure_janitor, when_gone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -85,9 +85,7 @@ class Executor(Submitting):
             raise
         self._left = self._failed = False  # the `with` block; by an error
         # Dropped without shutdown: what was submitted still runs, then the workers end. The callback may run anywhere.
-        drop = self._scheduler.drop
-        soon = call_soon  # of its own: at the very end of the interpreter the module's names may be gone
-        self._scheduler.dropped = weakref.ref(self, lambda _: soon(drop))
+        self._scheduler.dropped = weakref.ref(self, when_gone(self._scheduler.drop))
 
     @property
     def backend_name(self) -> str:
@@ -152,7 +150,8 @@ class Executor(Submitting):
             raise
 
     def __repr__(self) -> str:
-        return f"<taskrun.Executor {self._backend.name!r} max_workers={self._max_workers} at {id(self):#x}>"
+        name = self._scheduler.settings.name
+        return f"<taskrun.Executor {self._backend.name!r} max_workers={self._max_workers} name={name!r} at {id(self):#x}>"
 
 
 def _warn_of_unread(maps: int, stacklevel: int) -> None:

@@ -216,7 +216,8 @@ def _witness(name: Any, value: Any) -> Callable[[Any], bool]:
         parts = tuple(_witness(name, part) for part in (value.fget, value.fset, value.fdel))
         return functools.partial(_wraps, kind, ("fget", "fset", "fdel"), parts)
     by_name = kind in (types.FunctionType, types.ModuleType, _CACHED) or issubclass(kind, type)  # pickled by reference
-    if not by_name and not _dunder(name):
+    # `Shared` says of its objects that they do not change: to look would pickle them.
+    if not by_name and not _dunder(name) and not getattr(kind, "_unchanging", False):
         seen = digest(value)
         if seen is not None:
             return functools.partial(_has_digest, kind, seen)

@@ -24,7 +24,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from taskrun import lifetime
+from taskrun import lifetime, sharing
 from taskrun.completing import Completing, Outcome
 from taskrun.errors import TaskKilledError
 from taskrun.future import FINISHED, PENDING, RUNNING, Future
@@ -70,6 +70,8 @@ class Scheduler(Completing):
         """Queue one call and return its future; raises RuntimeError after shutdown, InitializerError when broken."""
         future: Future[Any] = Future(self)
         context = copy_context() if self._wants_context else None
+        if sharing.in_use and not self._backend.pickles_arguments:
+            fn, args, kwargs = sharing.unwrapped(fn, args, kwargs)
         task = Task(fn, args, kwargs, future, 0, options, context, self._seed)
         room = self._room
         admitted = room.limit is None
@@ -144,6 +146,8 @@ class Scheduler(Completing):
         futures: list[Future[Any]] = []
         for index, args in enumerate(calls, first_index):
             future: Future[Any] = Future(self)
+            if sharing.in_use and not self._backend.pickles_arguments:
+                fn, args, _ = sharing.unwrapped(fn, args, {})
             task = Task(fn, args, {}, future, index, options, context, self._seed)
             task.owner = owner
             tasks.append(task)

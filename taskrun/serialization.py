@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "dump_arguments",
     "dump_function",
+    "dump_out_of_band",
     "dump_result",
     "load_arguments",
     "load_function",
@@ -83,6 +84,22 @@ def dump_arguments(
         from taskrun.blame import arguments_error
 
         raise arguments_error(args, kwargs, error, side=side, task=task) from error
+
+
+def dump_out_of_band(value: Any) -> tuple[bytes, list[memoryview]]:
+    """Pickle an object, its large buffers beside it and not copied. Raises what its pickling code raises."""
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        data = pickle.dumps(value, 5, buffer_callback=buffers.append)
+    except _FINAL:
+        raise
+    except Exception:
+        data = None
+    if data is None or not _means_the_same_elsewhere(data):
+        from taskrun import by_value
+
+        return by_value.dumps(value, upward=False), []
+    return data, [buffer.raw() for buffer in buffers]
 
 
 def dump_result(value: Any, *, task: str | None = None, side: Side = "worker") -> bytes:
@@ -159,12 +176,12 @@ def _fast(value: Any) -> bytes | None:
         raise
     except Exception:
         return None
-    if _MAIN in data:
-        return None
-    for name in names_of_others():
-        if _as_pickled(name) in data:
-            return None
-    return data
+    return data if _means_the_same_elsewhere(data) else None
+
+
+def _means_the_same_elsewhere(data: bytes) -> bool:
+    """Return whether a pickle names nothing that another process would not find, or find to be something else."""
+    return _MAIN not in data and not any(_as_pickled(name) in data for name in names_of_others())
 
 
 @functools.cache

@@ -6,13 +6,14 @@ import logging
 import os
 import threading
 import time
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["OwnThread", "call_soon", "dismiss_janitor", "ensure_janitor", "give_way", "threads_of_others"]
+__all__ = ["OwnThread", "call_soon", "dismiss_janitor", "ensure_janitor", "give_way", "threads_of_others", "when_gone"]
 
 _LOOKS = 20  # at a lock, before waiting for it
 
@@ -116,6 +117,14 @@ def ensure_janitor() -> None:
     except RuntimeError:
         # The interpreter is shutting down and gives no more threads: nothing will be dropped before the end.
         _log.debug("no janitor thread: the interpreter is shutting down")
+
+
+def when_gone(fn: Callable[[], object]) -> Callable[[object], object]:
+    """Return a callback for a weak reference that has *fn* called soon in the janitor's thread.
+
+    It is C from end to end: a Ctrl-C that strikes in a callback in Python is swallowed by the interpreter, and *fn* with it.
+    """
+    return partial(_janitor._inbox.put, fn)  # the reference comes as `block`, which a SimpleQueue ignores
 
 
 def call_soon(fn: Callable[[], object]) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from taskrun.backends.thread import ThreadBackend
+from taskrun.plugins import BUILTIN, BackendInfo, describe_backends
 
 # Python's own words, which have changed.
 NOT_UTF_8 = "Non-UTF-8 code" if sys.version_info >= (3, 14) else "'utf-8' codec can't decode byte 0xe9"
@@ -150,10 +154,78 @@ def test_the_demo_explains_what_was_measured(process, thread, cpus, gil, told):
     assert all(part in text for part in told), text
 
 
+@pytest.fixture
+def demo():
+    return load("demo")
+
+
+def ran(demo, digest: str = "a", failed: int = 0):
+    return demo.Run(1.0, failed, digest, f"sha-256: {digest}\n")
+
+
 @pytest.mark.parametrize(("digests", "code"), [(("a", "a"), 0), (("a", "b"), 1)])
-def test_the_demo_fails_when_the_results_differ(monkeypatch, capsys, digests, code):
-    demo = load("demo")
+def test_the_demo_fails_when_the_results_differ(demo, monkeypatch, capsys, digests, code):
     results = iter(digests)
-    monkeypatch.setattr(demo, "run", lambda backend: (1.0, next(results)))
-    assert demo.main() == code
+    monkeypatch.setattr(demo, "run", lambda backend: ran(demo, next(results)))
+    assert demo.main([]) == code
     assert ("DIFFER" in capsys.readouterr().out) is (code == 1)
+
+
+def test_the_demo_on_all_backends_has_a_line_for_each_with_the_same_results(demo, monkeypatch, capsys, tmp_path):
+    library = tmp_path / "library"
+    library.mkdir()
+    for number in range(5):
+        (library / f"m{number}.py").write_text(SOURCE * (number + 1))
+    (library / "worse.py").write_text("def (:\n")
+    job = tmp_path / "job.py"
+    job.write_text(f"import sys\nsys.argv[1:] = {[str(library), str(EXAMPLES / 'code_metrics.py')]}\n{JOB}")
+    monkeypatch.setattr(demo, "JOB", job)
+    monkeypatch.setenv("PYTHONPATH", str(EXAMPLES.parents[1]))
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    assert demo.main(["--all"]) == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(BUILTIN)
+    for info, line in zip(describe_backends(), lines, strict=False):
+        if info.problem is None:
+            assert re.fullmatch(rf"{info.name} +[0-9]+\.[0-9]+ +1  yes", line)
+        else:
+            assert info.problem in line
+
+
+FAKE_JOB = """
+import os, sys
+backend = os.environ["TASKRUN_BACKEND"]
+if backend == "torn":
+    sys.exit(3)
+print("files failed: 1,002")
+print("seconds:      1.50")
+print("sha-256:      " + ("b" if backend == "other" else "a") * 64)
+"""
+
+
+def test_the_demo_on_all_backends_goes_on_after_one_that_fails_and_says_why_one_is_not_used(
+    demo, monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setattr(demo, "JOB", tmp_path / "job.py")
+    demo.JOB.write_text(FAKE_JOB)
+    infos = [BackendInfo(name, "taskrun", ThreadBackend, None) for name in ("one", "torn", "other", "same")]
+    infos.append(BackendInfo("missing", "taskrun", ThreadBackend, "needs Python 3.99"))
+    infos.append(BackendInfo("foreign", "fast-lane 1.0 (lane:Lane)", ThreadBackend, None))
+    monkeypatch.setattr(demo, "describe_backends", lambda: infos)
+    assert demo.main(["--all"]) == 1
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines] == [
+        ["one", "1.50", "1,002", "yes"],
+        ["torn", "the", "job", "failed", "on", "torn,", "exit", "code", "3"],
+        ["other", "1.50", "1,002", "NO"],
+        ["same", "1.50", "1,002", "yes"],
+        ["missing", "not", "usable", "here:", "needs", "Python", "3.99"],
+    ]
+    for code, left in ((0, infos[:1]), (1, infos[:2]), (1, [infos[0], infos[2]])):
+        monkeypatch.setattr(demo, "describe_backends", lambda left=left: left)
+        assert demo.main(["--all"]) == code
+
+
+def test_the_demo_takes_no_other_arguments(demo):
+    with pytest.raises(SystemExit, match="usage"):
+        demo.main(["--everything"])

@@ -114,8 +114,10 @@ class AdapterBackend(Backend):
 
                 limit = task.options.timeout
                 expires = None if limit is None or not self._local else time.monotonic() + limit
-                inner = self._inner.submit(run_pickled_call, dump_call(task, self._context_vars, expires))
-                self._scheduler.begin(task)  # a slot is free: as far as anybody can tell, it runs
+                call = dump_call(task, self._context_vars, expires)
+                if not self._scheduler.begin(task):  # a slot is free: as far as anybody can tell, it runs from here on
+                    return
+                inner = self._inner.submit(run_pickled_call, call)
         except SerializationError as error:
             self._scheduler.fail(task, error, "serialization")
             return

@@ -87,7 +87,11 @@ class AsyncioBackend(ThreadLikeBackend):
             self._staff(1)  # here, where there are threads to be had: at interpreter exit there may be none
         if not self._asked:  # else the loop has yet to look
             self._asked = True
-            self.tell(self._feed)
+            try:
+                self.tell(self._feed)
+            except BaseException:  # Ctrl-C: the loop may know nothing of it, and the next one has to tell it
+                self._asked = False
+                raise
 
     def tell(self, wish: Callable[[], object]) -> None:
         """Have *wish* called on the loop soon. Safe anywhere: it only appends and wakes."""

@@ -53,21 +53,21 @@ class Capabilities:
     timeout: Literal["yes", "after the call"] = "yes"
     """The future fails on time; "after the call": once the call has returned."""
     kill: Literal["yes", "slot only", "coroutines", "no"] = "no"
-    """A timeout really stops the work; "slot only": the work goes on, its slot is replaced."""
+    """A timeout really stops the work; "slot only": it goes on, its slot is replaced; "coroutines": it stops those."""
     initializer: Literal["yes", "in each child", "no"] = "yes"
-    """`initializer` runs in each worker before its first task."""
+    """`initializer` runs in each worker before its first task; "in each child": before each task."""
     recycle_by_count: bool = False
-    """`max_tasks_per_child` replaces workers."""
+    """`max_tasks_per_child` replaces workers (False also where each task has a new one)."""
     recycle_by_state: bool = False
-    """`max_memory_per_child`, `max_age_per_child` and `idle_timeout` replace workers."""
+    """`max_memory_per_child`, `max_age_per_child` and `idle_timeout` replace workers (likewise)."""
     original_exceptions: bool = True
     """Errors arrive as the original exception: type, args, notes, cause and context."""
     pickles: Literal["yes", "results", "with check_pickle", "no"] = "no"
-    """Arguments and results are pickled: they arrive as private copies and what cannot travel fails its own task."""
+    """Arguments and results (or "results" alone) are pickled: they arrive as copies; what cannot travel fails its own task."""
     base_exceptions: bool = True
     """SystemExit, KeyboardInterrupt and their like come back as themselves and kill nothing."""
     primitives: Literal["yes", "Queue", "no"] = "yes"
-    """Locks, queues and shared values of its context can be task arguments."""
+    """Locks, queues and shared values of its context can be task arguments; "Queue": queues only."""
     processes: bool = False
     """Tasks run in processes other than the caller's: beyond the GIL, with memory of their own."""
     concurrent: bool = True
@@ -102,6 +102,11 @@ class Backend(ABC):
 
     shares_context: bool = False
     """Tasks run in this process: each attempt runs in a copy of `task.context`, the submitter's context variables."""
+
+    @property
+    def pickles_arguments(self) -> bool:
+        """Whether the arguments of tasks are pickled: then what is `shared` is taken out at the other end, else at `submit`."""
+        return self.capabilities.pickles == "yes"
 
     @classmethod
     def unavailable(cls) -> str | None:

@@ -72,6 +72,7 @@ class DummyBackend(ThreadLikeBackend):
     """The threads cannot be stopped: one whose task timed out is abandoned with its pool."""
 
     name: ClassVar[str] = "dummy"
+    option_names: ClassVar = {"thread_name_prefix": "str: how the worker threads are named, before _0, _1, ..."}
     capabilities = Capabilities(kill="slot only", recycle_by_count=True)
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
@@ -81,6 +82,7 @@ class DummyBackend(ThreadLikeBackend):
         self._target = settings.max_workers  # grows while a worker waits for a task of its own executor
         self._slots: list[_Slot] = []
         self._leaving = 0  # slots that run their finalizer
+        self._prefix = settings.backend_options.get("thread_name_prefix") or settings.name
         self._number = 0
         self._closing = False
         self._not_before = 0.0  # no pool is made before, after a failure
@@ -145,7 +147,7 @@ class DummyBackend(ThreadLikeBackend):
             number = self._number
             self._number = number + 1
         try:
-            slot = _Slot(number, f"{self._settings.name}_{number}")
+            slot = _Slot(number, f"{self._prefix}_{number}")
         except RuntimeError as error:  # no more threads: the others do the work, if there are any
             self._not_before = time.monotonic() + 0.1
             if not self._slots:

@@ -116,7 +116,7 @@ class KeptBackend(Backend, Generic[P]):
             self._ring()
 
     def _ring(self) -> None:
-        self._asleep = False
+        # `_asleep` is the keeper's to change: Ctrl-C could strike between that and the ringing, and nobody would ring again.
         with contextlib.suppress(OSError):  # all is over
             os.eventfd_write(self._alarm, 1)
 

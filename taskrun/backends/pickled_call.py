@@ -14,6 +14,7 @@ from contextvars import copy_context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
+from taskrun import sharing
 from taskrun.backends.soft_timeout import SoftTimeout
 from taskrun.coroutines import CoroutineRunner
 from taskrun.engine.functions import Received
@@ -93,11 +94,11 @@ def run_pickled_call(payload: Payload) -> Answer:
 
 def run_in(place: Place, payload: Payload) -> Answer:
     """Run a call in *place*. Raises nothing."""
-    from taskrun.engine.surroundings import seed_generators, set_context_vars
+    from taskrun.engine.surroundings import set_context_vars
 
     about, function, arguments = payload
     name, index, number, (limit, soft, expires), seed_root, values = pickle.loads(about)
-    runner, alarm = place.runner, None
+    runner, alarm, me = place.runner, None, os.getpid()
     started, cpu = time.monotonic(), time.thread_time()
     pickling = True
     if expires is not None and started > expires:  # its future has failed, while it waited for a worker here
@@ -106,6 +107,8 @@ def run_in(place: Place, payload: Payload) -> Answer:
     try:
         fn = place.functions.load(*function, name)
         args, kwargs = load_arguments(arguments, task=name)
+        if sharing.in_use:
+            fn, args, kwargs = sharing.unwrapped(fn, args, kwargs)
         pickling = False
         started, cpu = time.monotonic(), time.thread_time()
         deadline = None if limit is None else started + limit
@@ -119,6 +122,8 @@ def run_in(place: Place, payload: Payload) -> Answer:
             return runner.run(value) if type(value) is CoroutineType else value
 
         if place.seeded:
+            from taskrun.engine.generators import seed_generators
+
             seed_generators(current.seed)
         if soft is not None:
             alarm = _Alarm(runner, soft, name, number)
@@ -138,6 +143,11 @@ def run_in(place: Place, payload: Payload) -> Answer:
             explain_missing_name(error)
         cause: Cause = "serialization" if pickling else "raised" if timed_out is None else "timeout"
         return False, dump_exception(timed_out or error, task=name), cause, _cost(started, cpu)
+    finally:
+        if os.getpid() != me:  # a process that the task has forked came back from it: it must not answer as well
+            from taskrun.engine.ending import end_a_copy
+
+            end_a_copy()
 
 
 class _Alarm(SoftTimeout):

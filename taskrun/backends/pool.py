@@ -129,7 +129,7 @@ class PoolBackend(PoolWorkers):
         """Return *task* as it is sent, and begin it; None: it was taken back meanwhile."""
         self._inside.ours = True
         try:
-            call = worker.call_for(task, self._context_vars, self._settings.seed is not None)
+            packed = worker.packed(task, self._context_vars, self._settings.seed is not None)
         except SerializationError:
             raise
         except BaseException as error:  # else the pool's thread would end, or take it for the worker's death
@@ -140,15 +140,18 @@ class PoolBackend(PoolWorkers):
             worker.packing = False
         if not self._scheduler.begin(task):
             return None
-        worker.note_sent()
-        return call
+        worker.note_sent(packed)
+        return packed.call
 
     def _not_sent(self, worker: PooledWorker, task: Task, error: BaseException) -> None:
         if isinstance(error, OSError):
             return  # the worker died while it was sent to it: the keeper sees that
         self._inside.ours = True
-        self._scheduler.fail(task, error if isinstance(error, SerializationError) else not_sent(error, task), "serialization")
+        known = isinstance(error, SerializationError)
+        self._scheduler.fail(task, error if known else not_sent(error, task), "serialization")
         self._tell(self._free, worker, 0)
+        if not known:  # nobody knows what the worker has now
+            self._tell(worker.leave)
 
     def _answered(self, worker: PooledWorker, task: Task, answer: Answer | None) -> None:
         self._inside.ours = True

@@ -57,6 +57,10 @@ class SerialBackend(Backend):
         self._starting = threading.RLock()  # one thread runs the initializer, the others wait for it
         self._runners: dict[int, CoroutineRunner] = {}  # by thread: each enters its own item only, `shutdown` takes all
 
+    @property
+    def pickles_arguments(self) -> bool:
+        return bool(self._check_pickle)
+
     def wake(self) -> None:
         """Run what the calling thread has queued."""
         if threading.get_ident() in self._reporting or self._scheduler.callbacks.inside():

@@ -109,13 +109,12 @@ class SubInterpreter:
             return task, False, error, "serialization", None
         except BaseException as error:  # whatever the user's code does to this thread
             return task, False, not_sent(error, task), "serialization", None
-        path = None
-        if sys.path != self._path:
-            self._path = list(sys.path)
-            path = list(map(str, self._path))
+        now = list(sys.path)
+        path = list(map(str, now)) if now != self._path else None
         if task.settled:  # its time was up meanwhile: nothing is heard of what is reported now
             return task, False, TaskKilledError(f"a task of {worker} was given up"), "killed", None
         self._sent.note_sent()
+        self._path = now
         try:
             succeeded, data, cause, cost = self._ask_for((payload, path))
         except BaseException as error:  # it could not even say what became of the task

@@ -108,9 +108,12 @@ def run_command(
 @app.command("backends")
 def backends_command(
     as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="The built-in ones, as in taskrun's documentation, whether usable here or not.")
+    ] = False,
 ) -> None:
     """Show which backends are here, what each can do, and what is missing and how to get it."""
-    show_backends(as_json=as_json)
+    show_backends(as_json=as_json, as_markdown=as_markdown)
     raise typer.Exit(ExitCode.OK)
 
 

@@ -6,9 +6,9 @@ import contextlib
 import json
 import os
 import sys
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from taskrun.cli import capabilities
 from taskrun.cli.exits import CommandError, ExitCode, writing
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from taskrun.plugins import BackendInfo
 
 __all__ = ["show_backends", "show_config", "show_version"]
-
-YES_NO = {True: "yes", False: "no"}
 
 
 def show_version() -> None:
@@ -29,52 +27,58 @@ def show_version() -> None:
         print(f"taskrun {taskrun.__version__}")
 
 
-def show_backends(*, as_json: bool) -> None:
-    """Print every registered backend with what it can do, or why it cannot be used and what to do about it."""
+def show_backends(*, as_json: bool, as_markdown: bool) -> None:
+    """Print every registered backend with what it can do, or why it cannot be used and what to do about it.
+
+    As Markdown: the built-in ones only, as docs/reference/backends.md has them.
+    """
     from taskrun.plugins import describe_backends
 
-    backends = [(info, _capabilities(info)) for info in describe_backends()]
+    if as_json and as_markdown:
+        raise CommandError("--json and --markdown exclude each other")
+    backends = describe_backends()
     if as_json:
-        _print_json(
-            [
-                {
-                    "name": info.name,
-                    "source": info.source,
-                    "available": info.problem is None,
-                    "problem": info.problem,
-                    "capabilities": able,
-                    "options": {} if info.cls is None else dict(info.cls.option_names),
-                }
-                for info, able in backends
-            ]
-        )
-        return
-    here = [(info, able) for info, able in backends if info.problem is None]
-    rows = sorted({name for _, able in here for name in able}, key=_field_order(here))
-    _print_table(
-        ["can it", *(info.name for info, _ in here)],
-        [[row.replace("_", " "), *(str(YES_NO.get(able[row], able[row])) for _, able in here)] for row in rows],
-    )
-    described = [[info.name, option, doc] for info, _ in here if info.cls for option, doc in info.cls.option_names.items()]
+        _print_json([_backend(info) for info in backends])
+    elif as_markdown:
+        _print_markdown(backends)
+    else:
+        _print_backends(backends)
+
+
+def _backend(info: BackendInfo) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "source": info.source,
+        "available": info.problem is None,
+        "problem": info.problem,
+        "capabilities": capabilities.able(info),
+        "options": {} if info.cls is None else dict(info.cls.option_names),
+        "task_options": {} if info.cls is None else dict(info.cls.task_option_names),
+    }
+
+
+def _print_markdown(backends: list[BackendInfo]) -> None:
+    try:
+        page = capabilities.as_markdown(backends)
+    except OSError:
+        raise CommandError("--markdown explains the rows by taskrun's source, which is not installed here") from None
+    with _standard_output():
+        print(page, end="")
+
+
+def _print_backends(backends: list[BackendInfo]) -> None:
+    here = [info for info in backends if info.problem is None]
+    can = [[name.replace("_", " "), *words] for name, *words in capabilities.capability_rows(here)]
+    _print_table(["can it", *(info.name for info in here)], can)
+    described = capabilities.option_rows(here)
     if described:
-        _print_table(["backend", "option", "what it takes"], described)
-    others = [[info.name, info.source] for info, _ in here if info.source != "taskrun"]
+        _print_table(["backend", "option", "given to", "what it takes"], described)
+    others = [[info.name, info.source] for info in here if info.source != "taskrun"]
     if others:
         _print_table(["backend", "comes from"], others)
-    missing = [[info.name, info.source, info.problem or ""] for info, _ in backends if info.problem is not None]
+    missing = [[info.name, info.source, info.problem] for info in backends if info.problem is not None]
     if missing:
         _print_table(["not usable", "comes from", "why, and what to do"], missing)
-
-
-def _field_order(here: list[tuple[BackendInfo, dict[str, Any]]]) -> Any:
-    order = list(here[0][1]) if here else []
-    return lambda name: order.index(name) if name in order else len(order)
-
-
-def _capabilities(info: BackendInfo) -> dict[str, Any]:
-    able = getattr(info.cls, "capabilities", None)
-    # A backend may only know once it is made (an adapter, say); then there is nothing to show about the class.
-    return asdict(able) if able is not None and not isinstance(able, property) else {}
 
 
 def show_config(profile: str | None, *, as_json: bool) -> None:

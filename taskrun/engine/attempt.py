@@ -11,10 +11,10 @@ from contextlib import nullcontext, suppress
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from taskrun.engine import surroundings
+from taskrun.engine import generators
 from taskrun.engine.alarm import SoftAlarm
 from taskrun.engine.answer import DONE, LATE, RAISED, UNSENDABLE
-from taskrun.engine.ending import flush
+from taskrun.engine.ending import end_a_copy
 from taskrun.exceptions import dump_exception
 from taskrun.serialization import dump_result
 from taskrun.task import CurrentTask, entered
@@ -61,7 +61,7 @@ def run_attempt(
     alarm = None if soft is None else SoftAlarm(soft, current, runner, globals(), _call.__code__)
     try:
         if about.seeded:
-            surroundings.seed_generators(current.seed)
+            generators.seed_generators(current.seed)
         with alarm or nullcontext():
             value = context.run(_call, current, runner, fn, args, kwargs)
     except BaseException as error:  # SystemExit and KeyboardInterrupt of a task are its outcomes, too
@@ -101,7 +101,5 @@ def without_frames_of(ours: dict[str, Any], error: BaseException) -> None:
 
 
 def _end_a_copy(me: int) -> None:
-    """End the process that came back from an `os.fork` in the task: it must not answer in the place of its parent."""
     if os.getpid() != me:
-        flush()
-        os._exit(0)
+        end_a_copy()

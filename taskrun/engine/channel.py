@@ -6,6 +6,7 @@ A *frame* is a header of fixed size, whose first field is the length of the payl
                        TASK_MORE the same; payload: length of a pickled dict of extras, the extras, (args, kwargs)
                        FUNCTION  payload: what `dump_function` made, for the slot in the header
                        STATE     payload: pickled dict of things that hold from here on
+                       SHARED    payload: an object that tasks refer to (see `sharing`)
     worker -> parent   READY, or NOT_READY with the error of the initializer
                        one of DONE, RAISED, UNSENDABLE, TIMED_OUT for each task claimed
 
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import socket
@@ -30,7 +31,7 @@ TASK_HEADER: Final = struct.Struct("<QBxHIQqdd")
 REPLY: Final = struct.Struct("<QB7xQdddQ")
 """length, kind, sequence number, started (monotonic), duration, CPU seconds, resident bytes (0: not measured)."""
 
-TASK, TASK_MORE, FUNCTION, STATE = 1, 2, 3, 4
+TASK, TASK_MORE, FUNCTION, STATE, SHARED = 1, 2, 3, 4, 5
 READY, NOT_READY, DONE, RAISED, UNSENDABLE, TIMED_OUT = 10, 11, 12, 13, 14, 15
 
 LEAVE: Final = 255
@@ -130,8 +131,8 @@ class FrameWriter:
         """Whether something waits for the socket to have room."""
         return bool(self._waiting)
 
-    def send(self, parts: list[bytes]) -> None:
-        """Send *parts*, or as much as the socket takes now. Raises OSError when the other side is gone."""
+    def send(self, parts: list[Any]) -> None:
+        """Send *parts* (bytes or views), or as much as the socket takes now. Raises OSError when the other side is gone."""
         if sum(map(len, parts)) < _JOIN_BELOW:
             parts = [b"".join(parts)]
         self._waiting.extend(memoryview(part) for part in parts if part)

@@ -17,6 +17,7 @@ from itertools import takewhile
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
+from taskrun import sharing
 from taskrun.engine import channel, surroundings
 from taskrun.engine.functions import Functions, Slot
 from taskrun.errors import SerializationError
@@ -236,7 +237,7 @@ class Dispatcher:
 
     def _send(self, handle: Handle, batch: list[Task]) -> None:
         """Make frames of a batch and send them, then let the worker claim the tasks."""
-        parts: list[bytes] = []
+        parts: list[Any] = []
         sent: list[Task] = []
         failed: list[tuple[Task, BaseException]] = []
         first = sequence = handle.next_sequence
@@ -244,9 +245,16 @@ class Dispatcher:
         if sys.path != handle.path:  # a module may be imported from where the worker would not look yet
             handle.path = list(sys.path)
             self._fleet.send_state(handle, {"path": list(map(str, handle.path))})
+        unshared = handle.shipped.gone()
+        if unshared:
+            handle.shipped.let_go(unshared)
+            self._fleet.send_state(handle, {"unshared": unshared})
         for task in batch:
             try:
-                self._encode(handle, task, sequence, parts)
+                if sharing.in_use:
+                    self._encode_shared(handle, task, sequence, parts)
+                else:
+                    self._encode(handle, task, sequence, parts)
             except BaseException as error:  # pickling runs the user's code, which may raise anything
                 failed.append((task, error if isinstance(error, SerializationError) else not_sent(error, task)))
                 continue
@@ -290,7 +298,22 @@ class Dispatcher:
                     self._fleet.outcomes.append((task, False, error, "serialization", None))
                 task.place = None
 
-    def _encode(self, handle: Handle, task: Task, sequence: int, parts: list[bytes]) -> None:
+    def _encode_shared(self, handle: Handle, task: Task, sequence: int, parts: list[Any]) -> None:
+        """Do as `_encode`, and before it append what the call refers to and the worker lacks."""
+        frames: list[Any] = []
+        with sharing.collecting() as found:
+            try:
+                self._encode(handle, task, sequence, frames)
+            finally:  # the function counts as sent even if the arguments do not pickle
+                for one in found:
+                    if handle.shipped.lacks(one):
+                        handle.shipped.note(one)
+                        pieces = one.parts()
+                        parts.append(_HEADER(sum(map(len, pieces)), channel.SHARED, 0, 0, 0, 0, 0.0, 0.0))
+                        parts += pieces
+                parts += frames
+
+    def _encode(self, handle: Handle, task: Task, sequence: int, parts: list[Any]) -> None:
         """Append the frames of one task to *parts*: its function if the worker lacks it, then the call itself."""
         fn, options = task.fn, task.options
         extras: dict[str, Any] = {}

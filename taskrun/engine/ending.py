@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 import threading
 from types import CoroutineType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from taskrun.coroutines import CoroutineRunner
 
-__all__ = ["flush", "forget_exit_handlers", "run_exit_handlers"]
+__all__ = ["end_a_copy", "flush", "forget_exit_handlers", "run_exit_handlers"]
 
 
 def forget_exit_handlers() -> None:
@@ -48,6 +49,12 @@ def run_exit_handlers(finalizer: Callable[[], object] | None, runner: CoroutineR
         status = 1
     flush()
     return status
+
+
+def end_a_copy() -> NoReturn:
+    """End this process, which came back from an `os.fork` in a task: it must not answer in the place of its parent."""
+    flush()
+    os._exit(0)
 
 
 def flush() -> None:

@@ -14,9 +14,10 @@ import socket
 import struct
 import termios
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from taskrun.engine import channel, notes, posix
+from taskrun.sharing import Shipped
 
 if TYPE_CHECKING:
     from taskrun.engine.stopping import Stop
@@ -67,6 +68,8 @@ class Handle:
         """Runs one suspect task and takes no other beside it."""
         self.has: dict[int, int] = {}
         """Functions the worker has: slot number -> version."""
+        self.shipped = Shipped()
+        """What is shared that the worker has."""
         self.root: int | None = None
         """The seed that the tasks it was sent derive theirs from."""
         self.path: list[str] | None = None
@@ -93,7 +96,7 @@ class Handle:
 
     # -- sending (I/O thread) --------------------------------------------------------------------------------------------------
 
-    def send(self, parts: list[bytes]) -> None:
+    def send(self, parts: list[Any]) -> None:
         """Send frames without blocking. A worker that is gone is found out by its death, not here."""
         with contextlib.suppress(OSError):
             self.writer.send(parts)

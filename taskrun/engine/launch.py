@@ -334,9 +334,6 @@ def _become_forked_worker(parent: int, fds: list[int], serve: Callable[..., int]
         os.dup2(null, 0)
         if null > 0:
             os.close(null)
-        numpy = sys.modules.get("numpy.random")
-        if numpy is not None:
-            numpy.seed()  # else all workers would draw the same numbers; `random` sees to itself
         status = serve(*fds)
     except BaseException:  # nothing may return into the parent's I/O loop
         sys.excepthook(*sys.exc_info())

@@ -16,6 +16,7 @@ import sys
 import threading
 from multiprocessing import pool, process, spawn
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,6 +76,9 @@ class _Nobody:
         return False
 
 
+_processes: WeakSet[BaseProcess] = WeakSet()
+
+
 class _OnlyOne:
     """Makes the pool's process, once."""
 
@@ -85,6 +89,7 @@ class _OnlyOne:
         if self.process is not None:
             return _Nobody()
         self.process = context.Process(*args, **kwargs)
+        _processes.add(self.process)
         return self.process
 
 
@@ -155,6 +160,11 @@ class SmallPool(pool.Pool):
         """Let the process end when it has done what it was given."""
         self._cache.notifier = self._change_notifier
         super().close()
+
+    @staticmethod
+    def _help_stuff_finish(inqueue: _Line, task_handler: threading.Thread, size: int) -> None:
+        """Free the thread that may be writing; called if the pool is still there at the very end of the interpreter."""
+        inqueue.shut()
 
     def threads(self) -> tuple[threading.Thread, ...]:
         """Return the pool's threads: one pickles, one takes answers, one sees to the process."""
@@ -277,4 +287,10 @@ def _forget_fork_server() -> None:
             os.close(alive)
 
 
-os.register_at_fork(after_in_child=_forget_fork_server)
+def _in_forked_child() -> None:
+    """The fork server and the processes are the parent's: multiprocessing would stop them, and wait, at the child's exit."""
+    _forget_fork_server()
+    process._children.difference_update(list(_processes))  # type: ignore[attr-defined]
+
+
+os.register_at_fork(after_in_child=_in_forked_child)

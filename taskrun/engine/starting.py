@@ -125,7 +125,7 @@ class Starting:
         data = pickle.dumps(state, 5)
         self.send(handle, [channel.TASK_HEADER.pack(len(data), channel.STATE, 0, 0, 0, 0, 0.0, 0.0), data])
 
-    def send(self, handle: Handle, parts: list[bytes]) -> None:
+    def send(self, handle: Handle, parts: list[Any]) -> None:
         """Send frames to a worker; what its socket does not take now follows when it has room."""
         handle.send(parts)
         if handle.writer.blocked:

@@ -1,4 +1,4 @@
-"""What a worker takes over from its parent: path, directory, environment, affinity, seeds, context variables.
+"""What a worker takes over from its parent: path, directory, environment, affinity, context variables.
 
 The parent's half (`describe`) and the worker's (`apply`) stand side by side.
 """
@@ -13,21 +13,14 @@ from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any
 
 from taskrun import cpus
+from taskrun.engine import generators
 from taskrun.errors import ConfigError
 from taskrun.serialization import dump_arguments, dump_function, load_arguments
 
 if TYPE_CHECKING:
     from taskrun.options import WorkerSettings
 
-__all__ = [
-    "apply",
-    "apply_in_interpreter",
-    "apply_settings",
-    "context_payload",
-    "describe",
-    "locate_context_vars",
-    "seed_generators",
-]
+__all__ = ["apply", "apply_in_interpreter", "apply_settings", "context_payload", "describe", "locate_context_vars"]
 
 # The variables by which the common BLAS and OpenMP libraries are told how many threads to use.
 _THREAD_VARIABLES = (
@@ -175,6 +168,7 @@ def _take(environ: dict[str, str], cpu: int | None, threads: int) -> None:
         os.sched_setaffinity(0, {cpu})
     if "threadpoolctl" in sys.modules:  # libraries loaded before a fork have read their variables already
         sys.modules["threadpoolctl"].threadpool_limits(threads)
+    generators.renew()
 
 
 def set_context_vars(payload: bytes) -> None:
@@ -194,13 +188,3 @@ def _resolve(reference: str) -> Any:
 
     module, _, attribute = reference.partition(":")
     return getattr(importlib.import_module(module), attribute)
-
-
-def seed_generators(seed: int) -> None:
-    """Seed the global generators of `random`, and of NumPy if it is loaded, for one task."""
-    import random
-
-    random.seed(seed)
-    numpy = sys.modules.get("numpy.random")
-    if numpy is not None:
-        numpy.seed(seed % 2**32)

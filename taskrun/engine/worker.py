@@ -21,11 +21,12 @@ from contextvars import copy_context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from taskrun import sharing
 from taskrun.coroutines import CoroutineRunner
-from taskrun.engine import channel, notes, posix, surroundings
+from taskrun.engine import channel, generators, notes, posix, surroundings
 from taskrun.engine.alarm import SoftAlarm
 from taskrun.engine.attempt import without_frames_of
-from taskrun.engine.ending import flush, run_exit_handlers
+from taskrun.engine.ending import end_a_copy, flush, run_exit_handlers
 from taskrun.exceptions import dump_exception
 from taskrun.serialization import dump_result, load_arguments, load_function
 from taskrun.task import CurrentTask, entered, function_name
@@ -133,8 +134,7 @@ class Worker:
             self._run(*self._frame_of(token[0]))
             if self._forked:
                 # os.fork in the task, and the child came back from the task's code: it must not work for our parent.
-                flush()
-                os._exit(0)
+                end_a_copy()
 
     def _frame_of(self, token: int) -> tuple[tuple[Any, ...], bytes | bytearray]:
         """Return the frame of a claimed task, passing over those that were taken back."""
@@ -154,10 +154,14 @@ class Worker:
                 return frame
             if kind == channel.FUNCTION:
                 self._functions[header[2]] = payload
+            elif kind == channel.SHARED:
+                sharing.receive(payload)
             else:
                 state = pickle.loads(payload)
                 self._root = state.get("root", self._root)
                 self._setup = state.get("setup", self._setup)
+                if "unshared" in state:
+                    sharing.forget(state["unshared"])
                 if "path" in state:
                     sys.path[:] = state["path"]
                     importlib.invalidate_caches()
@@ -185,6 +189,8 @@ class Worker:
             if name is None:
                 name = function_name(fn)
             args, kwargs = load_arguments(arguments, task=name)
+            if sharing.in_use:
+                fn, args, kwargs = sharing.unwrapped(fn, args, kwargs)
         except BaseException as error:  # SerializationError, or what a signal handler of the user's raised
             started = time.monotonic()
             self._answer_error(channel.UNSENDABLE, sequence, started, error, name)
@@ -244,7 +250,7 @@ class Worker:
         if extras is not None and "vars" in extras:
             surroundings.set_context_vars(extras["vars"])
         if self._setup["seeded"]:
-            surroundings.seed_generators(current.seed)
+            generators.seed_generators(current.seed)
         value = fn(*args, **kwargs)
         if type(value) is CoroutineType:
             value = self._runner.run(value)
@@ -261,8 +267,7 @@ class Worker:
 
     def _reply(self, kind: int, sequence: int, started: float, duration: float, cpu: float, rss: int, data: bytes) -> None:
         if self._forked:
-            flush()
-            os._exit(0)
+            end_a_copy()
         head = channel.REPLY.pack(len(data), kind, sequence, started, duration, cpu, rss)
         try:
             if len(data) < 1 << 16:

@@ -7,6 +7,8 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import pytest
+
 import taskrun
 from taskrun.testing import tasks
 
@@ -64,6 +66,38 @@ class Behaviours:
                 executor.shutdown(wait=False, cancel_futures=True)  # a broken backend must not hang its report
             raise
         executor.shutdown()
+
+    @contextmanager
+    def honouring(self, able: bool, **arguments: Any) -> Iterator[taskrun.Executor | None]:
+        """Make an executor with an argument that the backend is *able* to honour; else see it refused, and give None."""
+        if able:
+            with self.executor(**arguments) as executor:
+                yield executor
+            return
+        (name,) = arguments
+        with pytest.warns(taskrun.UnsupportedOptionWarning, match=name), self.executor(**arguments):
+            pass
+        with pytest.raises(taskrun.UnsupportedOptionError, match=name), self.executor(strict=True, **arguments):
+            pass
+        yield None
+
+    def has_processes(self) -> bool:
+        """Return whether the workers are processes that taskrun has made."""
+        with self.executor() as executor:
+            return executor.capabilities.processes and executor.capabilities.initializer != "no"
+
+    def has_option(self, name: str) -> bool:
+        """Return whether the backend has an option of its own of that name."""
+        with self.executor() as executor:
+            return name in executor._backend.option_names
+
+    def worker_of(self, executor: taskrun.Executor) -> str:
+        """Run a task; return the name of the worker that ran it."""
+        future = executor.submit(tasks.add, 1)
+        assert future.result(self.patience) == 1
+        worker = future.attempts[0].worker
+        assert worker is not None
+        return worker
 
     @contextmanager
     def held(self, executor: taskrun.Executor, directory: Path, *, name: str = "held", **options: Any) -> Iterator[Held]:

@@ -10,6 +10,7 @@ from taskrun.testing.ending import EndBehaviours
 from taskrun.testing.failures import FailureBehaviours
 from taskrun.testing.maps import MapBehaviours
 from taskrun.testing.results import ResultBehaviours
+from taskrun.testing.settings import SettingsBehaviours
 from taskrun.testing.surroundings import SurroundingsBehaviours
 from taskrun.testing.workers import WorkerBehaviours
 
@@ -23,6 +24,7 @@ class BackendConformance(
     ControlBehaviours,
     SurroundingsBehaviours,
     WorkerBehaviours,
+    SettingsBehaviours,
     EndBehaviours,
 ):
     """Inherit it, name your backend, and pytest runs the behaviours against it."""

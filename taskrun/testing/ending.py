@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -57,6 +58,39 @@ class EndBehaviours(Behaviours):
             assert "result()" in seen[0]
             assert "shutdown(wait=True) in a done callback" in seen[1]
             assert seen[2].result(self.patience) == 5
+
+    def test_a_callback_that_blocks_delays_no_result_and_no_deadline(self, tmp_path: Path) -> None:
+        reached, go_on, seen = threading.Event(), threading.Event(), []
+
+        def block(_: object) -> None:
+            reached.set()
+            assert not ex.capabilities.concurrent or go_on.wait(self.patience)
+            seen.append("first")
+
+        with self.executor() as ex:
+            try:
+                with self.held(ex, tmp_path, name="first") as first:
+                    first.future.add_done_callback(block)
+                assert reached.wait(self.patience)
+                with self.held(ex, tmp_path, name="second") as second:
+                    second.future.add_done_callback(lambda _: seen.append("second"))
+                assert second.future.result(self.patience) == "went on"
+                if ex.capabilities.concurrent:
+                    late = ex.options(timeout=0.1).submit(tasks.wait_for_file, str(tmp_path / "end"), limit=self.patience)
+                    assert isinstance(late.exception(self.patience), taskrun.TaskTimeoutError)
+                    assert seen == []
+            finally:
+                go_on.set()
+                (tmp_path / "end").touch()
+        assert seen == ["first", "second"]
+
+    def test_a_callback_may_shut_its_executor_down(self, tmp_path: Path) -> None:
+        with self.executor() as ex:
+            with self.held(ex, tmp_path) as held:
+                held.future.add_done_callback(lambda _: ex.shutdown(wait=False))
+            self.until(lambda: ex.closed)
+            with pytest.raises(RuntimeError, match="after shutdown"):
+                ex.submit(tasks.add, 1)
 
     def test_callbacks_may_submit_and_so_on_for_ever(self) -> None:
         ended: list[int] = []

@@ -36,6 +36,15 @@ class FailureBehaviours(Behaviours):
         assert error is not None
         assert "in raise_this" in "".join(traceback.format_exception(error))
 
+    @pytest.mark.parametrize("how", ["return", "raise"])
+    def test_a_process_that_a_task_forks_answers_nothing(self, how: str) -> None:
+        with self.executor() as ex:
+            if not ex.capabilities.processes:
+                assert ex.submit(tasks.add, 1).result(self.patience) == 1  # a copy of this program would come back from it
+                return
+            assert [ex.submit(tasks.fork_and_return, how).result(self.patience) for _ in range(3)] == ["parent"] * 3
+            assert [ex.submit(tasks.add, i).result(self.patience) for i in range(5)] == list(range(5))
+
     def test_exceptions_with_awkward_constructors(self) -> None:
         with self.executor() as ex:
             error = ex.submit(tasks.raise_awkward).exception(self.patience)

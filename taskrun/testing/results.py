@@ -47,6 +47,17 @@ class ResultBehaviours(Behaviours):
         assert type(result) is Point
         assert result.x == 2
 
+    def test_what_is_shared_is_shipped_once_and_arrives_as_itself(self) -> None:
+        tasks.Counted.loads = 0
+        counted = taskrun.shared(tasks.Counted(10))
+        with self.executor(max_workers=2) as ex:
+            done = [ex.submit(tasks.use_counted, i, counted=counted).result(self.patience) for i in range(6)]
+            done += ex.map(functools.partial(tasks.use_counted, counted=counted), range(6))
+            assert [number for number, _ in done] == [10, 11, 12, 13, 14, 15] * 2
+            assert max(loads for _, loads in done) <= 1
+            # Only what the function itself is given is taken out; elsewhere the stand-in says what it is.
+            assert ex.submit(tasks.kinds_in, [counted], named=counted).result(self.patience) == ["Shared", "Counted"]
+
     def test_what_a_function_reads_is_what_it_is_when_the_task_leaves(self) -> None:
         level = 1
 

@@ -30,7 +30,8 @@ class SurroundingsBehaviours(Behaviours):
         with self.executor(seed=3) as ex:
             first = list(ex.map(tasks.seed_of_task, range(5), chunksize=2))
             again = list(ex.map(tasks.seed_of_task, iter(range(5))))
-        assert first == again
+            with_options = list(ex.options(chunksize=3).map(tasks.seed_of_task, range(5)))
+        assert first == again == with_options
         assert [index for index, _, _ in first] == list(range(5))
         assert len({seed for _, seed, _ in first}) == 5
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import taskrun
 
@@ -40,6 +41,28 @@ def _refuse(text: str) -> Any:
     raise RuntimeError(f"cannot rebuild {text!r}")
 
 
+class Counted:
+    """Counts how often it was unpickled in this process."""
+
+    loads: ClassVar[int] = 0
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        Counted.loads += 1
+
+
+def use_counted(number: int, counted: Counted) -> tuple[int, int]:
+    """Return the sum, and how often anything was unpickled in this process."""
+    return counted.value + number, Counted.loads
+
+
+def kinds_in(items: list[Any], *, named: Any) -> list[str]:
+    return [type(item).__name__ for item in items] + [type(named).__name__]
+
+
 def add(a: Any, b: Any = 0, *, c: Any = 0) -> Any:
     return a + b + c
 
@@ -55,6 +78,15 @@ def raise_chain() -> None:
         error = ValueError("outer", 2)
         error.add_note("a note")
         raise error from inner
+
+
+def fork_and_return(how: str) -> str:
+    """Fork, and come back in both processes."""
+    if os.fork() != 0:
+        return "parent"
+    if how == "raise":
+        raise ValueError("in the child")
+    return "child"
 
 
 def raise_this(error: BaseException) -> None:

@@ -7,10 +7,13 @@ import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import taskrun
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_backends_are_shown_with_what_they_can_do(command):
@@ -43,6 +46,50 @@ def test_a_backend_that_cannot_be_used_is_shown_with_the_reason(command):
     assert "no_such_module_q" in found["broken"]["problem"]
 
 
+SOON = """
+from taskrun.backends.thread import ThreadBackend
+
+class Soon(ThreadBackend):
+    name = "soon"
+    task_option_names = {"colour": "str: any"}
+
+    @classmethod
+    def unavailable(cls):
+        return "needs Python 3.99; get it from python.org"
+"""
+
+
+def test_a_backend_that_misses_something_says_what_and_how_to_get_it_and_its_class_is_still_described(command):
+    info = command.directory / "soon_plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: soon-plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[taskrun.backends]\nsoon = soon:Soon\n")
+    command.write("soon.py", SOON)
+    command.env["PYTHONPATH"] += f":{command.directory}"
+    done = command("backends")
+    assert done.returncode == 0, done.stderr
+    table, found, missing = done.stdout.partition("not usable")
+    assert found
+    assert "soon" not in table  # what cannot be used is no column of what can
+    (line,) = [line for line in missing.splitlines() if "soon" in line]
+    assert "soon-plugin 1.0 (soon:Soon)" in line
+    assert "needs Python 3.99; get it from python.org" in line
+    described = {backend["name"]: backend for backend in json.loads(command("backends", "--json").stdout)}["soon"]
+    assert described["problem"] == "needs Python 3.99; get it from python.org"
+    assert described["capabilities"]["kill"] == "slot only"
+    assert described["task_options"] == {"colour": "str: any"}
+
+
+def test_backends_as_markdown_are_those_of_the_documentation(command):
+    page = (ROOT / "docs" / "reference" / "backends.md").read_text(encoding="utf-8")
+    done = command("backends", "--markdown")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("| field | `serial` |")
+    assert done.stdout in page
+    both = command("backends", "--markdown", "--json")
+    assert (both.returncode, both.stdout, both.stderr) == (2, "", "taskrun: --json and --markdown exclude each other\n")
+
+
 def test_config_shows_values_and_origins(command):
     command.write("taskrun.toml", 'max_workers = 3\n[profiles.night]\ntimeout = "2h"\n')
     command.env["TASKRUN_BACKEND"] = "thread"
@@ -67,7 +114,9 @@ def test_version_and_help(command):
     assert command("rum").returncode == 2
 
 
-@pytest.mark.parametrize("arguments", [["config"], ["backends"], ["--version"], ["config", "--json"]])
+@pytest.mark.parametrize(
+    "arguments", [["config"], ["backends"], ["backends", "--markdown"], ["--version"], ["config", "--json"]]
+)
 def test_what_cannot_be_written_ends_with_its_exit_code_and_no_traceback(arguments):
     command = [sys.executable, "-W", "error", "-X", "dev", "-m", "taskrun", *arguments]
     with open("/dev/full", "w") as full:

@@ -95,6 +95,14 @@ class Remembers(Broken):
         return task, succeeded, self.known.setdefault(task.name, value) if succeeded else value, cause, run
 
 
+class GivesStandIns(Broken):
+    """Takes nothing out of what it stands in for."""
+
+    def before(self, task: Task) -> None:
+        task.args = tuple(map(taskrun.shared, task.args))
+        task.kwargs = {name: taskrun.shared(value) for name, value in task.kwargs.items()}
+
+
 class NeverMakesUp(Broken):
     def waiting(self) -> AbstractContextManager[None]:
         return nullcontext()
@@ -104,6 +112,29 @@ class NeverMakesUp(Broken):
 
 class ClaimsToStopCoroutines(Broken):
     capabilities = replace(ThreadBackend.capabilities, kill="coroutines")
+
+
+class ClaimsProcesses(Broken):
+    capabilities = replace(ThreadBackend.capabilities, processes=True)
+
+
+class ClaimsToRecycle(Broken):
+    capabilities = replace(ThreadBackend.capabilities, recycle_by_state=True)
+
+
+class LacksNothing(Broken):
+    class Able(taskrun.Capabilities):
+        def lacks(self, names: tuple[str, ...]) -> list[str]:
+            return []
+
+    capabilities = Able(kill="slot only", recycle_by_count=True)
+
+
+class ClaimsOptions(Broken):
+    """Takes all options of other backends, and does nothing about them."""
+
+    option_names: ClassVar = dict.fromkeys(("start_method", "mp_context", "thread_name_prefix", "check_pickle"), "anything")
+    worse: ClassVar = {"backend_options": {}}
 
 
 class KeepsOutcomes(Broken):
@@ -335,6 +366,7 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_result_of_a_call_with_all_kinds_of_arguments": (WrongValue, Silent),
     "test_lambdas_and_closures": (WrongValue,),
     "test_local_classes_keep_their_identity": (ClonesClasses,),
+    "test_what_is_shared_is_shipped_once_and_arrives_as_itself": (GivesStandIns,),
     "test_what_a_function_reads_is_what_it_is_when_the_task_leaves": (Remembers,),
     "test_keywords_named_like_ours_belong_to_the_user": (WrongValue,),
     "test_coroutine_functions_are_awaited": (CoroutinesNotAwaited,),
@@ -378,6 +410,7 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_progress_is_told_to_the_end": (NoCallbacks,),
     "test_many_threads_share_one_map": (WrongValue,),
     "test_map_arguments_are_checked": (WrongValue,),
+    "test_a_process_that_a_task_forks_answers_nothing": (WrongValue,),
     # control
     "test_a_queued_task_can_be_cancelled_and_a_running_one_cannot": (PullsAhead,),
     "test_thousands_cancelled_at_once_leave_nothing_queued": (CountsTheDead,),
@@ -411,8 +444,22 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_a_failing_initializer_is_an_error_on_every_future": (NoInitializer,),
     "test_finalizer_runs_when_a_worker_ends_in_order": (NoFinalizer,),
     "test_max_tasks_per_child_replaces_workers": (NeverRecycles,),
+    # settings
+    "test_env_is_seen_by_tasks": (ClaimsProcesses,),
+    "test_cpu_affinity_pins_workers_in_turn": (ClaimsProcesses,),
+    "test_inner_max_num_threads_bounds_what_libraries_use": (ClaimsProcesses,),
+    "test_memory_age_and_idleness_are_limits_or_accepted": (ClaimsToRecycle,),
+    "test_retry_and_soft_timeout_hold_for_all_tasks": (SwallowsErrors, NoSoftTimeout),
+    "test_require_refuses_a_backend_that_lacks_it": (LacksNothing,),
+    "test_an_executor_has_the_name_it_is_given": (WrongValue,),
+    "test_a_profile_of_the_project_file_applies": (NoCurrentTask,),
+    "test_start_method_and_its_synonym_choose_how_processes_are_made": (ClaimsOptions,),
+    "test_thread_name_prefix_names_the_workers": (ClaimsOptions,),
+    "test_check_pickle_finds_what_cannot_travel": (ClaimsOptions,),
     # ending
     "test_callbacks_run_in_order_and_errors_in_them_hurt_nobody": (NoCallbacks,),
+    "test_a_callback_that_blocks_delays_no_result_and_no_deadline": (NoCallbacks,),
+    "test_a_callback_may_shut_its_executor_down": (NoCallbacks,),
     "test_a_callback_may_submit_and_may_not_wait_for_its_own_executor": (NoCallbacks,),
     "test_callbacks_may_submit_and_so_on_for_ever": (NoCallbacks,),
     "test_shutdown_runs_what_was_submitted_and_refuses_more": (DeafToShutdown,),
@@ -440,13 +487,17 @@ def first_parameters(test: Callable[..., None]) -> dict[str, Any]:
     ("behaviour", "broken"), [(behaviour, broken) for behaviour in BEHAVIOURS for broken in BREAKS.get(behaviour, ())]
 )
 def test_the_behaviour_fails_on_a_broken_backend(
-    behaviour: str, broken: type[Broken], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    behaviour: str,
+    broken: type[Broken],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     suite = BackendConformance()
     suite.backend = broken  # type: ignore[misc]
     suite.patience = 0.4  # type: ignore[misc]
     test: Callable[..., None] = getattr(suite, behaviour)
-    fixtures = {"tmp_path": tmp_path, "caplog": caplog, **first_parameters(test)}
+    fixtures = {"tmp_path": tmp_path, "caplog": caplog, "monkeypatch": monkeypatch, **first_parameters(test)}
     wanted = {name: fixtures[name] for name in inspect.signature(test).parameters}
     try:
         with pytest.raises(FAILURES):

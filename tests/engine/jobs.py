@@ -1,12 +1,12 @@
-"""The functions that the engine's tests submit: importable, so that all start methods can send them by reference."""
+"""The functions that the engine's tests submit: importable, so that all start methods can send them by reference.
+
+Large modules are imported where they are needed: a fresh worker imports this one in the time of its first task.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import ctypes
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -99,6 +99,8 @@ def raise_error(error: BaseException) -> NoReturn:
 
 
 def crash_in_c() -> None:
+    import ctypes
+
     ctypes.string_at(0)
 
 
@@ -139,6 +141,8 @@ def end_in_mid_answer() -> bytes:
 
 def start_helper(path: str, then: str = "hold") -> None:
     """Start a process that ignores SIGTERM, tell its pid, and never return."""
+    import subprocess
+
     code = "import signal, sys, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(60)"
     helper = subprocess.Popen([sys.executable, "-I", "-S", "-c", code], stdout=subprocess.PIPE)
     assert helper.stdout is not None
@@ -206,5 +210,7 @@ async def sleep_then(seconds: float, value: Any) -> Any:
 
 
 async def block_in_a_coroutine(seconds: float) -> None:
+    import asyncio
+
     await asyncio.sleep(0)
     time.sleep(seconds)  # noqa: ASYNC251 - what is tested

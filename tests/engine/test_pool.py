@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 import time
 from multiprocessing import forkserver, spawn
@@ -79,10 +80,12 @@ def test_its_workers_are_processes_of_multiprocessing_pool(make: Callable, metho
         assert isinstance(worker.pool, multiprocessing.pool.Pool)
 
 
-def test_other_processes_of_the_program_still_run_its_main(make: Callable) -> None:
+def test_other_processes_of_the_program_still_run_its_main(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "/somewhere/program.py", raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
     with make() as ex:
         ex.submit(jobs.pid).result()
-        assert {"init_main_from_name", "init_main_from_path"} & set(spawn.get_preparation_data("other"))
+        assert spawn.get_preparation_data("other")["init_main_from_path"] == "/somewhere/program.py"
 
 
 class TestSlowToPickle:

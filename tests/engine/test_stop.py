@@ -26,21 +26,27 @@ if TYPE_CHECKING:
 BACKENDS = ("process", "pool")
 
 
+@pytest.fixture
+def make(make: Callable[..., taskrun.Executor]) -> Callable[..., taskrun.Executor]:
+    """Make executors whose workers have imported `jobs` before their first task, whose time it would cost."""
+    return lambda **options: make(**{"initializer": jobs.pid, **options})
+
+
 class TestTimeout:
     def test_it_fails_with_the_stack_and_the_worker_is_replaced(self, make: Callable) -> None:
-        with make(max_workers=1, timeout=0.1) as ex:
+        with make(max_workers=1, timeout=0.3) as ex:
             before = ex.submit(jobs.pid).result()
             error = ex.submit(jobs.tell_and_hold, os.devnull[:-4] + "nowhere").exception()
             assert isinstance(error, FileNotFoundError)
             error = ex.submit(time.sleep, 60).exception()
             assert isinstance(error, taskrun.TaskTimeoutError)
-            assert (error.limit, error.task, error.attempt, error.soft) == (0.1, "sleep", 1, False)
-            assert 0.1 <= error.elapsed < 5
+            assert (error.limit, error.task, error.attempt, error.soft) == (0.3, "sleep", 1, False)
+            assert 0.3 <= error.elapsed < 5
             assert gone(before)
             assert ex.submit(jobs.pid).result() != before
 
     def test_the_stack_shows_the_task_and_not_the_engine(self, make: Callable, wire: Wire) -> None:
-        with make(timeout=0.1) as ex:
+        with make(timeout=0.3) as ex:
             error = ex.submit(jobs.tell_and_hold, wire.path).exception()
         assert isinstance(error, taskrun.TaskTimeoutError)
         assert "in hold" in error.stack
@@ -63,7 +69,7 @@ class TestTimeout:
 
     def test_a_task_that_ignores_sigterm_is_killed(self, make: Callable, wire: Wire) -> None:
         with make() as ex:
-            future = ex.options(timeout=0.1).submit(jobs.ignore_and_hold, wire.path)
+            future = ex.options(timeout=0.3).submit(jobs.ignore_and_hold, wire.path)
             worker = int(wire.hear())
             assert isinstance(future.exception(), taskrun.TaskTimeoutError)
             assert gone(worker)
@@ -74,7 +80,7 @@ class TestTimeout:
             threading.Event().wait(60)
 
         with make(max_workers=1) as ex:
-            future = ex.options(timeout=0.1).submit(leave_when_asked)
+            future = ex.options(timeout=0.3).submit(leave_when_asked)
             assert isinstance(future.exception(), (SystemExit, taskrun.TaskTimeoutError))
             assert ex.submit(jobs.double, 1).result() == 2
 
@@ -92,7 +98,7 @@ class TestTimeout:
         ex = make(max_workers=1)
         for _ in range(20):
             ex.submit(hold_if, None).result()
-        slow = ex.options(timeout=0.2).submit(hold_if, wire.path)
+        slow = ex.options(timeout=0.4).submit(hold_if, wire.path)
         behind = [ex.submit(hold_if, None) for _ in range(5)]
         wire.hear()
         assert isinstance(slow.exception(), taskrun.TaskTimeoutError)
@@ -117,7 +123,7 @@ class TestTimeout:
 
         with make(max_workers=1) as ex:
             retry = taskrun.Retry(max_attempts=2, wait="none", on_timeout=True)
-            assert ex.options(timeout=0.2, retry=retry).submit(slow_at_first).result() == 2
+            assert ex.options(timeout=0.4, retry=retry).submit(slow_at_first).result() == 2
 
 
 class TestStoppedWorker:
@@ -137,7 +143,7 @@ class TestStoppedWorker:
 
     def test_its_running_task_does_not_escape_either(self, make: Callable, wire: Wire) -> None:
         with make(max_workers=1) as ex:
-            future = ex.options(timeout=0.2).submit(jobs.tell_and_hold, wire.path)
+            future = ex.options(timeout=0.4).submit(jobs.tell_and_hold, wire.path)
             worker = int(wire.hear())
             stopped(worker)
             assert isinstance(future.exception(20), taskrun.TaskTimeoutError)

@@ -110,7 +110,8 @@ asyncio.run(main())
 """,
 }
 
-SETTINGS = [{"TASKRUN_BACKEND": backend} for backend in EVERY_BACKEND[1:]]
+# At a terminal it comes to the whole group; to the program alone where that says more.
+STRUCK = [*((backend, "its group") for backend in EVERY_BACKEND[1:]), ("thread", "the program"), ("process", "the program")]
 
 
 def until_ready(process: subprocess.Popen[str]) -> None:
@@ -124,11 +125,10 @@ def ran(program: Program) -> dict[int, int]:
     return {int(task): int(pid) for task, pid, _ in names}
 
 
-@pytest.mark.parametrize("whom", ["the program", "its group"])
-@pytest.mark.parametrize("env", SETTINGS, ids=lambda env: env["TASKRUN_BACKEND"])
+@pytest.mark.parametrize(("backend", "whom"), STRUCK)
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_it_ends_the_program_and_all_that_it_started(program: Program, moment: str, env: dict[str, str], whom: str) -> None:
-    process = program.start(program.write("program.py", START + MOMENTS[moment]), env=env)
+def test_it_ends_the_program_and_all_that_it_started(program: Program, moment: str, backend: str, whom: str) -> None:
+    process = program.start(program.write("program.py", START + MOMENTS[moment]), env={"TASKRUN_BACKEND": backend})
     until_ready(process)
     (os.kill if whom == "the program" else os.killpg)(process.pid, signal.SIGINT)
     status, out, err = program.end(process)
@@ -189,11 +189,15 @@ for backend in ("thread", "process", "asyncio"):
     assert out == ["TaskKilledError True 3\n"] * 3
 
 
-METHODS = [(backend, method) for backend in ("process", "pool") for method in ("forkserver", "spawn", "fork")]
+METHODS = ("forkserver", "spawn", "fork")
+KILLED = [
+    *(("process", method, number) for method in METHODS for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP)),
+    *(("pool", method, signal.SIGKILL) for method in METHODS),
+    ("fork", None, signal.SIGKILL),
+]
 
 
-@pytest.mark.parametrize(("backend", "method"), [*METHODS, ("fork", None)])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(("backend", "method", "number"), KILLED)
 @pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
 def test_no_worker_outlives_a_program_that_is_killed(
     program: Program, backend: str, method: str | None, number: signal.Signals, busy: bool

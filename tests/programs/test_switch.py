@@ -115,6 +115,7 @@ except RuntimeError as error:
     print(error)
 
 async def main():
+    asyncio.get_running_loop().slow_callback_duration = 60  # the end of the block waits for workers
     with taskrun.Executor(max_workers=2) as ex:
         print(await ex.submit(scaled, 1), await asyncio.gather(*(asyncio.wrap_future(ex.submit(scaled, i)) for i in range(3))))
 asyncio.run(main())

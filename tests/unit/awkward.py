@@ -59,6 +59,17 @@ class OwnReduce(Exception):
         return OwnReduce, (self.a, self.b)
 
 
+class ForgetfulReduce(Exception):
+    """Pickle rebuilds it without what its message began with, as urllib3 does."""
+
+    def __init__(self, pool, problem):
+        super().__init__(f"{pool}: {problem}")
+        self.problem = problem
+
+    def __reduce__(self):
+        return ForgetfulReduce, (None, self.problem)
+
+
 class BadReduce(KeyError):
     def __reduce__(self):
         raise SystemExit("in __reduce__")

@@ -118,6 +118,8 @@ SAMPLES = {
     "bad reduce": (awkward.BadReduce("k"), ()),
     "reduces to an int": (awkward.ReducesToSomethingElse("m"), ()),
     "OSError subclass": (awkward.SubOSError("/p", 2), ("errno", "strerror", "filename", "path")),
+    "slot that is None": (awkward.Slotted("m", None), ("extra",)),
+    "forgetful reduce": (awkward.ForgetfulReduce("pool", "full"), ()),
     "slots": (awkward.Slotted("m", [1]), ("extra",)),
     "read only": (awkward.ReadOnly("m"), ()),
     "BaseException subclass": (awkward.Stop("s"), ()),
@@ -137,6 +139,17 @@ def test_exceptions_come_back_as_themselves(name):
     assert str(back) == str(error)
     assert vars(back) == vars(error)
     assert [getattr(back, field) for field in fields] == [getattr(error, field) for field in fields]
+
+
+def test_an_exception_kept_among_args_or_attributes_comes_back_as_itself_too():
+    inner = awkward.ForgetfulReduce("pool", "full")
+    outer = ConnectionError(inner)
+    outer.reason, outer.itself, outer.__context__ = inner, outer, inner
+    back = travel(outer)
+    assert type(back.args[0]) is awkward.ForgetfulReduce
+    assert str(back) == str(back.args[0]) == "pool: full"
+    assert back.args[0] is back.reason is back.__context__
+    assert back.itself is back
 
 
 @pytest.mark.parametrize("name", SAMPLES)

@@ -16,8 +16,8 @@ PACKAGE = Path(taskrun.__file__).parent
 LAYERS: dict[str, str] = {
     "values": "errors options retry units cpus threads lifetime importable bell",
     "core": (
-        "task future scheduler completing closing deadlines task_queue timer callbacks room serialization by_value reach "
-        "reducers rebuild stand_in blame exceptions coroutines progress waiting awaiting"
+        "task future scheduler completing closing deadlines task_queue timer callbacks room serialization sharing by_value "
+        "reach reducers rebuild stand_in blame exception_text exceptions coroutines progress waiting awaiting"
     ),
     "contract": "backends.base",
     "engine": "engine",
