@@ -4,21 +4,21 @@ SHELL := /bin/bash
 
 # The first Python of 3.11 or later; a candidate has to run, a pyenv shim for a version that is not selected does not.
 NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do $$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do $$p -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$p && break; done)
 VERSION := $(shell $(or $(PYTHON),false) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 
 # One environment for each version of Python; `.venv` is left to you.
 VENV ?= .venv-$(VERSION)
 IN_VENV := $(VENV)/bin/python
 PIP := $(IN_VENV) -m pip --disable-pip-version-check --quiet
-VERSIONS := 3.11 3.12 3.13
+VERSIONS := 3.11 3.12 3.13 3.14
 
 # The tests wait for processes more than they work: as many at a time as there are CPUs. JOBS=1: one after the other.
 # Each of pytest's processes is started like the first, with every warning an error.
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PARALLEL = $(if $(filter-out 0 1,$(JOBS)),-d --tx '$(JOBS)*popen//python=$(IN_VENV) -W error -X dev')
 
-.PHONY: help demo demo-all choosing test test-clients test-all docs lint typecheck format clean python
+.PHONY: help demo demo-all choosing test test-clients test-all test-newest docs lint typecheck format clean python
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,7 +39,7 @@ test: $(VENV)/installed ## the tests; ARGS='-k retry' goes to pytest
 test-clients: $(VENV)/installed-clients ## tests/clients with the large libraries too (NumPy, pandas, SciPy, Dask, scikit-learn)
 	$(IN_VENV) -W error -X dev -m pytest $(PARALLEL) tests/clients $(ARGS)
 
-test-all: ## the tests on each of Python 3.11, 3.12 and 3.13 found here
+test-all: ## the tests on each of Python 3.11 to 3.14 found here
 	@found=(); failed=(); \
 	for version in $(VERSIONS); do \
 	  python=; \
@@ -53,6 +53,9 @@ test-all: ## the tests on each of Python 3.11, 3.12 and 3.13 found here
 	done; \
 	echo "== tested on: $${found[*]:-nothing}; failed on: $${failed[*]:-none}"; \
 	[ $${#found[@]} -gt 0 ] && [ $${#failed[@]} -eq 0 ]
+
+test-newest: ## the tests on Python 3.14, for the backend interpreter; fetches it from Debian (root, debootstrap, network)
+	@tests/newest.sh $(ARGS)
 
 docs: $(VENV)/installed ## write anew what the documentation takes from the code
 	@$(IN_VENV) docs/generate.py
@@ -69,7 +72,7 @@ format: $(VENV)/installed-dev ## format the code
 	$(IN_VENV) -m ruff format .
 
 clean: ## remove the environments made here and what tools leave behind
-	rm -rf $(foreach v,$(VERSIONS),.venv-$(v)) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(foreach v,$(VERSIONS),.venv-$(v)) .newest .newest.log build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find taskrun tests docs benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The stamps are in the environment: removed with it, and older than pyproject.toml once that changes.

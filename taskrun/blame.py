@@ -183,7 +183,7 @@ def _missing_name(error: BaseException, side: Side) -> str:
         return ""
     if side == "parent":
         return " The worker knows a name that this process does not; import it here, or return plain data."
-    return f" {_FRESH}"
+    return f" {_why_missing(error)}"
 
 
 _FRESH = (
@@ -191,12 +191,22 @@ _FRESH = (
     "sys.modules, import hooks) is not in the worker. Do it in initializer= as well, or put it into a module of its own."
 )
 
+_ALONE = (
+    "An extension module that does not support sub-interpreters cannot be imported in one, nor can what imports it: "
+    'run this on backend="process" or backend="thread".'
+)
+
+
+def _why_missing(error: BaseException) -> str:
+    # There is no class or attribute of CPython's to tell it by.
+    return _ALONE if "does not support loading in subinterpreters" in str(error) else _FRESH
+
 
 def explain_missing_name(error: BaseException) -> None:
     """Add a note to an error that a task raised in a worker because a module, or a name in one, is not there."""
     with contextlib.suppress(Exception):  # of a user's class that overrides any of this
         if isinstance(error, ImportError) or (isinstance(error, AttributeError) and isinstance(error.obj, types.ModuleType)):
-            error.add_note(_FRESH)
+            error.add_note(_why_missing(error))
 
 
 def _failing_argument(data: bytes) -> str | None:

@@ -9,6 +9,8 @@ import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from taskrun.threads import dismiss_janitor
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -66,6 +68,8 @@ def _at_exit() -> None:
         for scheduler in schedulers:
             scheduler.interrupt()
         raise
+    finally:
+        dismiss_janitor()
 
 
 def _after_fork_in_child() -> None:

@@ -30,6 +30,7 @@ BUILTIN: Mapping[str, str] = {
     "dummy": "taskrun.backends.dummy:DummyBackend",
     "fork": "taskrun.backends.fork:ForkBackend",
     "asyncio": "taskrun.backends.asyncio:AsyncioBackend",
+    "interpreter": "taskrun.backends.interpreter:InterpreterBackend",
 }
 """Name -> "module:class". A built-in name always means the built-in backend, whatever else registers it."""
 

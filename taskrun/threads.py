@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["OwnThread", "call_soon", "ensure_janitor", "give_way", "threads_of_others", "when_gone"]
+__all__ = ["OwnThread", "call_soon", "dismiss_janitor", "ensure_janitor", "give_way", "threads_of_others", "when_gone"]
 
 _LOOKS = 20  # at a lock, before waiting for it
 
@@ -41,11 +41,14 @@ class OwnThread(threading.Thread):
     """A daemon thread of taskrun's. Whoever asks whether the caller may be blocked looks for this class.
 
     Daemons, because an abandoned one (its task timed out) must not hold up the interpreter; taskrun's own exit hook waits
-    for the others (see `lifetime`).
+    for the others (see `lifetime`). A sub-interpreter allows none: there the end waits for all of them.
     """
 
     def __init__(self, name: str, target: Callable[..., object], *args: Any) -> None:
-        super().__init__(name=name, target=target, args=args, daemon=True)
+        try:
+            super().__init__(name=name, target=target, args=args, daemon=True)
+        except RuntimeError:  # "daemon threads are disabled in this (sub)interpreter"
+            super().__init__(name=name, target=target, args=args, daemon=False)
 
 
 def threads_of_others() -> list[str]:
@@ -67,7 +70,7 @@ class _Janitor:
     """
 
     def __init__(self) -> None:
-        self._inbox: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self._inbox: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._starting = threading.Lock()
         self._thread: OwnThread | None = None
 
@@ -81,9 +84,13 @@ class _Janitor:
     def put(self, fn: Callable[[], object]) -> None:
         self._inbox.put(fn)
 
+    def end(self) -> None:
+        with self._starting:
+            if self._thread is not None and not self._thread.daemon:
+                self._inbox.put(None)
+
     def _run(self) -> None:
-        while True:
-            fn = self._inbox.get()
+        while (fn := self._inbox.get()) is not None:
             try:
                 fn()
             except BaseException:  # this thread serves every executor of the process: it must not die
@@ -125,3 +132,8 @@ def call_soon(fn: Callable[[], object]) -> None:
     janitor: _Janitor | None = _janitor
     if janitor is not None:  # else the interpreter is being taken apart
         janitor.put(fn)
+
+
+def dismiss_janitor() -> None:
+    """Have the janitor's thread end, if the interpreter would wait for it; it has done by then what it was asked for."""
+    _janitor.end()

@@ -37,7 +37,7 @@ class Inventory:
         found += [f"process {pid}: {_command(pid)}" for pid in _processes() if pid not in self.processes]
         helpers = _helpers_descriptors()
         for fd, target in _descriptors().items():
-            if self.descriptors.get(fd) != target and fd not in helpers:
+            if self.descriptors.get(fd) != target and fd not in helpers and not _is_libffi(target):
                 found.append(f"descriptor {fd}: {target}")
         return found
 
@@ -79,6 +79,11 @@ def _helpers_descriptors() -> set[int]:
     if server is not None:
         fds.add(server._forkserver_alive_fd)
     return {fd for fd in fds if fd is not None}
+
+
+def _is_libffi(target: str) -> bool:
+    """Return whether a descriptor is the one that libffi keeps of itself, from the first callback made by ctypes on."""
+    return os.path.basename(target).startswith("libffi.so")
 
 
 def _processes() -> list[int]:

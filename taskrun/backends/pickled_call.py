@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from taskrun import sharing
 from taskrun.backends.soft_timeout import SoftTimeout
 from taskrun.coroutines import CoroutineRunner
+from taskrun.engine.functions import Received
 from taskrun.errors import TaskTimeoutError
 from taskrun.exceptions import dump_exception, load_exception
 from taskrun.reach import new_moment
@@ -25,7 +26,6 @@ from taskrun.serialization import (
     dump_function,
     dump_result,
     load_arguments,
-    load_function,
     load_outcome,
 )
 from taskrun.task import Cause, CurrentTask, entered
@@ -34,27 +34,42 @@ from taskrun.timer import Timer
 if TYPE_CHECKING:
     from contextvars import ContextVar
 
+    from taskrun.engine.functions import Sent
     from taskrun.scheduler import Outcome
     from taskrun.task import Task
 
-__all__ = ["Answer", "Payload", "dump_call", "load_answer", "run_pickled_call"]
+__all__ = ["Answer", "Payload", "Place", "dump_call", "load_answer", "run_in", "run_pickled_call"]
 
-Payload = tuple[bytes, bytes, bytes]
+Function = tuple[int | None, bytes | None]
+"""Where a place that lasts keeps it (None: nowhere); the function, pickled (None: it is there)."""
+Payload = tuple[bytes, Function, bytes]
 """Pickled: what identifies the attempt; the function; the arguments."""
 Answer = tuple[bool, bytes, Cause, tuple[str, float, float, float]]
 """Succeeded; the pickled value or exception; the cause of a failure; worker, start, duration and CPU time (seconds)."""
 
 
-class _NeverAsked:
-    """The cancel flag of a call that nothing can reach while it runs."""
+class Place:
+    """Where calls run: what they find there. This one is for a call by itself, which nothing can reach while it runs."""
 
-    cancel_requested = False
+    seeded = False
+    """The global generators are seeded for each call: nobody else uses them."""
+
+    def __init__(self) -> None:
+        self.runner = CoroutineRunner()
+        self.functions = Received()
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether the call that runs was asked to cancel."""
+        return False
 
 
-def dump_call(task: Task, context_vars: list[tuple[str, ContextVar[Any]]], expires: float | None = None) -> Payload:
+def dump_call(
+    task: Task, context_vars: list[tuple[str, ContextVar[Any]]], expires: float | None = None, sent: Sent | None = None
+) -> Payload:
     """Return *task* as bytes, with the values of *context_vars*. Raises SerializationError.
 
-    It is not run any more after *expires*, a time of `time.monotonic` that the receiver shares.
+    It is not run any more after *expires*, a time of `time.monotonic` that the receiver shares; *sent* is what he has.
     """
     from taskrun.engine.surroundings import context_payload
 
@@ -64,30 +79,40 @@ def dump_call(task: Task, context_vars: list[tuple[str, ContextVar[Any]]], expir
     options = task.options
     limits = (options.timeout, options.soft_timeout, expires)
     about = pickle.dumps((name, task.index, task.number, limits, task.seed_root, values), 5)
-    return about, dump_function(task.fn, task=name), dump_arguments(task.args, task.kwargs, task=name)
+    function = (None, dump_function(task.fn, task=name)) if sent is None else sent.pack(task)
+    return about, function, dump_arguments(task.args, task.kwargs, task=name)
 
 
 def run_pickled_call(payload: Payload) -> Answer:
     """Run a call where the caller is. Raises nothing."""
+    place = Place()
+    try:
+        return run_in(place, payload)
+    finally:
+        place.runner.close()
+
+
+def run_in(place: Place, payload: Payload) -> Answer:
+    """Run a call in *place*. Raises nothing."""
     from taskrun.engine.surroundings import set_context_vars
 
     about, function, arguments = payload
     name, index, number, (limit, soft, expires), seed_root, values = pickle.loads(about)
-    runner, alarm, me = CoroutineRunner(), None, os.getpid()
+    runner, alarm, me = place.runner, None, os.getpid()
     started, cpu = time.monotonic(), time.thread_time()
     pickling = True
     if expires is not None and started > expires:  # its future has failed, while it waited for a worker here
         late = TaskTimeoutError(limit=limit, elapsed=started - expires + limit, task=name, attempt=number)
         return False, dump_exception(late, task=name), "timeout", _cost(started, cpu)
     try:
-        fn = load_function(function, task=name)
+        fn = place.functions.load(*function, name)
         args, kwargs = load_arguments(arguments, task=name)
         if sharing.in_use:
             fn, args, kwargs = sharing.unwrapped(fn, args, kwargs)
         pickling = False
         started, cpu = time.monotonic(), time.thread_time()
         deadline = None if limit is None else started + limit
-        current = CurrentTask(name, index, number, deadline, seed_root, _NeverAsked())
+        current = CurrentTask(name, index, number, deadline, seed_root, place)
 
         def enter() -> Any:
             entered.set(current)
@@ -96,6 +121,10 @@ def run_pickled_call(payload: Payload) -> Answer:
             value = fn(*args, **kwargs)
             return runner.run(value) if type(value) is CoroutineType else value
 
+        if place.seeded:
+            from taskrun.engine.generators import seed_generators
+
+            seed_generators(current.seed)
         if soft is not None:
             alarm = _Alarm(runner, soft, name, number)
         try:
@@ -119,7 +148,6 @@ def run_pickled_call(payload: Payload) -> Answer:
             from taskrun.engine.ending import end_a_copy
 
             end_a_copy()
-        runner.close()
 
 
 class _Alarm(SoftTimeout):

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from taskrun.scheduler import Scheduler
     from taskrun.task import Task
 
-__all__ = ["ThreadBackend"]
+__all__ = ["ThreadBackend", "ThreadWorker"]
 
 
-class _Worker(OwnThread):
+class ThreadWorker(OwnThread):
     """A thread with its own gate to sleep at."""
 
     def __init__(self, backend: ThreadBackend, number: int, prefix: str) -> None:
@@ -53,8 +53,8 @@ class ThreadBackend(ThreadLikeBackend):
         self._settings = settings
         self._prefix = settings.backend_options.get("thread_name_prefix") or settings.name
         self._target = settings.max_workers  # grows while a worker waits for a task of its own executor
-        self._parked: list[_Worker] = []
-        self._workers: set[_Worker] = set()
+        self._parked: list[ThreadWorker] = []
+        self._workers: set[ThreadWorker] = set()
         self._coming = 0  # how many of them are
         self._number = 0
         self._closing = False
@@ -91,7 +91,7 @@ class ThreadBackend(ThreadLikeBackend):
             worker.gate.release()
         self._parked.pop()
 
-    def _arrived(self, worker: _Worker) -> None:
+    def _arrived(self, worker: ThreadWorker) -> None:
         """Note that *worker* looks into the queue, or never will. Under the lock."""
         if worker.coming:
             worker.coming = False
@@ -99,17 +99,17 @@ class ThreadBackend(ThreadLikeBackend):
             if worker in self._parked:  # see `_release`
                 self._parked.remove(worker)
 
-    def _new_worker(self) -> _Worker | None:
+    def _new_worker(self) -> ThreadWorker | None:
         """Register one more worker, if there may be one. Under the lock; start it outside."""
         if len(self._workers) >= self._target:
             return None
-        worker = _Worker(self, self._number, self._prefix)
+        worker = ThreadWorker(self, self._number, self._prefix)
         self._number += 1
         self._coming += 1
         self._workers.add(worker)
         return worker
 
-    def _start(self, worker: _Worker) -> bool:
+    def _start(self, worker: ThreadWorker) -> bool:
         try:
             worker.start()
         except RuntimeError as error:
@@ -138,7 +138,7 @@ class ThreadBackend(ThreadLikeBackend):
 
     # -- in a worker -----------------------------------------------------------------------------------------------------------
 
-    def _work(self, worker: _Worker) -> None:
+    def _work(self, worker: ThreadWorker) -> None:
         scheduler = self._scheduler
         done = 0
         limit = self._settings.max_tasks_per_child
@@ -162,7 +162,7 @@ class ThreadBackend(ThreadLikeBackend):
         worker.runner.close()
         self._leave(worker)
 
-    def _next(self, worker: _Worker) -> bool:
+    def _next(self, worker: ThreadWorker) -> bool:
         """Give *worker* a task, sleeping until there is one; False: leave."""
         scheduler = self._scheduler
         while True:
@@ -179,9 +179,15 @@ class ThreadBackend(ThreadLikeBackend):
             if worker.task is not None:
                 scheduler.arm_timer()
                 return True
-            worker.gate.acquire()
+            if not self._sleep(worker):
+                return False
 
-    def _leave(self, worker: _Worker) -> None:
+    def _sleep(self, worker: ThreadWorker) -> bool:
+        """Sleep until *worker*, which is parked, is let go; False: it leaves instead, and is parked no more."""
+        worker.gate.acquire()
+        return True
+
+    def _leave(self, worker: ThreadWorker) -> None:
         with self._scheduler.lock:
             self._arrived(worker)
             self._workers.discard(worker)
@@ -192,22 +198,29 @@ class ThreadBackend(ThreadLikeBackend):
     def stop(self, task: Task, error: BaseException, cause: Literal["timeout", "killed"]) -> bool:
         """Give the task's place to another thread; the thread itself cannot be stopped."""
         with self._scheduler.lock:
-            worker = next((worker for worker in self._workers if worker.task is task), None)
+            worker = self._worker_of(task)
             if worker is None:
                 return False
             worker.abandoned = True
             self._workers.discard(worker)
         task.worker = worker.name
-        note_stack(error, worker)
+        self._note_stack(error, worker)
         self.wake()
         return False
+
+    def _worker_of(self, task: Task) -> ThreadWorker | None:
+        """Return who runs *task*. Under the lock."""
+        return next((worker for worker in self._workers if worker.task is task), None)
+
+    def _note_stack(self, error: BaseException, worker: ThreadWorker) -> None:
+        note_stack(error, worker)
 
     # -- waiting ---------------------------------------------------------------------------------------------------------------
 
     def owns_current_thread(self) -> bool:
         """Return True in one of the worker threads."""
         current = threading.current_thread()
-        return isinstance(current, _Worker) and current.backend is self
+        return isinstance(current, ThreadWorker) and current.backend is self
 
     def _fewer_wanted(self) -> None:
         self._wake_all()

@@ -139,8 +139,13 @@ class _Template:
             if self._pidfd >= 0:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
+    def end(self) -> None:
+        """End the template and wait for that: this interpreter ends, and is not alone in the process."""
+        with self._lock:
+            self._forget()
+
     def _forget(self) -> None:
-        """Reap the one that died."""
+        """Reap the one that died, or is to."""
         if self._control is not None:
             self._control.close()
             self._control = None

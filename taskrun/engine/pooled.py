@@ -210,9 +210,13 @@ class PooledWorker(KeptProcess):
 
     @staticmethod
     def cut_all() -> None:
-        """In a forked copy of the parent: the workers must not live as long as this one."""
+        """In a forked copy of the parent: the workers must not live as long as this one, nor are they its children."""
+        module = sys.modules.get("multiprocessing.process")
+        children: set[object] = getattr(module, "_children", set())
         for worker in list(_lifelines):
             worker._cut()
+            if worker.made:  # else its exit handler would join them, and fail
+                children.discard(worker.pool.process)
 
 
 os.register_at_fork(after_in_child=PooledWorker.cut_all)

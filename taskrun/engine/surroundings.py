@@ -20,7 +20,7 @@ from taskrun.serialization import dump_arguments, dump_function, load_arguments
 if TYPE_CHECKING:
     from taskrun.options import WorkerSettings
 
-__all__ = ["apply", "apply_settings", "context_payload", "describe", "locate_context_vars"]
+__all__ = ["apply", "apply_in_interpreter", "apply_settings", "context_payload", "describe", "locate_context_vars"]
 
 # The variables by which the common BLAS and OpenMP libraries are told how many threads to use.
 _THREAD_VARIABLES = (
@@ -130,9 +130,7 @@ def context_payload(context: Context, variables: list[tuple[str, ContextVar[Any]
 
 def apply(setup: dict[str, Any]) -> None:
     """Make this process like its parent, as *setup* (from `describe`) says."""
-    cpus.outer_workers = setup["workers"]
-    sys.path[:] = setup["path"]
-    sys.argv[:] = setup["argv"]
+    apply_in_interpreter(setup)
     if setup["cwd"] is not None:
         with contextlib.suppress(OSError):
             os.chdir(setup["cwd"])
@@ -142,6 +140,13 @@ def apply(setup: dict[str, Any]) -> None:
 
         # Without the parent's key its managers and listeners would refuse this process.
         multiprocessing.current_process().authkey = setup["authkey"]
+
+
+def apply_in_interpreter(setup: dict[str, Any]) -> None:
+    """Do the part of `apply` that concerns this interpreter only: directory, environment and affinity are the process's."""
+    cpus.outer_workers = setup["workers"]
+    sys.path[:] = setup["path"]
+    sys.argv[:] = setup["argv"]
 
 
 def apply_settings(settings: WorkerSettings, number: int) -> None:

@@ -74,7 +74,7 @@ class FailureBehaviours(Behaviours):
             assert ex.submit(tasks.add, 1).result(self.patience) == 1
 
     def test_an_argument_that_does_not_pickle_fails_its_own_task_and_is_named(self) -> None:
-        with self.executor() as ex:
+        with self.executor(max_workers=1) as ex:
             good = [ex.submit(tasks.add, i) for i in range(3)]
             bad = ex.submit(tasks.kind_of, 1, second=threading.Lock())
             good += [ex.submit(tasks.add, i) for i in range(3, 6)]
@@ -86,6 +86,8 @@ class FailureBehaviours(Behaviours):
             else:
                 assert bad.result(self.patience) == "lock"
             assert [future.result(self.patience) for future in good] == list(range(6))
+            # The worker may believe now that it has this function, or its parent may.
+            assert ex.submit(tasks.kind_of, 1, second=2).result(self.patience) == "int"
 
     def test_a_result_that_does_not_pickle_fails_its_own_task(self) -> None:
         with self.executor(max_workers=1) as ex:

@@ -62,7 +62,7 @@ class SurroundingsBehaviours(Behaviours):
                 assert list(ex.map(tasks.read_variable, range(3))) == [there] * 3
             finally:
                 tasks.VARIABLE.reset(token)
-            inherits = not ex.capabilities.processes or ex.capabilities.pickles == "results"  # or a fork has copied everything
+            inherits = ex.capabilities.pickles != "yes"  # in this process, or a fork has copied everything
             assert there == ("submitter's" if inherits else "unset")
 
     def test_a_task_that_waits_for_another_one_of_its_executor_does_not_wait_for_ever(self) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
+from taskrun.backends.interpreter import InterpreterBackend
 from taskrun.testing import BackendConformance
 from taskrun.testing.failures import FailureBehaviours
 from taskrun.testing.results import ResultBehaviours
@@ -46,6 +47,11 @@ class TestFork(BackendConformance):
 
 class TestAsyncio(BackendConformance):
     backend = "asyncio"
+
+
+@pytest.mark.skipif(InterpreterBackend.unavailable() is not None, reason=str(InterpreterBackend.unavailable()))
+class TestInterpreter(BackendConformance):
+    backend = "interpreter"
 
 
 class TestSerialCheckingPickles(BackendConformance):

@@ -15,7 +15,7 @@ PATIENCE = 40.0
 """Seconds after which a program is believed to hang."""
 
 BACKENDS = ("serial", "thread", "process")
-EVERY_BACKEND = (*BACKENDS, "pool", "dummy", "fork", "asyncio")
+EVERY_BACKEND = (*BACKENDS, "pool", "dummy", "fork", "asyncio", *(["interpreter"] if sys.version_info >= (3, 14) else []))
 
 
 class Program:

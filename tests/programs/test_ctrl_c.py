@@ -43,7 +43,7 @@ MOMENTS = {
 with taskrun.Executor(max_workers=1) as ex:
     for i in range(20): ex.submit(work, i)
     ready()
-    time.sleep(60)
+    while True: time.sleep(0.01)  # a Ctrl-C just before Python begins to sleep ends no sleep: it would be a long one
 """,
     "while the block is left": """
 with taskrun.Executor(max_workers=1) as ex:
@@ -172,7 +172,7 @@ for backend in ("thread", "process", "asyncio"):
         with taskrun.Executor(backend, max_workers=1) as ex:
             running, waiting = ex.submit(work, 0), ex.submit(work, 1)
             ready()
-            time.sleep(60)
+            while True: time.sleep(0.01)
     except KeyboardInterrupt:
         with taskrun.Executor(backend) as ex:
             print(type(running.exception(0)).__name__, waiting.cancelled(), ex.submit(abs, -3).result(), flush=True)

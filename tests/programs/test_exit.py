@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 on_every_backend = pytest.mark.parametrize("backend", EVERY_BACKEND)
 concurrent = pytest.mark.parametrize("backend", EVERY_BACKEND[1:])
 
+FORKABLE = [name for name in EVERY_BACKEND if name != "interpreter"]
+"""Beside sub-interpreters Python itself crashes in a forked child: see decision 0015 and test_interpreters.py."""
+
 FORKS_AT_EXIT = not (3, 12) <= sys.version_info < (3, 12, 3)
 """Python 3.12.0 to 3.12.2 do not."""
 WORK_AT_EXIT = [name for name in EVERY_BACKEND if name != "fork" or FORKS_AT_EXIT]
@@ -110,7 +113,7 @@ print(left())
     assert program.prints(code, env={"TASKRUN_BACKEND": backend}) == "True True\n[]\n"
 
 
-@on_every_backend
+@pytest.mark.parametrize("backend", FORKABLE)
 def test_a_forked_child_is_told_that_its_copy_is_no_use_and_ends_well(program: Program, backend: str) -> None:
     code = """
 import os, taskrun, warnings
@@ -137,7 +140,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), waiting.result(), ex.sub
     assert out.split("\n") == ["True", "True", "1", "4", "7 2 5", ""]
 
 
-@concurrent
+@pytest.mark.parametrize("backend", FORKABLE[1:])
 def test_a_child_that_exits_at_once_disturbs_nothing(program: Program, backend: str) -> None:
     code = """
 import os, sys, taskrun, time, warnings

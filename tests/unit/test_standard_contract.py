@@ -325,7 +325,7 @@ class TestWhatClientsDo:
     @everywhere
     @pytest.mark.parametrize("how", [pickle.dumps, copy.deepcopy])
     def test_it_does_not_pickle(self, make: Any, kind: str, how: Any) -> None:
-        with pytest.raises(TypeError, match="pickle"):
+        with pytest.raises((TypeError, pickle.PicklingError), match="pickle"):  # the standard one's differs since 3.14
             how(make(kind))
 
     @ours

@@ -61,7 +61,7 @@ def test_without_a_single_thread_to_be_had_every_future_says_so(monkeypatch: pyt
     def refuse(_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("taskrun.backends.thread._Worker.start", refuse)
+    monkeypatch.setattr("taskrun.backends.thread.ThreadWorker.start", refuse)
     future = ex.submit(abs, -1)
     error = future.exception(PATIENCE)
     assert isinstance(error, taskrun.InitializerError)

@@ -1,0 +1,70 @@
+#!/bin/bash
+# Runs the tests on the newest Python, for what older ones lack (the backend `interpreter` needs 3.14). `make test-newest`.
+#
+# Where that Python is not installed it comes from Debian sid, into a directory of its own (.newest, some 500 MB) used with
+# chroot: nothing else on this machine changes. Mounts are made in a name space that ends with this script.
+set -euo pipefail
+
+version=3.14
+here=$(cd "$(dirname "$0")/.." && pwd)
+root=${NEWEST:-$here/.newest}
+needs=(cloudpickle tenacity structlog pytest pytest-timeout hypothesis typer rich mypy)
+certificates=/etc/ssl/certs/ca-certificates.crt
+
+give_up() {
+    echo "make test-newest: $1" >&2
+    exit 1
+}
+
+if command -v "python$version" >/dev/null && "python$version" -c 'import venv, ensurepip' 2>/dev/null; then
+    give_up "python$version is installed here: use make test PYTHON=python$version"
+fi
+
+set_up() {
+    [ "$(id -u)" = 0 ] || give_up "only root can use chroot; or install Python $version: make test PYTHON=python$version"
+    command -v unshare >/dev/null || give_up "unshare is missing; install util-linux"
+    [ -e "$root/installed" ] && return
+    command -v debootstrap >/dev/null || give_up "debootstrap is missing; apt-get update && apt-get install debootstrap"
+    if [ ! -e "$root/usr/bin/python$version" ]; then
+        echo "== Python $version from Debian sid into $root"
+        packages="python$version-full,python$version-venv,ca-certificates"
+        debootstrap --variant=minbase --include="$packages" sid "$root" >"$root.log" 2>&1 \
+            || give_up "debootstrap failed (no network?); its output is in $root.log"
+    fi
+    # The names and certificates of this machine: it may reach the index through a proxy of its own.
+    cp -L /etc/resolv.conf "$root/etc/resolv.conf"
+    [ ! -e "$certificates" ] || cp -L "$certificates" "$root$certificates"
+    echo "== what the tests need"
+    chroot "$root" "python$version" -m venv /venv
+    chroot "$root" /venv/bin/pip --quiet --disable-pip-version-check install "${needs[@]}" \
+        || give_up "pip could not install what the tests need (no network?)"
+    touch "$root/installed"
+}
+
+run() { # pytest's arguments
+    # shellcheck disable=SC2016 # expanded inside
+    unshare --mount bash -c '
+        set -e; root=$1; shift
+        mount -t proc proc "$root/proc"
+        mount --rbind /dev "$root/dev"
+        exec chroot "$root" env -i HOME=/root LANG=C.UTF-8 PATH=/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONPATH=/work \
+            sh -c "cd /work && exec python -W error -X dev -m pytest \"\$@\"" sh "$@"
+    ' bash "$root" "$@"
+}
+
+set_up
+rm -rf "$root/work" && mkdir "$root/work"
+cd "$here"
+git ls-files -z --cached --others --exclude-standard | tar --null --files-from - --create | tar -x -C "$root/work"
+chroot "$root" /venv/bin/python -m compileall -q /work/taskrun
+
+if [ $# -gt 0 ]; then
+    run "$@"
+    exit
+fi
+echo "== the backend interpreter"
+run tests/conformance/test_backends.py -k TestInterpreter
+run tests/unit/test_interpreter_backend.py tests/programs/test_interpreters.py
+echo "== everything else"
+run --deselect tests/conformance/test_backends.py::TestInterpreter --deselect tests/unit/test_interpreter_backend.py \
+    --deselect tests/programs/test_interpreters.py
