@@ -14,36 +14,27 @@ from contextvars import copy_context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-from taskrun import sharing
 from taskrun.backends.soft_timeout import SoftTimeout
 from taskrun.coroutines import CoroutineRunner
-from taskrun.engine.functions import Received
+from taskrun.engine.sent import Packed, Received, pack_whole
 from taskrun.errors import TaskTimeoutError
 from taskrun.exceptions import dump_exception, load_exception
 from taskrun.reach import new_moment
-from taskrun.serialization import (
-    dump_arguments,
-    dump_function,
-    dump_result,
-    load_arguments,
-    load_outcome,
-)
+from taskrun.serialization import dump_result, load_outcome
 from taskrun.task import Cause, CurrentTask, entered
 from taskrun.timer import Timer
 
 if TYPE_CHECKING:
     from contextvars import ContextVar
 
-    from taskrun.engine.functions import Sent
+    from taskrun.engine.sent import Sent
     from taskrun.scheduler import Outcome
     from taskrun.task import Task
 
 __all__ = ["Answer", "Payload", "Place", "dump_call", "load_answer", "run_in", "run_pickled_call"]
 
-Function = tuple[int | None, bytes | None]
-"""Where a place that lasts keeps it (None: nowhere); the function, pickled (None: it is there)."""
-Payload = tuple[bytes, Function, bytes]
-"""Pickled: what identifies the attempt; the function; the arguments."""
+Payload = tuple[bytes, Packed]
+"""Pickled: what identifies the attempt; the call."""
 Answer = tuple[bool, bytes, Cause, tuple[str, float, float, float]]
 """Succeeded; the pickled value or exception; the cause of a failure; worker, start, duration and CPU time (seconds)."""
 
@@ -56,7 +47,7 @@ class Place:
 
     def __init__(self) -> None:
         self.runner = CoroutineRunner()
-        self.functions = Received()
+        self.received = Received()
 
     @property
     def cancel_requested(self) -> bool:
@@ -79,8 +70,7 @@ def dump_call(
     options = task.options
     limits = (options.timeout, options.soft_timeout, expires)
     about = pickle.dumps((name, task.index, task.number, limits, task.seed_root, values), 5)
-    function = (None, dump_function(task.fn, task=name)) if sent is None else sent.pack(task)
-    return about, function, dump_arguments(task.args, task.kwargs, task=name)
+    return about, pack_whole(task) if sent is None else sent.pack(task)
 
 
 def run_pickled_call(payload: Payload) -> Answer:
@@ -96,7 +86,7 @@ def run_in(place: Place, payload: Payload) -> Answer:
     """Run a call in *place*. Raises nothing."""
     from taskrun.engine.surroundings import set_context_vars
 
-    about, function, arguments = payload
+    about, packed = payload
     name, index, number, (limit, soft, expires), seed_root, values = pickle.loads(about)
     runner, alarm, me = place.runner, None, os.getpid()
     started, cpu = time.monotonic(), time.thread_time()
@@ -105,10 +95,7 @@ def run_in(place: Place, payload: Payload) -> Answer:
         late = TaskTimeoutError(limit=limit, elapsed=started - expires + limit, task=name, attempt=number)
         return False, dump_exception(late, task=name), "timeout", _cost(started, cpu)
     try:
-        fn = place.functions.load(*function, name)
-        args, kwargs = load_arguments(arguments, task=name)
-        if sharing.in_use:
-            fn, args, kwargs = sharing.unwrapped(fn, args, kwargs)
+        fn, args, kwargs = place.received.load(packed, name)
         pickling = False
         started, cpu = time.monotonic(), time.thread_time()
         deadline = None if limit is None else started + limit

@@ -129,7 +129,7 @@ class PoolBackend(PoolWorkers):
         """Return *task* as it is sent, and begin it; None: it was taken back meanwhile."""
         self._inside.ours = True
         try:
-            packed = worker.packed(task, self._context_vars, self._settings.seed is not None)
+            call = worker.call_for(task, self._context_vars, self._settings.seed is not None)
         except SerializationError:
             raise
         except BaseException as error:  # else the pool's thread would end, or take it for the worker's death
@@ -140,8 +140,8 @@ class PoolBackend(PoolWorkers):
             worker.packing = False
         if not self._scheduler.begin(task):
             return None
-        worker.note_sent(packed)
-        return packed.call
+        worker.note_sent()
+        return call
 
     def _not_sent(self, worker: PooledWorker, task: Task, error: BaseException) -> None:
         if isinstance(error, OSError):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from taskrun.backends import interpreter_worker
 from taskrun.backends.pickled_call import dump_call, load_answer
-from taskrun.engine.functions import Sent
+from taskrun.engine.sent import Sent
 from taskrun.errors import SerializationError, TaskKilledError, UnsafeForkWarning, WorkerCrashedError
 from taskrun.exceptions import load_exception
 from taskrun.serialization import not_sent

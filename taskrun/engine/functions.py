@@ -12,15 +12,13 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from taskrun.reach import Reach, is_cached_function, may_change
-from taskrun.serialization import dump_function, load_function
+from taskrun.serialization import dump_function
 from taskrun.task import function_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from taskrun.task import Task
-
-__all__ = ["Functions", "Sent", "Slot"]
+__all__ = ["Functions", "Slot"]
 
 _MOST = 512
 
@@ -109,52 +107,3 @@ class Functions:
         slot.reach = Reach(fn) if may_change(fn) else None
         slot.data = dump_function(fn, task=slot.name)
         return slot.data
-
-
-class Sent:
-    """The functions that one worker has, which is sent one task at a time, by the one thread that pickles for it."""
-
-    def __init__(self) -> None:
-        self._functions = Functions()
-        self._has: dict[int, int] = {}
-        self._packed: tuple[int, int] | None = None
-
-    def pack(self, task: Task) -> tuple[int | None, bytes | None]:
-        """Return where the worker keeps the function of *task* (None: nowhere), and its bytes (None: it has it).
-
-        Runs the user's code; raises SerializationError. Follow with `note_sent`, if it is sent.
-        """
-        self._packed = None
-        slot = self._functions.slot(task.fn)
-        if slot is None:
-            return None, dump_function(task.fn, task=task.name)
-        data = self._functions.data(slot, task.fn)
-        if self._has.get(slot.number) == slot.version:
-            return slot.number, None
-        self._packed = slot.number, slot.version
-        return slot.number, data
-
-    def note_sent(self) -> None:
-        """Note that the worker has what was packed last, which may not happen: its arguments may not pickle."""
-        if self._packed is not None:
-            number, version = self._packed
-            self._has[number] = version
-
-
-class Received:
-    """The functions that `Sent` knows of, in the worker."""
-
-    def __init__(self) -> None:
-        self._functions: dict[int, Any] = {}
-
-    def load(self, slot: int | None, data: bytes | None, name: str) -> Callable[..., Any]:
-        """Return the function of task *name*. Raises SerializationError, each time if it does not unpickle."""
-        if slot is None:
-            assert data is not None  # noqa: S101 - it is nowhere else
-            return load_function(data, task=name)
-        if data is not None:
-            self._functions[slot] = data
-        fn = self._functions[slot]
-        if type(fn) is bytes:
-            fn = self._functions[slot] = load_function(fn, task=name)
-        return fn  # type: ignore[no-any-return]

@@ -16,12 +16,12 @@ import time
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from taskrun import sharing
 from taskrun.coroutines import CoroutineRunner
 from taskrun.engine import notes, posix, surroundings
 from taskrun.engine.answer import NOT_READY, READY, UNSENDABLE
 from taskrun.engine.attempt import About, awaited, run_attempt
 from taskrun.engine.ending import flush, forget_exit_handlers, run_exit_handlers
+from taskrun.engine.sent import Packed, Received
 from taskrun.exceptions import dump_exception
 from taskrun.serialization import load_arguments, load_function
 
@@ -42,15 +42,7 @@ class Call(NamedTuple):
     sequence: int
     about: bytes
     """Of an `About`, the context variables, and `sys.path` if it has changed."""
-    slot: int | None
-    """Where the worker keeps the function; None: nowhere."""
-    function: bytes | None
-    """None: the worker has it there."""
-    arguments: bytes
-    shared: list[bytes]
-    """What it refers to and the worker lacks."""
-    unshared: list[bytes]
-    """The keys of what the worker need not keep any more."""
+    packed: Packed
 
 
 class Answer(NamedTuple):
@@ -72,7 +64,7 @@ class _Worker:
         self.pid = os.getpid()
         self.runner = CoroutineRunner()
         self.running = False  # the user's code runs: KeyboardInterrupt may be raised
-        self.functions: dict[int, Callable[..., Any]] = {}
+        self.received = Received()
         self.finalizer: Callable[..., object] | None = None
         self.cpu = time.process_time()
 
@@ -105,13 +97,7 @@ class _Worker:
         self.running = True
         try:
             try:
-                for blob in call.shared:
-                    sharing.receive(blob)
-                fn = self._function(call, about.name)
-                args, kwargs = load_arguments(call.arguments, task=about.name)
-                sharing.forget(call.unshared)
-                if sharing.in_use:
-                    fn, args, kwargs = sharing.unwrapped(fn, args, kwargs)
+                fn, args, kwargs = self.received.load(call.packed, about.name)
                 if values is not None:
                     context.run(surroundings.set_context_vars, values)
             except BaseException as error:  # SerializationError, or what a signal handler of the user's raised
@@ -121,15 +107,6 @@ class _Worker:
         finally:
             self.running = False
         return self._answer(kind, started, data)
-
-    def _function(self, call: Call, name: str) -> Callable[..., Any]:
-        if call.function is None:
-            assert call.slot is not None  # noqa: S101 - a function that was not sent has its place here
-            return self.functions[call.slot]
-        fn = load_function(call.function, task=name)
-        if call.slot is not None:
-            self.functions[call.slot] = fn
-        return fn
 
     def leave(self) -> None:
         self.running = True

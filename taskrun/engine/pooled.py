@@ -11,20 +11,19 @@ import pickle
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from taskrun.cpus import cpu_count
 from taskrun.engine import notes, pool_worker, posix, surroundings
 from taskrun.engine.answer import CAUSES, DONE
-from taskrun.engine.functions import Functions, Slot
 from taskrun.engine.kept import KeptProcess
 from taskrun.engine.launch import fork_warning_ignored
+from taskrun.engine.sent import Sent
 from taskrun.engine.small_pool import Attached, SmallPool
 from taskrun.exceptions import load_exception
 from taskrun.reach import new_moment
-from taskrun.serialization import dump_arguments, dump_function, load_outcome
-from taskrun.sharing import Shared, Shipped, collecting
+from taskrun.serialization import load_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from taskrun.scheduler import Outcome
     from taskrun.task import Task
 
-__all__ = ["Packed", "Parcel", "PooledWorker"]
+__all__ = ["Parcel", "PooledWorker"]
 
 _lifelines: WeakSet[PooledWorker] = WeakSet()
 
@@ -47,15 +46,6 @@ class Parcel:
 
     def __reduce__(self) -> Any:
         return pool_worker.same, (self._pack(),)
-
-
-class Packed(NamedTuple):
-    """A call as bytes, and what its worker has once it is sent."""
-
-    call: pool_worker.Call
-    path: list[str]
-    slot: Slot | None
-    shared: list[Shared]
 
 
 class PooledWorker(KeptProcess):
@@ -82,10 +72,9 @@ class PooledWorker(KeptProcess):
         self.born = self.moved = time.monotonic()
         self.dead_since = 0.0
         self._theirs, self._lifeline = os.pipe2(os.O_CLOEXEC)
-        self._functions = Functions()  # the pool's thread's, as the next three
-        self._has: dict[int, int] = {}
-        self._shipped = Shipped()
-        self._path: list[str] | None = None
+        self._sent = Sent()  # the pool's thread's, as the next two
+        self._path: list[str] = []
+        self._path_now: list[str] = []
         _lifelines.add(self)
 
     # -- making it (the maker's thread) ----------------------------------------------------------------------------------------
@@ -134,34 +123,20 @@ class PooledWorker(KeptProcess):
         """Have it run the call that *pack* returns (None: none); one of the two is called in the pool's thread."""
         self.pool.apply_async(pool_worker.run, (Parcel(pack),), callback=answered, error_callback=failed)
 
-    def packed(self, task: Task, context_vars: list[tuple[str, Any]], seeded: bool) -> Packed:
+    def call_for(self, task: Task, context_vars: list[tuple[str, Any]], seeded: bool) -> pool_worker.Call:
         """Return *task* as bytes. Runs the user's code; raises SerializationError. In the pool's thread."""
         new_moment()
         options, name = task.options, task.name
         values = None if task.context is None else surroundings.context_payload(task.context, context_vars, name)
-        path = list(sys.path)
+        self._path_now = list(sys.path)
+        path = list(map(str, self._path_now)) if self._path_now != self._path else None
         fields = (name, task.index, task.number, options.timeout, options.soft_timeout, task.seed_root, seeded, True)
-        about = pickle.dumps((fields, values, list(map(str, path)) if path != self._path else None), 5)
-        with collecting() as found:
-            slot = self._functions.slot(task.fn)
-            function = self._functions.data(slot, task.fn) if slot else dump_function(task.fn, task=name)
-            arguments = dump_arguments(task.args, task.kwargs, task=name)
-        known = slot is not None and self._has.get(slot.number) == slot.version
-        lacking = [one for one in found if self._shipped.lacks(one)]
-        blobs = [b"".join(one.parts()) for one in lacking]
-        number = slot.number if slot else None
-        gone = self._shipped.gone()
-        call = pool_worker.Call(self.sequence, about, number, None if known else function, arguments, blobs, gone)
-        return Packed(call, path, slot, lacking)
+        return pool_worker.Call(self.sequence, pickle.dumps((fields, values, path), 5), self._sent.pack(task))
 
-    def note_sent(self, packed: Packed) -> None:
-        """Note what the process has and knows once it has *packed*. In the pool's thread."""
-        call, self._path, slot, shared = packed
-        if slot is not None:
-            self._has[slot.number] = slot.version
-        for one in shared:
-            self._shipped.note(one)
-        self._shipped.let_go(call.unshared)
+    def note_sent(self) -> None:
+        """Note that the process has what `call_for` returned. In the pool's thread."""
+        self._path = self._path_now
+        self._sent.note_sent()
 
     def outcome(self, task: Task, answer: pool_worker.Answer) -> Outcome:
         """Return what its answer means. Runs the user's code; raises nothing. In the pool's thread."""
@@ -210,13 +185,9 @@ class PooledWorker(KeptProcess):
 
     @staticmethod
     def cut_all() -> None:
-        """In a forked copy of the parent: the workers must not live as long as this one, nor are they its children."""
-        module = sys.modules.get("multiprocessing.process")
-        children: set[object] = getattr(module, "_children", set())
+        """In a forked copy of the parent: the workers must not live as long as this one."""
         for worker in list(_lifelines):
             worker._cut()
-            if worker.made:  # else its exit handler would join them, and fail
-                children.discard(worker.pool.process)
 
 
 os.register_at_fork(after_in_child=PooledWorker.cut_all)

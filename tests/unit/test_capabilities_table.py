@@ -17,9 +17,6 @@ from taskrun.testing import BackendConformance
 ROOT = Path(__file__).parents[2]
 DESIGN = ROOT.parent / "shared" / "DESIGN.md"
 
-UNFINISHED = {"interpreter"} - set(BUILTIN)
-"""Columns of the floor that nobody has built yet; what is registered is compared, whoever made it."""
-
 ROWS: dict[str, dict[str, dict[str, Any]]] = {
     "submit, map, map_unordered, starmap, callbacks, wait/as_completed": {"yes": {}},  # see CONFORMANCE
     "cancel of a queued task": {"yes": {"cancel_queued": True}, "nothing queues": {"cancel_queued": False}},
@@ -175,7 +172,7 @@ def test_the_fields_without_words_are_true_or_false() -> None:
 
 def test_each_column_is_a_built_in_backend_and_each_of_them_a_column() -> None:
     for row in FLOOR.values():
-        assert set(row) == set(BUILTIN) | UNFINISHED
+        assert set(row) == set(BUILTIN)
 
 
 @pytest.mark.parametrize("name", BUILTIN)
