@@ -8,7 +8,6 @@ set -euo pipefail
 version=3.14
 here=$(cd "$(dirname "$0")/.." && pwd)
 root=${NEWEST:-$here/.newest}
-needs=(cloudpickle tenacity structlog pytest pytest-timeout hypothesis typer rich mypy)
 certificates=/etc/ssl/certs/ca-certificates.crt
 
 give_up() {
@@ -23,22 +22,25 @@ fi
 set_up() {
     [ "$(id -u)" = 0 ] || give_up "only root can use chroot; or install Python $version: make test PYTHON=python$version"
     command -v unshare >/dev/null || give_up "unshare is missing; install util-linux"
-    [ -e "$root/installed" ] && return
-    command -v debootstrap >/dev/null || give_up "debootstrap is missing; apt-get update && apt-get install debootstrap"
     if [ ! -e "$root/usr/bin/python$version" ]; then
+        command -v debootstrap >/dev/null || give_up "debootstrap is missing; apt-get update && apt-get install debootstrap"
         echo "== Python $version from Debian sid into $root"
         packages="python$version-full,python$version-venv,ca-certificates"
         debootstrap --variant=minbase --include="$packages" sid "$root" >"$root.log" 2>&1 \
             || give_up "debootstrap failed (no network?); its output is in $root.log"
     fi
+    [ -x "$root/venv/bin/python" ] || chroot "$root" "python$version" -m venv /venv
     # The names and certificates of this machine: it may reach the index through a proxy of its own.
     cp -L /etc/resolv.conf "$root/etc/resolv.conf"
     [ ! -e "$certificates" ] || cp -L "$certificates" "$root$certificates"
-    echo "== what the tests need"
-    chroot "$root" "python$version" -m venv /venv
-    chroot "$root" /venv/bin/pip --quiet --disable-pip-version-check install "${needs[@]}" \
+}
+
+copy() { # the checkout as it is, and what its tests need
+    rm -rf "$root/work" && mkdir "$root/work"
+    git ls-files -z --cached --others --exclude-standard | tar --null --files-from - --create | tar -x -C "$root/work"
+    chroot "$root" /venv/bin/pip --quiet --disable-pip-version-check install -e '/work[test]' \
         || give_up "pip could not install what the tests need (no network?)"
-    touch "$root/installed"
+    chroot "$root" /venv/bin/python -m compileall -q /work/taskrun
 }
 
 run() { # pytest's arguments
@@ -47,16 +49,14 @@ run() { # pytest's arguments
         set -e; root=$1; shift
         mount -t proc proc "$root/proc"
         mount --rbind /dev "$root/dev"
-        exec chroot "$root" env -i HOME=/root LANG=C.UTF-8 PATH=/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONPATH=/work \
+        exec chroot "$root" env -i HOME=/root LANG=C.UTF-8 PATH=/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin \
             sh -c "cd /work && exec python -W error -X dev -m pytest \"\$@\"" sh "$@"
     ' bash "$root" "$@"
 }
 
-set_up
-rm -rf "$root/work" && mkdir "$root/work"
 cd "$here"
-git ls-files -z --cached --others --exclude-standard | tar --null --files-from - --create | tar -x -C "$root/work"
-chroot "$root" /venv/bin/python -m compileall -q /work/taskrun
+set_up
+copy
 
 if [ $# -gt 0 ]; then
     run "$@"
