@@ -38,6 +38,7 @@ _SIZE = struct.Struct("<Q")
 _keys = (f"{number}".encode() for number in itertools.count())
 _token = os.urandom(8).hex()
 _collector = threading.local()
+_loaded = threading.Lock()
 _received: dict[bytes, Shared] = {}
 _latest: deque[Shared] = deque(maxlen=4)
 """Keeps the last ones that came whole: the next task will want them, too."""
@@ -71,15 +72,24 @@ class Shared:
     @property
     def value(self) -> Any:
         """The object; an array as a read-only view."""
-        if self._blob is not None:
-            self._value = _load(self._blob)
-            self._blob = None
+        blob = self._blob
+        if blob is not None:
+            value = _load(blob)  # the user's code: under no lock, so that two threads may do it at once
+            with _loaded:
+                if self._blob is not None:
+                    self._value = value
+                    self._blob = None
         return _read_only(self._value)
 
     def parts(self) -> list[Any]:
         """Return what `receive` takes, in pieces. Raises what pickling the object raises."""
         if self._parts is None:
-            self._parts = _dump(self.key, self.value)
+            found = getattr(_collector, "found", None)
+            _collector.found = None  # what is shared within goes whole: who is sent this may lack that
+            try:
+                self._parts = _dump(self.key, self.value)
+            finally:
+                _collector.found = found
         return self._parts
 
     def __reduce__(self) -> Any:

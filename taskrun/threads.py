@@ -9,11 +9,23 @@ import time
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["OwnThread", "call_soon", "dismiss_janitor", "ensure_janitor", "give_way", "threads_of_others", "when_gone"]
+__all__ = [
+    "OwnThread",
+    "adopt",
+    "become_main_thread",
+    "call_soon",
+    "dismiss_janitor",
+    "ensure_janitor",
+    "give_way",
+    "in_own_thread",
+    "threads_of_others",
+    "when_gone",
+]
 
 _LOOKS = 20  # at a lock, before waiting for it
 
@@ -49,6 +61,30 @@ class OwnThread(threading.Thread):
             super().__init__(name=name, target=target, args=args, daemon=True)
         except RuntimeError:  # "daemon threads are disabled in this (sub)interpreter"
             super().__init__(name=name, target=target, args=args, daemon=False)
+
+
+_adopted: WeakSet[threading.Thread] = WeakSet()
+
+
+def adopt(thread: threading.Thread) -> None:
+    """Count a thread that somebody else has started for us among our own."""
+    _adopted.add(thread)
+
+
+def in_own_thread() -> bool:
+    """Return whether the caller is a thread of taskrun's, which must not be blocked."""
+    thread = threading.current_thread()
+    return isinstance(thread, OwnThread) or thread in _adopted
+
+
+def become_main_thread() -> None:
+    """In a forked child: be what the main thread of a program is, whose threads are not daemons and may be blocked."""
+    current = threading.current_thread()
+    if isinstance(current, OwnThread):
+        thread: Any = current
+        thread.__class__ = threading.Thread
+        thread._daemonic = False
+        thread._name = "MainThread"
 
 
 def threads_of_others() -> list[str]:

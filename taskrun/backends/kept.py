@@ -1,6 +1,7 @@
 """What the backends share that make processes of their own: one thread, the *keeper*, makes, watches and stops them.
 
-Others speak to the keeper through a deque and a descriptor that wakes it. It runs none of the user's code, and does not die.
+Others speak to the keeper through a deque and a descriptor that wakes it. It does not die, and runs none of the user's code but
+what unpickling an answer of a `fork` child runs.
 `_processes` is its own, and is read by others under the scheduler's lock.
 
 What the kernel is asked for is in `engine.posix`; how a process is stopped, and what its death is made into, the engine's.
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import select
 import signal
@@ -17,7 +19,7 @@ import threading
 import time
 from abc import abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from taskrun import lifetime
 from taskrun.backends.base import Backend, refuse_waiting_in
@@ -41,6 +43,9 @@ _log = logging.getLogger("taskrun")
 
 class KeptBackend(Backend, Generic[P]):
     """A subclass says how tasks are handed over (`_room`, `_feed`) and what the descriptors of a process tell (`_heard`)."""
+
+    _keeps_workers: ClassVar[bool] = False
+    """Its processes run one task after the other."""
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -168,7 +173,7 @@ class KeptBackend(Backend, Generic[P]):
                 when = process.stop.step(process, now, _signal)
                 if when is not None:
                     times.append(when)
-        if self._failures.not_before > now:
+        if now < self._failures.not_before < math.inf:
             times.append(self._failures.not_before)
         return max(0.0, min(times) - now) * 1000 + 1 if times else None
 
@@ -183,6 +188,9 @@ class KeptBackend(Backend, Generic[P]):
     def _start_failed(self, error: BaseException) -> None:
         """Wait a little before the next try; give up if there is no process and it failed too often in a row."""
         if isinstance(error, RuntimeError) and lifetime.exiting():  # Python 3.12.0 to 3.12.2: neither threads nor forks
+            if self._keeps_workers and self._somebody_works():
+                self._failures.pause(math.inf)  # those that are there do the rest
+                return
             _log.warning("the tasks of %s that have not begun are cancelled: %s", self._settings.name, error)
             self._scheduler.close(cancel_futures=True)
             return

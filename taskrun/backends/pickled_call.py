@@ -95,6 +95,7 @@ def run_in(place: Place, payload: Payload) -> Answer:
         late = TaskTimeoutError(limit=limit, elapsed=started - expires + limit, task=name, attempt=number)
         return False, dump_exception(late, task=name), "timeout", _cost(started, cpu)
     try:
+        place.received.take(packed)
         fn, args, kwargs = place.received.load(packed, name)
         pickling = False
         started, cpu = time.monotonic(), time.thread_time()

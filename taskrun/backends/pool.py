@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from taskrun.engine.pooled import PooledWorker
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Scheduler
-    from taskrun.task import Task
+    from taskrun.task import Cause, Task
 
 __all__ = ["PoolBackend"]
 
@@ -144,14 +144,15 @@ class PoolBackend(PoolWorkers):
         return call
 
     def _not_sent(self, worker: PooledWorker, task: Task, error: BaseException) -> None:
-        if isinstance(error, OSError):
-            return  # the worker died while it was sent to it: the keeper sees that
         self._inside.ours = True
-        known = isinstance(error, SerializationError)
-        self._scheduler.fail(task, error if known else not_sent(error, task), "serialization")
+        if not isinstance(error, SerializationError):  # the worker died while it was sent to, or nobody knows what it has now
+            self._tell(self._lost, worker, error)
+            return
+        with self._scheduler.lock:
+            ours = worker.task is task  # else it was given back meanwhile, and runs elsewhere
+        if ours:
+            self._scheduler.fail(task, error, "serialization")
         self._tell(self._free, worker, 0)
-        if not known:  # nobody knows what the worker has now
-            self._tell(worker.leave)
 
     def _answered(self, worker: PooledWorker, task: Task, answer: Answer | None) -> None:
         self._inside.ours = True
@@ -216,6 +217,12 @@ class PoolBackend(PoolWorkers):
 
     def _still_runs(self, process: PooledWorker) -> bool:
         return process.task is not None and not (process.answering or process.dead)
+
+    def _stop(self, task: Task, error: BaseException, cause: Cause) -> None:
+        super()._stop(task, error, cause)
+        if cause == "killed" and any(worker.task is task and worker.answering for worker in self._processes.values()):
+            # It has answered in time, and is slow to unpickle here: a timeout waits for that, who kills it does not.
+            self._scheduler.fail(task, error, cause)
 
     # -- waiting ---------------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from weakref import WeakSet
 
 from taskrun.backends.kept import KeptBackend
 from taskrun.backends.start_methods import chosen_method, warn_of_threads
+from taskrun.errors import SerializationError
 from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ _MOST_DEATHS = 3  # of workers before they took up one and the same task
 class PoolWorkers(KeptBackend["PooledWorker"]):
     """The part of the backend that makes and buries workers."""
 
+    _keeps_workers = True
+
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Start the keeper and the maker; workers are made when there is work."""
         from multiprocessing import get_context
@@ -54,7 +57,7 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
             warn_of_threads('start_method="fork"', 'the default start_method="forkserver"')
         self._new_worker = PooledWorker
         self._crashed: WeakSet[Future[Any]] = WeakSet()  # of tasks that took a worker down: if they run again, on a fresh one
-        self._broken = False
+        self._broken = self._forced = False
         self._orders: SimpleQueue[PooledWorker | None] = SimpleQueue()
         self._maker = OwnThread(f"{settings.name}-maker", self._make_workers)
         self._maker.start()
@@ -82,7 +85,7 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
         while (worker := self._orders.get()) is not None:
             error: BaseException | None = None
             try:
-                worker.make(self._context, self._pid)
+                worker.make(self._context, self._pid, partial(self._tell, self._lost, worker))
             except BaseException as problem:  # the maker must not die
                 error = problem
             with self._scheduler.lock:
@@ -115,6 +118,8 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
         from taskrun.engine.answer import READY
         from taskrun.exceptions import load_exception
 
+        if worker.dead:
+            return
         if answer.kind == READY:
             worker.ready = True
             worker.born = worker.moved = time.monotonic()
@@ -126,11 +131,19 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
 
     def _not_begun(self, worker: PooledWorker, error: BaseException) -> None:
         """What it has to know could not be sent: the initializer or its arguments do not pickle, or it is dead."""
-        if isinstance(error, OSError):
+        if not isinstance(error, SerializationError):
+            self._lost(worker, error)
             return
         self._broken = True
         self._scheduler.break_down(f"workers cannot be started: {error}", error)
         worker.leave()
+
+    def _lost(self, worker: PooledWorker, error: BaseException) -> None:
+        """The line to a worker is broken, if the worker is not dead anyway: it is killed, and `_bury` sees to its task."""
+        if not worker.dead:
+            if not isinstance(error, OSError):
+                worker.trouble = error
+            worker.signal(signal.SIGKILL)
 
     def _somebody_works(self) -> bool:
         return any(worker.ready and not worker.dead for worker in self._processes.values())
@@ -183,6 +196,8 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
         with self._scheduler.lock:
             worker.dead = True
         worker.dead_since = time.monotonic()
+        if not worker.leaving:
+            worker.end_group()  # what its task started ends with it
 
     def _bury(self, worker: PooledWorker, now: float) -> list[float]:
         """Settle what a dead worker had, step by step; return when to look again."""
@@ -191,14 +206,13 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
             worker.exit_status = pool.exit_status()
             if worker.exit_status is None and now < worker.dead_since + _REAPED_WITHIN:
                 return [now + _LOOK_EVERY]
-            if worker.stop is not None or worker.exit_status != 0:
-                worker.signal(signal.SIGKILL)  # what its task started ends with it
             worker.given_up = True
             pool.give_up()
-        if not worker.blamed and not pool.may_answer():
+        hopeless = self._forced and now > worker.dead_since + _REAPED_WITHIN  # the user's code hangs in one of its threads
+        if not worker.blamed and (hopeless or not pool.may_answer()):
             worker.blamed = True
             self._settle_dead(worker)
-        if not pool.gone():
+        if not (hopeless or pool.gone()):
             return [now + _LOOK_EVERY]
         self._discard(worker)
         return [now]  # look again whether that was all
@@ -208,19 +222,21 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
         from taskrun.engine.crash import verdict
 
         with self._scheduler.lock:
-            task = None if worker.answering else worker.task
+            task = None if worker.answering and not self._forced else worker.task
             worker.task = None
         if task is None:
             if not (worker.ready or worker.leaving or worker.stop):
                 self._died_at_start(worker)
             return
         stopped = worker.stop is not None and worker.stop.error_for(task) is not None
-        task.place = deaths = (task.place or 0) + 1
+        task.place = deaths = (task.place or 0) + 1  # of workers that had it in hand
         if not (stopped or worker.has_taken_up() or deaths >= _MOST_DEATHS):
             self._scheduler.give_back([task])  # without blame
             return
         oom = None if worker.stop is not None else self._memory.killed(worker.exit_status)
         error, cause = verdict(worker, task, oom)
+        if worker.trouble is not None:
+            error.add_note(f"it was killed because its answer could not be read: {worker.trouble!r}")
         if cause == "crashed":
             self._crashed.add(task.future)
         self._scheduler.fail(task, error, cause)
@@ -248,6 +264,7 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
         super()._abort(force)
         if not force:
             return
+        self._forced = True
         for worker in list(self._processes.values()):
             with self._scheduler.lock:
                 worker.unwanted = not worker.made  # making it may take for ever: the maker sees it off

@@ -14,7 +14,7 @@ from taskrun.coroutines import CoroutineRunner
 from taskrun.engine import notes, posix, surroundings
 from taskrun.engine.answer import ANSWER, NOT_READY
 from taskrun.engine.attempt import About, awaited, run_attempt
-from taskrun.engine.ending import forget_exit_handlers, run_exit_handlers
+from taskrun.engine.ending import end_a_copy, forget_exit_handlers, run_exit_handlers
 from taskrun.exceptions import dump_exception
 from taskrun.serialization import note_fork
 
@@ -67,7 +67,10 @@ class _Child:
             surroundings.apply_settings(self._settings, self._number)
             initializer = self._settings.initializer
             if initializer is not None:
+                me = os.getpid()
                 awaited(runner, initializer(*self._settings.initargs))
+                if os.getpid() != me:  # forked by it, and came back from it in both
+                    end_a_copy()
         except BaseException as error:  # an initializer may raise anything; the parent turns it into an InitializerError
             self._answer(NOT_READY, started, dump_exception(error, task="initializer"))
             return 0

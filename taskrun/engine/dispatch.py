@@ -305,13 +305,17 @@ class Dispatcher:
             try:
                 self._encode(handle, task, sequence, frames)
             finally:  # the function counts as sent even if the arguments do not pickle
-                for one in found:
-                    if handle.shipped.lacks(one):
-                        handle.shipped.note(one)
-                        pieces = one.parts()
-                        parts.append(_HEADER(sum(map(len, pieces)), channel.SHARED, 0, 0, 0, 0, 0.0, 0.0))
-                        parts += pieces
+                self._ship(handle, found, parts)
                 parts += frames
+
+    def _ship(self, handle: Handle, shared: list[sharing.Shared], parts: list[Any]) -> None:
+        """Append what is *shared* and the worker lacks."""
+        for one in shared:
+            if handle.shipped.lacks(one):
+                handle.shipped.note(one)
+                pieces = one.parts()
+                parts.append(_HEADER(sum(map(len, pieces)), channel.SHARED, 0, 0, 0, 0, 0.0, 0.0))
+                parts += pieces
 
     def _encode(self, handle: Handle, task: Task, sequence: int, parts: list[Any]) -> None:
         """Append the frames of one task to *parts*: its function if the worker lacks it, then the call itself."""
@@ -327,6 +331,7 @@ class Dispatcher:
             if has.get(number) != slot.version or slot.reach is not None:
                 definition = self._functions.data(slot, fn)
                 if has.get(number) != slot.version:
+                    self._ship(handle, slot.refers, parts)
                     parts.append(_HEADER(len(definition), channel.FUNCTION, number, 0, 0, 0, 0.0, 0.0))
                     parts.append(definition)
                     has[number] = slot.version

@@ -9,6 +9,8 @@ import threading
 from types import CoroutineType
 from typing import TYPE_CHECKING, NoReturn
 
+from taskrun.threads import become_main_thread
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -18,7 +20,11 @@ __all__ = ["end_a_copy", "flush", "forget_exit_handlers", "run_exit_handlers"]
 
 
 def forget_exit_handlers() -> None:
-    """In a forked child: what the parent wants done at its exit, to its own children too, is no business of ours."""
+    """In a forked child: what the parent wants done at its exit, to its own children too, is no business of ours.
+
+    And the thread that has forked is the main one here, whichever of ours it was there.
+    """
+    become_main_thread()
     getattr(atexit, "_clear", lambda: None)()
     process = sys.modules.get("multiprocessing.process")
     if process is not None:

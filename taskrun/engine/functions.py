@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from taskrun.reach import Reach, is_cached_function, may_change
 from taskrun.serialization import dump_function
+from taskrun.sharing import collecting
 from taskrun.task import function_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from taskrun.sharing import Shared
 
 __all__ = ["Functions", "Slot"]
 
@@ -26,7 +29,7 @@ _MOST = 512
 class Slot:
     """A function that workers keep, and what is known of its pace."""
 
-    __slots__ = ("data", "name", "number", "reach", "ref", "seconds", "version")
+    __slots__ = ("data", "name", "number", "reach", "ref", "refers", "seconds", "version")
 
     def __init__(self, number: int, version: int, ref: weakref.ref[Any], fn: Callable[..., Any]) -> None:
         self.number = number
@@ -35,6 +38,8 @@ class Slot:
         self.ref = ref
         self.name = function_name(fn)
         self.data: bytes | None = None
+        self.refers: list[Shared] = []
+        """What is shared that `data` refers to: a worker needs it first."""
         self.reach: Reach | None = None
         """What it is made of, where that may change."""
         self.seconds: float | None = None
@@ -50,7 +55,10 @@ class Slot:
 
 
 class Functions:
-    """The slots of one executor. Used by its I/O thread only; the callbacks of weak references just append to a deque."""
+    """The slots of one executor, or of one worker. Used by the thread that pickles for it only.
+
+    The callbacks of weak references just append to a deque.
+    """
 
     def __init__(self) -> None:
         self._slots: dict[int, Slot] = {}  # by id of the function, least recently made first
@@ -105,5 +113,6 @@ class Functions:
             slot.version = self._versions
         # What it reaches first: if it changes meanwhile, it is pickled once more than need be.
         slot.reach = Reach(fn) if may_change(fn) else None
-        slot.data = dump_function(fn, task=slot.name)
+        with collecting() as slot.refers:
+            slot.data = dump_function(fn, task=slot.name)
         return slot.data

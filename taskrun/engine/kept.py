@@ -64,6 +64,11 @@ class KeptProcess:
         if self.pid is not None:
             posix.signal_group(self.pid, number)
 
+    def end_group(self) -> None:
+        """Kill what its task has started, unless it ended in order. It has ended, and may have been reaped."""
+        if self.pid is not None and posix.has_ended(self.pid) != 0:
+            posix.kill_rest_of_group(self.pid)
+
     def close(self) -> None:
         """Close everything."""
         for fd in (self.pidfd, self._notes):

@@ -20,7 +20,7 @@ from taskrun.coroutines import CoroutineRunner
 from taskrun.engine import notes, posix, surroundings
 from taskrun.engine.answer import NOT_READY, READY, UNSENDABLE
 from taskrun.engine.attempt import About, awaited, run_attempt
-from taskrun.engine.ending import flush, forget_exit_handlers, run_exit_handlers
+from taskrun.engine.ending import end_a_copy, flush, forget_exit_handlers, run_exit_handlers
 from taskrun.engine.sent import Packed, Received
 from taskrun.exceptions import dump_exception
 from taskrun.serialization import load_arguments, load_function
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Call", "attach", "begin", "leave", "run", "same"]
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_UNKNOWN = About("", 0, 1, None, None, None, False, True)
 
 
 class Call(NamedTuple):
@@ -79,6 +80,7 @@ class _Worker:
                 initializer = load_function(setup["initializer"], task="initializer")
                 args, _ = load_arguments(setup["initargs"], task="initializer")
                 awaited(self.runner, initializer(*args))
+            self._end_a_copy()
         except BaseException as error:  # an initializer may raise anything; the parent turns it into an InitializerError
             return self._answer(NOT_READY, started, dump_exception(error, task="initializer"))
         finally:
@@ -86,27 +88,35 @@ class _Worker:
         return self._answer(READY, started, b"")
 
     def run(self, call: Call) -> Answer:
-        notes.take_up(self.notes, call.sequence)
-        started = time.monotonic()
-        fields, values, path = pickle.loads(call.about)
-        about = About(*fields)
-        if path is not None:
-            sys.path[:] = path
-            importlib.invalidate_caches()
-        context = copy_context()
-        self.running = True
+        started, about = time.monotonic(), _UNKNOWN
         try:
-            try:
-                fn, args, kwargs = self.received.load(call.packed, about.name)
-                if values is not None:
-                    context.run(surroundings.set_context_vars, values)
-            except BaseException as error:  # SerializationError, or what a signal handler of the user's raised
-                return self._answer(UNSENDABLE, started, dump_exception(error, task=about.name))
+            notes.take_up(self.notes, call.sequence)
+            self.received.take(call.packed)
+            fields, values, path = pickle.loads(call.about)
+            about = About(*fields)
+            context = copy_context()
+            self.running = True
+            if path is not None:
+                sys.path[:] = path
+                importlib.invalidate_caches()  # asks the user's finders, too
+            fn, args, kwargs = self.received.load(call.packed, about.name)
+            if values is not None:
+                context.run(surroundings.set_context_vars, values)
+            self._end_a_copy()
+        except BaseException as error:  # SerializationError, or what a signal handler of the user's raised
+            self.running = False
+            self._end_a_copy()
+            return self._answer(UNSENDABLE, started, dump_exception(error, task=about.name))
+        try:
             asked = notes.Asked(self.notes, call.sequence)
             kind, started, data = run_attempt(about, fn, args, kwargs, context, asked, self.runner)
         finally:
             self.running = False
         return self._answer(kind, started, data)
+
+    def _end_a_copy(self) -> None:
+        if os.getpid() != self.pid:  # forked by the user's code, which came back from that in both
+            end_a_copy()
 
     def leave(self) -> None:
         self.running = True

@@ -71,7 +71,13 @@ class PooledWorker(KeptProcess):
         """How many tasks it was given."""
         self.born = self.moved = time.monotonic()
         self.dead_since = 0.0
-        self._theirs, self._lifeline = os.pipe2(os.O_CLOEXEC)
+        self.trouble: BaseException | None = None
+        """Why it was killed, if its pool could not go on with it."""
+        try:
+            self._theirs, self._lifeline = os.pipe2(os.O_CLOEXEC)
+        except BaseException:  # no descriptor is left
+            super().close()
+            raise
         self._sent = Sent()  # the pool's thread's, as the next two
         self._path: list[str] = []
         self._path_now: list[str] = []
@@ -79,15 +85,18 @@ class PooledWorker(KeptProcess):
 
     # -- making it (the maker's thread) ----------------------------------------------------------------------------------------
 
-    def make(self, context: BaseContext, parent: int) -> None:
-        """Start its pool and process. Raises what that raises; nothing but the worker itself is left then."""
+    def make(self, context: BaseContext, parent: int, lost: Callable[[BaseException], object]) -> None:
+        """Start its pool and process. Raises what that raises; nothing but the worker itself is left then.
+
+        *lost* is called in the pool's thread when an answer cannot be read.
+        """
         streams = [Attached(fd) if posix.is_open(fd) else None for fd in (1, 2)]
         initargs = (parent, Attached(self._theirs), Attached(self._notes), streams)
         for stream in (sys.stdout, sys.stderr):  # what is buffered now would be written by a forked process as well
             with contextlib.suppress(Exception):
                 stream.flush()
         with fork_warning_ignored("multiprocessing.popen_fork"):
-            pool = SmallPool(context, pool_worker.attach, initargs)
+            pool = SmallPool(context, pool_worker.attach, initargs, lost)
         self.pool = pool
         pid = pool.process.pid
         assert pid is not None  # noqa: S101 - it was started
@@ -156,7 +165,9 @@ class PooledWorker(KeptProcess):
     # -- its end ---------------------------------------------------------------------------------------------------------------
 
     def leave(self) -> None:
-        """Have it end in order. It has no task."""
+        """Have it end in order, if it does not already. It has no task."""
+        if self.leaving or self.dead:
+            return
         self.leaving = True
         self.pool.apply_async(pool_worker.leave)
         self.pool.close()

@@ -19,8 +19,12 @@ __all__ = [
     "die_when_closed",
     "die_with",
     "exit_status",
+    "has_ended",
+    "is_open",
     "is_stopped",
+    "kill_rest_of_group",
     "leave_parent",
+    "load_libc",
     "memory_events",
     "recv_message",
     "reset_signals",
@@ -163,6 +167,17 @@ def signal_group(pid: int, number: int) -> None:
                 return
         except PermissionError:  # a task became another user; nothing to be done about it
             return
+
+
+def kill_rest_of_group(pid: int) -> None:
+    """Kill the process group of *pid*, which has ended.
+
+    If it was reaped, the number is its group's still as long as that has members; and nobody else's within so short a time.
+    """
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return
 
 
 def exit_status(pid: int) -> int | None:

@@ -60,9 +60,12 @@ class Sent:
             slot = self._functions.slot(task.fn)
             function: bytes | None = dump_function(task.fn, task=name) if slot is None else self._functions.data(slot, task.fn)
             arguments = dump_arguments(task.args, task.kwargs, task=name)
-        if slot is not None and self._has.get(slot.number) == slot.version:
-            function = None
-        lacking = [one for one in found if self._shipped.lacks(one)]
+        if slot is not None:
+            if self._has.get(slot.number) == slot.version:
+                function = None
+            else:
+                found += slot.refers
+        lacking = list({one.key: one for one in found if self._shipped.lacks(one)}.values())
         gone = self._shipped.gone()
         self._packed = slot, lacking, gone
         blobs = [b"".join(one.parts()) for one in lacking]
@@ -85,13 +88,18 @@ class Received:
     def __init__(self) -> None:
         self._functions: dict[int, Any] = {}
 
-    def load(self, packed: Packed, name: str) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-        """Return the call of the task *name*. Raises SerializationError."""
+    def take(self, packed: Packed) -> None:
+        """Keep what came with a call: from here on it is there, whatever becomes of the call. Runs nothing of the user's."""
+        if packed.slot is not None and packed.function is not None:
+            self._functions[packed.slot] = packed.function
         for blob in packed.shared:
             sharing.receive(blob)
+        sharing.forget(packed.unshared)
+
+    def load(self, packed: Packed, name: str) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        """Return the call of the task *name*, which was taken. Raises SerializationError."""
         fn = self._function(packed.slot, packed.function, name)
         args, kwargs = load_arguments(packed.arguments, task=name)
-        sharing.forget(packed.unshared)
         return sharing.unwrapped(fn, args, kwargs) if sharing.in_use else (fn, args, kwargs)
 
     def _function(self, slot: int | None, data: bytes | None, name: str) -> Callable[..., Any]:
@@ -99,8 +107,6 @@ class Received:
         if slot is None:
             assert data is not None  # noqa: S101 - it is nowhere else
             return load_function(data, task=name)
-        if data is not None:
-            self._functions[slot] = data
         fn = self._functions[slot]
         if type(fn) is bytes:
             fn = self._functions[slot] = load_function(fn, task=name)

@@ -18,6 +18,8 @@ from multiprocessing import pool, process, spawn
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from taskrun.threads import adopt
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.context import BaseContext
@@ -127,7 +129,15 @@ class SmallPool(pool.Pool):
     _worker_handler: Any
     _terminate: Any
 
-    def __init__(self, context: BaseContext, initializer: Callable[..., object], initargs: tuple[Any, ...]) -> None:
+    def __init__(
+        self,
+        context: BaseContext,
+        initializer: Callable[..., object],
+        initargs: tuple[Any, ...],
+        lost: Callable[[BaseException], object],
+    ) -> None:
+        """*lost* is called in a thread of the pool's with what keeps it from reading an answer."""
+        self._lost = lost
         only = _OnlyOne()
         self.Process = only  # type: ignore[method-assign, assignment]
         try:
@@ -137,6 +147,11 @@ class SmallPool(pool.Pool):
             if only.process is not None and only.process.pid is not None:
                 only.process.kill()
                 only.process.join()
+            for name in ("_worker_handler", "_task_handler"):  # those that could be started, before there were no more
+                if hasattr(self, name):
+                    getattr(self, name)._state = pool.TERMINATE
+            if hasattr(self, "_change_notifier"):
+                self._change_notifier.put(None)
             for line in (getattr(self, "_inqueue", None), getattr(self, "_outqueue", None)):
                 if line is not None:
                     line.close()
@@ -145,12 +160,14 @@ class SmallPool(pool.Pool):
         self.process = only.process
         self._cache.notifier = _Deaf()
         _poll_one_at_a_time(self.process)
+        for thread in self.threads():
+            adopt(thread)
 
     def _setup_queues(self) -> None:
         self._inqueue = _Line(self._ctx)
         self._outqueue = _Line(self._ctx)
         self._quick_put = self._inqueue._writer.send
-        self._quick_get = self._outqueue._reader.recv
+        self._quick_get = _reading(self._outqueue._reader.recv, self._lost)
 
     def _get_sentinels(self) -> list[Any]:
         # Without the line of answers: the thread that sees to the process would spin until the one that reads has its turn.
@@ -178,6 +195,7 @@ class SmallPool(pool.Pool):
     def give_up(self) -> None:
         """Let the threads end, after the answers that have arrived; the process is dead, or will be. Does not wait."""
         self._state = self._worker_handler._state = pool.TERMINATE
+        self._terminate.cancel()
         self._inqueue.shut()
         self._outqueue.shut()
         self._change_notifier.put(None)
@@ -193,7 +211,7 @@ class SmallPool(pool.Pool):
     def release(self) -> None:
         """Close everything, once the threads have ended."""
         self._state = pool.TERMINATE
-        self._terminate.cancel()
+        self._terminate.cancel()  # it may have ended in order
         self._inqueue.close()
         self._outqueue.close()
         self._change_notifier.close()
@@ -201,6 +219,22 @@ class SmallPool(pool.Pool):
             self.process.close()
         else:  # something else in this program reaped it
             self.process._popen.close()  # type: ignore[attr-defined]
+            process._children.discard(self.process)  # type: ignore[attr-defined]
+
+
+def _reading(receive: Callable[[], Any], lost: Callable[[BaseException], object]) -> Callable[[], Any]:
+    """Return *receive* for the pool's thread, which would die in silence of anything but the two errors that it knows."""
+
+    def get() -> Any:
+        try:
+            return receive()
+        except (OSError, EOFError):
+            raise
+        except BaseException as error:  # no memory for it, or a task has written into our line
+            lost(error)
+            raise EOFError from error
+
+    return get
 
 
 def _poll_one_at_a_time(child: BaseProcess) -> None:
@@ -239,22 +273,38 @@ def _taskruns_way() -> Iterator[None]:
         if not hasattr(spawn.get_preparation_data, "taskrun"):
             spawn.get_preparation_data = _wrapped(spawn.get_preparation_data)
     _take_fork_server_over()
-    config = process.current_process()._config  # type: ignore[attr-defined]
-    daemon = config.get("daemon")
-    config["daemon"] = False
     _starting.now = True
+    _no_daemon(1)
     try:
         yield
     finally:
+        _no_daemon(-1)
         _starting.now = False
-        config["daemon"] = daemon
+
+
+_without = [0, None]  # how many threads start processes now; what the flag was before
+
+
+def _no_daemon(change: int) -> None:
+    config = process.current_process()._config  # type: ignore[attr-defined]
+    with _patch:
+        if not _without[0]:
+            _without[1] = config.get("daemon")
+        _without[0] += change  # type: ignore[operator]
+        config["daemon"] = False if _without[0] else _without[1]
 
 
 def _wrapped(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
     @functools.wraps(original)
     def get_preparation_data(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        data = original(*args, **kwargs)
-        if getattr(_starting, "now", False):
+        ours = getattr(_starting, "now", False)
+        try:
+            data = original(*args, **kwargs)
+        except FileNotFoundError:  # the working directory was removed; workers are told of it by `surroundings`
+            if not ours:
+                raise
+            data = {"authkey": process.current_process().authkey, "sys_path": sys.path.copy(), "sys_argv": sys.argv}
+        if ours:
             for key in ("init_main_from_name", "init_main_from_path", "main_path"):
                 data.pop(key, None)
         return data
