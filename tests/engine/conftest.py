@@ -61,7 +61,7 @@ def wire(tmp_path: Path) -> Iterator[Wire]:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run the tests of a module that names its BACKENDS on each of them."""
     backends = getattr(metafunc.module, "BACKENDS", None)
-    own = any(mark.args[0] == "make" for mark in metafunc.definition.iter_markers("parametrize"))
+    own = any("make" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
     if backends is not None and "make" in metafunc.fixturenames and not own:
         metafunc.parametrize("make", backends, indirect=True)
 

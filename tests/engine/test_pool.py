@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import multiprocessing
 import os
 import re
@@ -10,6 +12,7 @@ import sys
 import threading
 import time
 from multiprocessing import forkserver, spawn
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jobs
@@ -200,3 +203,149 @@ def test_a_grandchild_that_keeps_the_line_open_hides_no_death(make: Callable, wi
         left = int(wire.hear())
         wire.release()
         assert gone(left)
+
+
+class Awaited:
+    """Does not unpickle before the file is there."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return open_awaited, (self.path,)
+
+
+def open_awaited(path: str) -> str:
+    if not os.path.exists(path):
+        raise LookupError("not there yet")
+    return "loaded"
+
+
+def test_a_function_that_did_not_unpickle_is_not_taken_for_the_one_before_it(make: Callable, tmp_path: Any) -> None:
+    with make(max_workers=1) as ex:
+        first = lambda: "first"  # noqa: E731 - it has to be gone soon
+        assert ex.submit(first).result() == "first"
+        del first
+        gc.collect()
+        needed = Awaited(str(tmp_path / "needed"))
+        second = lambda: ("second", needed)  # noqa: E731
+        assert isinstance(ex.submit(second).exception(), taskrun.SerializationError)
+        (tmp_path / "needed").touch()
+        assert ex.submit(second).result() == ("second", "loaded")
+
+
+def write_junk() -> None:
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{fd}").startswith("socket"):
+                os.write(int(fd), b"\0\0\0\4junk")
+
+
+def test_a_worker_whose_answers_cannot_be_read_is_killed_and_replaced(make: Callable) -> None:
+    with make(max_workers=1) as ex:
+        error = ex.submit(write_junk).exception(PATIENCE)
+        assert isinstance(error, taskrun.WorkerCrashedError)
+        assert "could not be read" in "".join(error.__notes__)
+        assert ex.submit(jobs.double, 2).result(PATIENCE) == 4
+
+
+def refuse_new_paths() -> None:
+    class Finder:
+        @classmethod
+        def find_spec(cls, *_: Any) -> None:
+            return None
+
+        @classmethod
+        def invalidate_caches(cls) -> None:
+            raise OSError("the user's import hook")
+
+    sys.meta_path.append(Finder)
+
+
+def test_an_import_hook_that_fails_is_an_error_and_hurts_no_neighbour(
+    make: Callable, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make(max_workers=2, initializer=refuse_new_paths) as ex:
+        both = [ex.submit(jobs.tell_and_hold, wire.path) for _ in range(2)]
+        assert wire.hear() != wire.hear()
+        wire.release()  # one of them
+        taskrun.wait(both, PATIENCE, taskrun.FIRST_COMPLETED)
+        monkeypatch.setattr(sys, "path", [*sys.path, "/nowhere"])
+        assert isinstance(ex.submit(jobs.double, 1).exception(PATIENCE), OSError)
+        assert ex.submit(jobs.double, 1).result(PATIENCE) == 2
+        wire.release()
+        assert all(future.result(PATIENCE) for future in both)
+
+
+def test_an_initializer_that_forks_and_comes_back_twice_is_one_worker(make: Callable) -> None:
+    with make(max_workers=1, initializer=jobs.fork_and_return) as ex:
+        assert [ex.submit(jobs.double, i).result(PATIENCE) for i in range(5)] == [0, 2, 4, 6, 8]
+
+
+def test_a_task_given_back_while_it_was_pickled_does_not_fail_by_that(make: Callable, held: type[Held]) -> None:
+    with make(max_workers=1) as ex:
+        worker = ex.submit(jobs.pid).result()
+        future = ex.submit(give_back, FailsAtFirst())
+        assert held.reached.wait(PATIENCE)
+        os.kill(worker, signal.SIGKILL)
+        assert future.result(PATIENCE) == 0  # elsewhere
+        held.go.set()
+
+
+class FailsAtFirst:
+    """Does not pickle at first, and tells it late."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __reduce__(self) -> Any:
+        self.asked += 1
+        if self.asked == 1:
+            Held._hold()
+            raise ValueError("at first")
+        return int, ()
+
+
+def test_workers_start_though_the_working_directory_is_gone(
+    make: Callable, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone_soon = tmp_path / "gone soon"
+    gone_soon.mkdir()
+    monkeypatch.chdir(gone_soon)
+    gone_soon.rmdir()
+    with make(max_workers=1) as ex:
+        assert ex.submit(jobs.double, 2).result(PATIENCE) == 4
+
+
+def test_what_pickling_submits_is_not_held_back_by_max_pending(make: Callable) -> None:
+    with make(max_workers=1, max_pending=1) as ex:
+
+        class Submits:
+            def __reduce__(self) -> Any:
+                inner.extend(ex.submit(jobs.double, i) for i in range(4))
+                return int, ("7",)
+
+        inner: list[Any] = []
+        assert ex.submit(give_back, Submits()).result(PATIENCE) == 7
+        assert [future.result(PATIENCE) for future in inner] == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [("fork", {}), ("process", {"start_method": "fork"}), ("pool", {"start_method": "fork"})],
+    indirect=["make"],
+)
+def test_threads_of_a_task_in_a_forked_process_are_waited_for(make: Callable, options: Any, tmp_path: Any) -> None:
+    file = str(tmp_path / "log")
+
+    def start_thread() -> bool:
+        def late() -> None:
+            time.sleep(0.05)
+            jobs.log(file, "late")
+
+        threading.Thread(target=late).start()
+        return threading.current_thread() is threading.main_thread()
+
+    with make(max_workers=1, **options) as ex:
+        assert ex.submit(start_thread).result(PATIENCE) is True
+    assert jobs.lines(Path(file)) == ["late"]

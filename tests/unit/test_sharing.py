@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -151,3 +152,51 @@ def test_one_that_does_not_pickle_is_its_tasks_error(backend: str) -> None:
 
 def iter_forever() -> Any:
     yield 1
+
+
+class Unpicklable:
+    def __reduce__(self) -> Any:
+        raise LookupError("stays here")
+
+
+@pytest.mark.parametrize("backend", ["process", "pool"])
+class TestOnWorkers:
+    def test_what_a_function_reads_comes_with_it_even_if_its_first_call_was_not_sent(self, backend: str) -> None:
+        one = taskrun.shared([1, 2])
+
+        def read(_: Any) -> list[int]:
+            return one.value
+
+        with taskrun.Executor(backend, max_workers=1) as ex:
+            assert isinstance(ex.submit(read, Unpicklable()).exception(), taskrun.SerializationError)
+            assert ex.submit(read, 1).result() == [1, 2]
+
+    def test_one_within_another_comes_with_it_to_each_worker(self, backend: str) -> None:
+        outer = taskrun.shared({"inner": taskrun.shared([1, 2])})
+        with taskrun.Executor(backend, max_workers=1, max_tasks_per_child=1) as ex:
+            assert [ex.submit(read_inner, outer).result() for _ in range(3)] == [[1, 2]] * 3
+
+    def test_what_is_let_go_is_forgotten_even_if_the_task_that_says_so_fails(self, backend: str) -> None:
+        with taskrun.Executor(backend, max_workers=1) as ex:
+            one = taskrun.shared([1])
+            assert ex.submit(len, one).result() == 1
+            del one
+            gc.collect()
+            assert isinstance(ex.submit(len, Unloadable()).exception(), taskrun.SerializationError)
+            assert ex.submit(received).result() == 0
+
+
+def read_inner(outer: dict[str, Any]) -> Any:
+    return outer["inner"].value
+
+
+class Unloadable:
+    def __reduce__(self) -> Any:
+        return int, ("not a number",)
+
+
+def test_threads_that_look_at_once_see_the_same() -> None:
+    there = sent(taskrun.shared(list(range(50_000))))
+    with ThreadPoolExecutor(8) as pool:
+        seen = [pool.submit(lambda: there.value) for _ in range(50)]
+        assert len({id(future.result()) for future in seen}) == 1
