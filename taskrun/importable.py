@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import types
 
-__all__ = ["importable", "names_of_others"]
+__all__ = ["importable", "loaded", "names_of_others"]
 
 _MAIN = ("__main__", "__mp_main__")
 """multiprocessing's children know the user's program by the second name."""
@@ -90,9 +90,14 @@ def _same_file(one: str, other: str) -> bool:
         return False  # inside an archive, or removed since
 
 
+def loaded(module: str, name: str) -> Any:
+    """Return what a module has under a name; None if it is not loaded, or another thread is loading it, not so far yet."""
+    return getattr(sys.modules.get(module), name, None)
+
+
 def _registered(module_name: str) -> bool:
-    cloudpickle = sys.modules.get("cloudpickle")
-    if cloudpickle is None:
+    list_registry = loaded("cloudpickle", "list_registry_pickle_by_value")
+    if list_registry is None:
         return False
-    registered: set[str] = cloudpickle.list_registry_pickle_by_value()
+    registered: set[str] = list_registry()
     return bool(registered) and any(module_name == name or module_name.startswith(name + ".") for name in registered)

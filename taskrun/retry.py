@@ -109,8 +109,8 @@ class Retry:
             return cls(max_attempts=value)
         if isinstance(value, Mapping):
             return cls._of_table(value)
-        tenacity = sys.modules.get("tenacity")  # not loaded: then the value is none of its objects
-        if tenacity is not None:
+        tenacity: Any = sys.modules.get("tenacity")  # not loaded, or not whole yet: then the value is none of its objects
+        if hasattr(tenacity, "BaseRetrying"):
             if isinstance(value, tenacity.BaseRetrying):
                 return cls._of_retrying(value)
             if isinstance(value, tenacity.stop.stop_base):
@@ -338,8 +338,8 @@ def _checked_on(on: Any) -> Any:
 
 def _asks_about_results(on: Any) -> bool:
     """Return whether *on* is one of tenacity's objects that look at what a task returned: a value ends a task here."""
-    tenacity = sys.modules.get("tenacity")
-    if tenacity is None or not isinstance(on, tenacity.retry_base):
+    tenacity: Any = sys.modules.get("tenacity")
+    if not hasattr(tenacity, "BaseRetrying") or not isinstance(on, tenacity.retry_base):
         return False
     kinds = (tenacity.retry_if_result, tenacity.retry_if_not_result)
     return isinstance(on, kinds) or any(map(_asks_about_results, getattr(on, "retries", ())))

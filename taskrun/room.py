@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from taskrun.bell import Bell, wait_at
 from taskrun.errors import QueueFullError
+from taskrun.importable import loaded
 from taskrun.threads import in_own_thread
 
 if TYPE_CHECKING:
@@ -69,8 +70,8 @@ def _must_not_block() -> bool:
 
 
 def _in_event_loop() -> bool:
-    asyncio = sys.modules.get("asyncio")  # not loaded: no loop can run here
-    return asyncio is not None and asyncio._get_running_loop() is not None
+    running_loop = loaded("asyncio", "_get_running_loop")  # not loaded: no loop can run here
+    return running_loop is not None and running_loop() is not None
 
 
 def _in_signal_handler() -> bool:

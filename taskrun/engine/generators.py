@@ -10,6 +10,8 @@ import sys
 from importlib.machinery import PathFinder
 from typing import TYPE_CHECKING, Any
 
+from taskrun.importable import loaded
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
@@ -25,9 +27,9 @@ def seed_generators(seed: int) -> None:
     import random  # not at the top: it loads OpenSSL
 
     random.seed(seed)
-    numpy = sys.modules.get(_NUMPY)
-    if numpy is not None:
-        numpy.seed(seed % 2**32)
+    seed_numpy = loaded(_NUMPY, "seed")
+    if seed_numpy is not None:
+        seed_numpy(seed % 2**32)
     else:
         _AtImport.seed = seed % 2**32
         if _AtImport not in sys.meta_path:

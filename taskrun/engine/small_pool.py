@@ -18,6 +18,7 @@ from multiprocessing import pool, process, spawn
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from taskrun.importable import loaded
 from taskrun.threads import adopt
 
 if TYPE_CHECKING:
@@ -315,8 +316,7 @@ def _wrapped(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str,
 
 def _take_fork_server_over() -> None:
     """Have a new fork server started if the one that multiprocessing knows is our parent's, which it cannot tell itself."""
-    module = sys.modules.get("multiprocessing.forkserver")
-    pid = None if module is None else module._forkserver._forkserver_pid
+    pid = getattr(loaded("multiprocessing.forkserver", "_forkserver"), "_forkserver_pid", None)
     if pid is not None:
         try:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -325,10 +325,9 @@ def _take_fork_server_over() -> None:
 
 
 def _forget_fork_server() -> None:
-    module = sys.modules.get("multiprocessing.forkserver")
-    if module is None:
+    server = loaded("multiprocessing.forkserver", "_forkserver")
+    if server is None:
         return
-    server = module._forkserver
     server._lock = threading.Lock()  # another thread may have held it when we were forked
     alive, server._forkserver_alive_fd = server._forkserver_alive_fd, None
     server._forkserver_pid = server._forkserver_address = None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from taskrun import cpus
 from taskrun.engine import generators
 from taskrun.errors import ConfigError
+from taskrun.importable import loaded
 from taskrun.serialization import dump_arguments, dump_function, load_arguments
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def describe(settings: WorkerSettings, number: int, cpu_count: int, context_vars
     """
     threads = _inner_threads(settings, cpu_count)
     affinity = settings.cpu_affinity
-    multiprocessing = sys.modules.get("multiprocessing.process")
+    current_process = loaded("multiprocessing.process", "current_process")
     initializer, finalizer = settings.initializer, settings.finalizer
     return {
         "path": list(map(str, sys.path)),
@@ -56,7 +57,7 @@ def describe(settings: WorkerSettings, number: int, cpu_count: int, context_vars
         "workers": settings.max_workers * cpus.outer_workers,
         "seeded": settings.seed is not None,
         "argv": [str(arg) for arg in getattr(sys, "argv", [])],
-        "authkey": bytes(multiprocessing.current_process().authkey) if multiprocessing is not None else None,
+        "authkey": None if current_process is None else bytes(current_process().authkey),
         "initializer": None if initializer is None else dump_function(initializer, task="initializer"),
         "initargs": dump_arguments(settings.initargs, {}, task="initializer"),
         "finalizer": None if finalizer is None else dump_function(finalizer, task="finalizer"),
@@ -166,8 +167,9 @@ def _take(environ: dict[str, str], cpu: int | None, threads: int) -> None:
             time.tzset()
     if cpu is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {cpu})
-    if "threadpoolctl" in sys.modules:  # libraries loaded before a fork have read their variables already
-        sys.modules["threadpoolctl"].threadpool_limits(threads)
+    limit = loaded("threadpoolctl", "threadpool_limits")
+    if limit is not None:  # libraries loaded before a fork have read their variables already
+        limit(threads)
     generators.renew()
 
 

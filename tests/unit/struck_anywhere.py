@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # What is struck before it is iterated is dropped.
 pytestmark = pytest.mark.filterwarnings("ignore::taskrun.errors.UnfinishedMapWarning")
 
-FEWEST = 20
+FEWEST = 15
 """Moments that each of these operations has at the least: fewer, and the strikes did not reach it."""
 
 
