@@ -199,9 +199,18 @@ class AdapterBackend(Backend):
             return cancelled
 
     def recall(self) -> None:
-        with self._lock:
-            waiting = [task for task in self._flights if task.begun is None]
-        self._scheduler.give_back([task for task in waiting if self.revoke(task)])
+        back: list[Task] = []
+        try:
+            with self._lock:
+                waiting = [task for task in self._flights if task.begun is None]
+            for task in waiting:
+                back.append(task)
+                if not self.revoke(task):
+                    back.pop()
+            self._scheduler.give_back(back)
+        except BaseException:  # Ctrl-C: nobody else knows of them
+            self._scheduler.give_back([task for task in back if task not in self._flights])
+            raise
 
     def stop(self, task: Task, error: BaseException, cause: Literal["timeout", "killed"]) -> bool:
         """The inner executor offers no way to stop work: its slot is free again once the work ends."""

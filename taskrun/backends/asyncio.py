@@ -237,10 +237,15 @@ class AsyncioBackend(ThreadLikeBackend):
         return held
 
     def recall(self) -> None:
-        with self._scheduler.lock:
-            held = list(self._held)
-            self._held.clear()
-        self._scheduler.give_back(held)
+        held: list[Task] = []
+        try:
+            with self._scheduler.lock:
+                held += self._held
+                self._held.clear()
+            self._scheduler.give_back(held)
+        except BaseException:  # Ctrl-C: nobody else knows of them
+            self._scheduler.give_back(held)
+            raise
 
     def stop(self, task: Task, error: BaseException, cause: Literal["timeout", "killed"]) -> bool:
         """Cancel a coroutine, abandon a thread; its place is free for another task in either case."""

@@ -70,7 +70,7 @@ class PoolBackend(PoolWorkers):
         if not (queued or suspects):
             return None
         if self._broken:
-            return self.recall if suspects else None
+            return self._recall if suspects else None
         fresh, used = self._free_workers()
         current = [worker for worker in self._processes.values() if not (worker.leaving or worker.dead or worker.stop)]
         room = len(current) < self._settings.max_workers
@@ -197,6 +197,9 @@ class PoolBackend(PoolWorkers):
             return task in self._take_back(task)
 
     def recall(self) -> None:
+        self._tell(self._recall)  # not here, where Ctrl-C may strike between taking them and giving them back
+
+    def _recall(self) -> None:
         with self._scheduler.lock:
             tasks = self._take_back()
         self._scheduler.give_back(tasks)
