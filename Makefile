@@ -16,7 +16,7 @@ VERSIONS := 3.11 3.12 3.13 3.14
 # The tests wait for processes more than they work: as many at a time as there are CPUs. JOBS=1: one after the other.
 # Each of pytest's processes is started like the first, with every warning an error.
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
-PARALLEL = $(if $(filter-out 0 1,$(JOBS)),-d --tx '$(JOBS)*popen//python=$(IN_VENV) -W error -X dev')
+PARALLEL = $(if $(filter-out 0 1,$(JOBS)),--dist worksteal --tx '$(JOBS)*popen//python=$(IN_VENV) -W error -X dev')
 
 .PHONY: help demo demo-all choosing test test-clients test-all test-newest docs lint typecheck format clean python
 
