@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from taskrun.bell import Bell, wait_at
 from taskrun.errors import QueueFullError
 from taskrun.importable import loaded
-from taskrun.threads import in_own_thread
+from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
     from threading import Lock as Gate
@@ -66,7 +66,7 @@ class Room:
 
 def _must_not_block() -> bool:
     """Return True where blocking could never end: taskrun's own threads (tasks, callbacks) and signal handlers."""
-    return in_own_thread() or _in_signal_handler()
+    return isinstance(threading.current_thread(), OwnThread) or _in_signal_handler()
 
 
 def _in_event_loop() -> bool:

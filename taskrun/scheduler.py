@@ -90,7 +90,7 @@ class Scheduler(Completing):
                         self._queue.put(task)
                         break
                     gate = room.listen()
-                admitted = room.wait(gate)
+                admitted = self._backend.owns_current_thread() or room.wait(gate)  # else a task could wait for itself
             self._backend.wake()
         except BaseException as error:  # refused, or Ctrl-C, which may strike after any call
             self._withdraw((future,), error)

@@ -9,20 +9,17 @@ import time
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = [
     "OwnThread",
-    "adopt",
     "become_main_thread",
     "call_soon",
     "dismiss_janitor",
     "ensure_janitor",
     "give_way",
-    "in_own_thread",
     "threads_of_others",
     "when_gone",
 ]
@@ -61,20 +58,6 @@ class OwnThread(threading.Thread):
             super().__init__(name=name, target=target, args=args, daemon=True)
         except RuntimeError:  # "daemon threads are disabled in this (sub)interpreter"
             super().__init__(name=name, target=target, args=args, daemon=False)
-
-
-_adopted: WeakSet[threading.Thread] = WeakSet()
-
-
-def adopt(thread: threading.Thread) -> None:
-    """Count a thread that somebody else has started for us among our own."""
-    _adopted.add(thread)
-
-
-def in_own_thread() -> bool:
-    """Return whether the caller is a thread of taskrun's, which must not be blocked."""
-    thread = threading.current_thread()
-    return isinstance(thread, OwnThread) or thread in _adopted
 
 
 def become_main_thread() -> None:

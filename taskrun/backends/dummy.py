@@ -18,7 +18,7 @@ from taskrun.backends.base import Capabilities
 from taskrun.backends.calls import call
 from taskrun.backends.thread_like import ThreadLikeBackend, finalize, initialize, note_stack
 from taskrun.coroutines import CoroutineRunner
-from taskrun.threads import OwnThread, adopt
+from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -173,7 +173,6 @@ class DummyBackend(ThreadLikeBackend):
 
     def _initialize(self, slot: _Slot) -> None:
         slot.thread = threading.current_thread()
-        adopt(slot.thread)
         slot.thread.name = slot.name
         slot.initialized = initialize(self._scheduler)
         self._news.put(lambda: self._free(slot))

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from taskrun.importable import loaded
-from taskrun.threads import adopt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -161,8 +160,6 @@ class SmallPool(pool.Pool):
         self.process = only.process
         self._cache.notifier = _Deaf()
         _poll_one_at_a_time(self.process)
-        for thread in self.threads():
-            adopt(thread)
 
     def _setup_queues(self) -> None:
         self._inqueue = _Line(self._ctx)

@@ -190,6 +190,15 @@ class ControlBehaviours(Behaviours):
             queues = ex.capabilities.cancel_queued
         assert log.read_text().split() == (["b", "d", "a", "e", "c"] if queues else ["a", "b", "c", "d", "e"])
 
+    def test_a_task_that_submits_to_its_own_executor_is_not_held_back(self) -> None:
+        with self.executor(max_workers=1, max_pending=1) as ex:
+            if ex.capabilities.processes or self.pickling(ex.capabilities.pickles):
+                assert ex.submit(tasks.add, 1).result(self.patience) == 1  # the executor does not travel
+                return
+            futures = ex.submit(tasks.submit_some, ex, 5).result(self.patience)
+            assert isinstance(futures, list)
+            assert [future.result(self.patience) for future in futures] == list(range(5))
+
     def test_submit_waits_while_max_pending_tasks_wait(self, tmp_path: Path) -> None:
         with self.executor(max_workers=1, max_pending=2) as ex:
             futures = []

@@ -80,6 +80,11 @@ def raise_chain() -> None:
         raise error from inner
 
 
+def submit_some(executor: taskrun.Executor, count: int) -> list[taskrun.Future[Any]]:
+    """Submit *count* tasks to the executor that this one runs on."""
+    return [executor.submit(add, i) for i in range(count)]
+
+
 def fork_and_return(how: str) -> str:
     """Fork, and come back in both processes."""
     if os.fork() != 0:

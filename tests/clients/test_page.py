@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from libraries import library
-from programs.running import ROOT, Program
+from programs.running import ROOT, program_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from programs.running import Program
 
 PAGE = ROOT / "docs" / "how-to" / "use-with-other-libraries.md"
 PROGRAMS = dict(re.findall(r"^```python file=(\S+)\.py\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL))
@@ -35,10 +37,7 @@ LARGE = {
 
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator[Program]:
-    (tmp_path / ".git").mkdir()  # the search for configuration files ends here
-    program = Program(tmp_path)
-    yield program
-    program.kill()
+    yield from program_in(tmp_path)
 
 
 def test_every_program_of_the_page_is_here() -> None:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 BACKENDS = ("pool",)
 
+# What was found on it is asked of the others, too.
+every_process_like = pytest.mark.parametrize("make", ["process", "pool", "fork"], indirect=True)
+
 
 class Held:
     """Is not pickled, nor unpickled in the parent, before it is let go."""
@@ -277,6 +280,7 @@ def test_an_import_hook_that_fails_is_an_error_and_hurts_no_neighbour(
         assert all(future.result(PATIENCE) for future in both)
 
 
+@every_process_like
 def test_an_initializer_that_forks_and_comes_back_twice_is_one_worker(make: Callable) -> None:
     with make(max_workers=1, initializer=jobs.fork_and_return) as ex:
         assert [ex.submit(jobs.double, i).result(PATIENCE) for i in range(5)] == [0, 2, 4, 6, 8]
@@ -306,6 +310,7 @@ class FailsAtFirst:
         return int, ()
 
 
+@every_process_like
 def test_workers_start_though_the_working_directory_is_gone(
     make: Callable, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +322,7 @@ def test_workers_start_though_the_working_directory_is_gone(
         assert ex.submit(jobs.double, 2).result(PATIENCE) == 4
 
 
+@pytest.mark.parametrize("make", ["process", "pool"], indirect=True)
 def test_what_pickling_submits_is_not_held_back_by_max_pending(make: Callable) -> None:
     with make(max_workers=1, max_pending=1) as ex:
 

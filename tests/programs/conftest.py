@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from running import Program
+from running import program_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from running import Program
+
 
 @pytest.fixture
 def program(tmp_path: Path) -> Iterator[Program]:
-    (tmp_path / ".git").mkdir()  # the search for configuration files ends here
-    program = Program(tmp_path)
-    yield program
-    program.kill()
+    yield from program_in(tmp_path)

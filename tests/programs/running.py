@@ -8,7 +8,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 40.0
@@ -67,3 +70,11 @@ class Program:
                 os.killpg(process.pid, signal.SIGKILL)
             process.kill()
             process.communicate()
+
+
+def program_in(directory: Path) -> Iterator[Program]:
+    """Give, for a fixture, what runs programs in *directory*, where the search for configuration files ends."""
+    (directory / ".git").mkdir()
+    program = Program(directory)
+    yield program
+    program.kill()
