@@ -18,7 +18,7 @@ VERSIONS := 3.11 3.12 3.13 3.14
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PARALLEL = $(if $(filter-out 0 1,$(JOBS)),--dist worksteal --tx '$(JOBS)*popen//python=$(IN_VENV) -W error -X dev')
 
-.PHONY: help demo demo-all choosing test test-clients test-all test-newest docs lint typecheck format clean python
+.PHONY: help demo demo-all choosing test strikes test-clients test-all test-newest docs lint typecheck format clean python
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ choosing: $(VENV)/installed ## work for the CPU and waiting, on every backend; A
 test: $(VENV)/installed ## the tests; ARGS='-k retry' goes to pytest
 	@$(IN_VENV) -m compileall -q taskrun  # they start some thousand interpreters, and not each environment keeps what it compiled
 	$(IN_VENV) -W error -X dev -m pytest $(PARALLEL) $(ARGS)
+
+strikes: $(VENV)/installed ## Ctrl-C at each single moment, where `make test` takes a third of them
+	TASKRUN_STRIKE_STEP=1 $(IN_VENV) -W error -X dev -m pytest tests/unit/test_struck_anywhere.py $(ARGS)
 
 test-clients: $(VENV)/installed-clients ## tests/clients with the large libraries too (NumPy, pandas, SciPy, Dask, scikit-learn)
 	$(IN_VENV) -W error -X dev -m pytest $(PARALLEL) tests/clients $(ARGS)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskrun.backends.base import Capabilities
 from taskrun.config import using
+from taskrun.context import get_context
 from taskrun.default_executor import get_executor
 from taskrun.errors import (
     BackendUnavailableError,
@@ -62,6 +63,7 @@ __all__ = [
     "WorkerCrashedError",
     "as_completed",
     "current_task",
+    "get_context",
     "get_executor",
     "shared",
     "using",

@@ -13,7 +13,8 @@ import types
 from typing import TYPE_CHECKING, Any, Literal
 
 from taskrun.errors import SerializationError
-from taskrun.serialization import dump_upward
+from taskrun.serialization import dump_downward, dump_upward
+from taskrun.shipping import collecting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -57,7 +58,7 @@ def arguments_error(
     named = [(f"argument {i}", value) for i, value in enumerate(args)]
     named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
     for name, value in named:
-        problem = _problem(value)
+        problem = _problem(value, side)
         if problem is not None:
             return pickling_error(value, problem, value=name, side=side, task=task)
     return pickling_error((args, kwargs), error, value="arguments", side=side, task=task)
@@ -65,7 +66,7 @@ def arguments_error(
 
 def pickling_error(obj: Any, error: BaseException, *, value: str, side: Side, task: str | None) -> SerializationError:
     """Return the error for *obj*, which did not pickle because of *error*."""
-    path, culprit = _descend(obj)
+    path, culprit = _descend(obj, side)
     where = f"; it is in {', of '.join(reversed(path))}: {_describe(culprit)}" if path else f" ({_describe(obj)})"
     message = f"{_subject(value, task)} cannot be pickled in the {side}{where}. {_said(error)}.{_hint(culprit)}"
     return _with_cause(
@@ -74,15 +75,19 @@ def pickling_error(obj: Any, error: BaseException, *, value: str, side: Side, ta
     )
 
 
-def _problem(obj: Any) -> BaseException | None:
+def _problem(obj: Any, side: Side) -> BaseException | None:
     try:
-        dump_upward(obj)
+        if side == "worker":
+            dump_upward(obj)
+        else:
+            with collecting():
+                dump_downward(obj)
     except BaseException as error:  # to find out what it raises is the purpose
         return error.with_traceback(None)
     return None
 
 
-def _descend(obj: Any) -> tuple[list[str], Any]:
+def _descend(obj: Any, side: Side) -> tuple[list[str], Any]:
     """Return the way to the innermost part that does not pickle, and that part."""
     path: list[str] = []
     seen = {id(obj)}
@@ -90,7 +95,7 @@ def _descend(obj: Any) -> tuple[list[str], Any]:
         if _advice(obj):
             break  # a thread is what the user knows, not the lock inside of it
         for name, part in _parts(obj):
-            if id(part) not in seen and _problem(part) is not None:
+            if id(part) not in seen and _problem(part, side) is not None:
                 path.append(name)
                 seen.add(id(part))
                 obj = part

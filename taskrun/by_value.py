@@ -33,6 +33,7 @@ import cloudpickle.cloudpickle as cp  # type: ignore[import-untyped]
 
 from taskrun import rebuild
 from taskrun.importable import importable
+from taskrun.primitives import is_primitive, reduce_primitive, returned
 from taskrun.reach import Reach, digest
 from taskrun.reducers import reduce_wrapper
 
@@ -99,6 +100,8 @@ class _Pickler(cp.Pickler):  # type: ignore[misc] # cloudpickle has no types
         elif isinstance(obj, io.TextIOWrapper) and obj not in (sys.stdout, sys.stderr):
             # cloudpickle sends a text file's contents; that is not the file, which writes and moves on.
             raise TypeError(f"cannot pickle {type(obj).__name__!r} object")
+        elif is_primitive(obj):
+            return returned(obj) if self.upward else reduce_primitive(obj, _dumps_for_worker)
         return super().reducer_override(obj)
 
     def reduce_class(self, cls: type) -> Any:
@@ -196,6 +199,10 @@ def dumps(obj: Any, *, upward: bool) -> bytes:
         origins = tuple((name, id(cls), cls.__qualname__) for name, cls in classes.items() if id(cls) in inherited)
         return pickle.dumps(_Message(known, blob, payload, origins), 5)
     return pickle.dumps(_Message(known, blob, payload), 5)
+
+
+def _dumps_for_worker(obj: Any) -> bytes:
+    return dumps(obj, upward=False)
 
 
 inherited: frozenset[int] | None = None

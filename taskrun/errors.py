@@ -246,12 +246,13 @@ class _CrashError(TaskrunError):
         self.guilt = guilt
         """"unknown": the task was under way in the worker, but whether it was the one that ran is not known."""
         self.held_locks = tuple(held_locks)
-        """Locks passed to the task that are locked now, perhaps by the dead worker."""
+        """Names of the locks given to the worker's tasks that were locked when it had died, perhaps by it."""
 
     def __str__(self) -> str:
         text = super().__str__()
         text = _with_evidence(text, "The stack of the dying worker", self.stack)
-        return _with_evidence(text, "Its last output", self.output)
+        text = _with_evidence(text, "Its last output", self.output)
+        return _with_evidence(text, "Locks that are locked, perhaps by it", ", ".join(self.held_locks) or None)
 
 
 if TYPE_CHECKING:

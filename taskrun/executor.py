@@ -83,6 +83,7 @@ class Executor(Submitting):
                 # Python 3.12.0 to 3.12.2 give no threads then; the standard library's words.
                 raise RuntimeError("cannot schedule new futures after interpreter shutdown") from error
             raise
+        self._context: Any = None
         self._left = self._failed = False  # the `with` block; by an error
         # Dropped without shutdown: what was submitted still runs, then the workers end. The callback may run anywhere.
         self._scheduler.dropped = weakref.ref(self, when_gone(self._scheduler.drop))
@@ -101,6 +102,15 @@ class Executor(Submitting):
     def capabilities(self) -> Capabilities:
         """What the backend of this executor can do."""
         return self._backend.capabilities
+
+    @property
+    def context(self) -> Any:
+        """What `get_context` returns for this executor: locks, queues and so on that its tasks can have as arguments."""
+        if self._context is None:
+            from taskrun.context import context_of
+
+            self._context = context_of(self._backend, self._scheduler.settings)
+        return self._context
 
     def stats(self) -> dict[str, Any]:
         """Return the live workers and counts: tasks submitted, queued, unfinished, succeeded, failed, cancelled, retried.

@@ -37,12 +37,19 @@ def importable(module_name: object) -> bool:
     return known[1] and not _registered(module_name)
 
 
+_FOR_CHILDREN = ("multiprocessing.connection", "multiprocessing.managers")
+"""Their objects pickle without complaint, and badly: a connection as a number that is no descriptor there, a proxy without the
+key of its manager."""
+
 _known_modules = 0
 _others: tuple[str, ...] = ()
 
 
 def names_of_others() -> tuple[str, ...]:
-    """Return the names in `sys.modules`, `__main__` aside, that a fresh process could not import; looked up as modules come."""
+    """Return the names in `sys.modules`, `__main__` aside, of what means something else in another process.
+
+    A fresh process could not import them, or they are of the two below. Looked up as modules come.
+    """
     global _known_modules, _others
     count = len(sys.modules)
     if count != _known_modules:  # one that takes another's place is not noticed; asked for each task, this has to be cheap
@@ -50,7 +57,7 @@ def names_of_others() -> tuple[str, ...]:
         modules = list(sys.modules.items())
         suspects = {name for name, module in modules if "." not in name and _suspicious(module)} - {*_MAIN}
         strangers = {name for name in suspects if not importable(name)}
-        _others = tuple(name for name, _ in modules if name.partition(".")[0] in strangers)
+        _others = tuple(name for name, _ in modules if name.partition(".")[0] in strangers or name in _FOR_CHILDREN)
     return _others
 
 

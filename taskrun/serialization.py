@@ -75,11 +75,7 @@ def dump_arguments(
     call = (args, kwargs)
     try:
         data = _fast(call)
-        if data is not None:
-            return data
-        from taskrun import by_value
-
-        return by_value.dumps(call, upward=False)
+        return dump_downward(call) if data is None else data
     except BaseException as error:
         from taskrun.blame import arguments_error
 
@@ -145,6 +141,16 @@ def not_sent(error: BaseException, task: Task) -> SerializationError:
     )
     wrapped.__cause__ = error
     return wrapped
+
+
+def dump_downward(value: Any) -> bytes:
+    """Pickle *value* for a worker. Raises what its pickling code raises."""
+    data = _fast(value)
+    if data is not None:
+        return data
+    from taskrun import by_value
+
+    return by_value.dumps(value, upward=False)
 
 
 def dump_upward(value: Any) -> bytes:

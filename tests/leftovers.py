@@ -37,7 +37,7 @@ class Inventory:
         found += [f"process {pid}: {_command(pid)}" for pid in _processes() if pid not in self.processes]
         helpers = _helpers_descriptors()
         for fd, target in _descriptors().items():
-            if self.descriptors.get(fd) != target and fd not in helpers and not _is_libffi(target):
+            if self.descriptors.get(fd) != target and fd not in helpers and not _is_for_good(target):
                 found.append(f"descriptor {fd}: {target}")
         return found
 
@@ -81,9 +81,9 @@ def _helpers_descriptors() -> set[int]:
     return {fd for fd in fds if fd is not None}
 
 
-def _is_libffi(target: str) -> bool:
-    """Return whether a descriptor is the one that libffi keeps of itself, from the first callback made by ctypes on."""
-    return os.path.basename(target).startswith("libffi.so")
+def _is_for_good(target: str) -> bool:
+    """Return whether a library keeps a descriptor: libffi from ctypes' first callback on, multiprocessing for its shared heap."""
+    return os.path.basename(target).startswith(("libffi.so", f"pym-{os.getpid()}-"))
 
 
 def _processes() -> list[int]:

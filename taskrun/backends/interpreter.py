@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from taskrun.backends.base import Capabilities, refuse_waiting_in
@@ -82,7 +83,7 @@ class InterpreterBackend(ThreadBackend):
             there = None
             try:
                 there = SubInterpreter(worker.name)
-                error = there.begin(describe(self._settings, 0, cpu_count(), self._context_vars))
+                error = there.begin(partial(describe, self._settings, 0, cpu_count(), self._context_vars))
             except BaseException as problem:  # it cannot be made, or what it has to know cannot be sent
                 if there is not None:
                     there.close()

@@ -23,6 +23,8 @@ from taskrun.serialization import load_arguments, load_function
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from taskrun.engine.sent import Piece
+
 __all__ = ["GIVEN_UP", "live"]
 
 GIVEN_UP = 2
@@ -42,8 +44,9 @@ class _Here(Place):
     def cancel_requested(self) -> bool:
         return self._asked[0] != 0
 
-    def begin(self, setup: dict[str, Any]) -> bytes | None:
+    def begin(self, setup: dict[str, Any], pieces: list[Piece]) -> bytes | None:
         """Take the parent's surroundings over and run the initializer; return its error, pickled."""
+        self.received.take_pieces(pieces)
         surroundings.apply_in_interpreter(setup)
         atexit.register(_end_template)
         try:
@@ -95,9 +98,9 @@ def live(calls_fd: int, answers_fd: int, asked: memoryview) -> None:
             answers.flush()
 
         _wait_for_threads_unless_given_up(asked)
-        setup = pickle.load(calls)
+        setup, pieces = pickle.load(calls)
         here = _Here(setup, asked)
-        answer(here.begin(setup))
+        answer(here.begin(setup, pieces))
         while not isinstance(call := pickle.load(calls), bool):
             answer(here.run(*call))
             del call  # an idle worker keeps nothing alive

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskrun.backends.soft_timeout import SoftTimeout
 from taskrun.coroutines import CoroutineRunner
-from taskrun.engine.sent import Packed, Received, pack_whole
+from taskrun.engine.sent import Packed, Piece, Received, pack_whole
 from taskrun.errors import TaskTimeoutError
 from taskrun.exceptions import dump_exception, load_exception
 from taskrun.reach import new_moment
@@ -47,12 +47,17 @@ class Place:
 
     def __init__(self) -> None:
         self.runner = CoroutineRunner()
-        self.received = Received()
+        self.received = Received(_duplicates)
 
     @property
     def cancel_requested(self) -> bool:
         """Whether the call that runs was asked to cancel."""
         return False
+
+
+def _duplicates(piece: Piece) -> list[int]:
+    """Return descriptors of this process, who has sent them: only another interpreter of it is sent any."""
+    return [os.dup(fd) for fd in piece.descriptors]
 
 
 def dump_call(

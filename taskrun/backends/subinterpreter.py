@@ -27,6 +27,7 @@ from taskrun.serialization import not_sent
 from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextvars import ContextVar
 
     from taskrun.scheduler import Outcome
@@ -63,7 +64,7 @@ class SubInterpreter:
         self.broken = False
         """It cannot run tasks any more."""
 
-    def begin(self, setup: dict[str, Any]) -> BaseException | None:
+    def begin(self, describe: Callable[[], dict[str, Any]]) -> BaseException | None:
         """Have it take our surroundings over and run the initializer; return the error of that. Raises when it cannot."""
         for _ in range(2):
             reading, writing = os.pipe()
@@ -73,7 +74,10 @@ class SubInterpreter:
         self._interpreter.exec(f"__import__('sys').path[:] = {list(map(str, self._path))!r}")
         self._inside = OwnThread(f"{self._name}-inside", self._live)
         self._inside.start()
+        setup = self._sent.pack_setup(describe)
+        held = self._sent.note_sent()
         error = self._ask_for(setup)
+        del held
         self.moved = time.monotonic()
         return None if error is None else load_exception(error)
 
@@ -113,13 +117,14 @@ class SubInterpreter:
         path = list(map(str, now)) if now != self._path else None
         if task.settled:  # its time was up meanwhile: nothing is heard of what is reported now
             return task, False, TaskKilledError(f"a task of {worker} was given up"), "killed", None
-        self._sent.note_sent()
+        held = self._sent.note_sent()  # its descriptors, until they are duplicated there
         self._path = now
         try:
             succeeded, data, cause, cost = self._ask_for((payload, path))
         except BaseException as error:  # it could not even say what became of the task
             self.broken = True
             return task, False, _broken(task, worker, error), "crashed", None
+        del held
         self.moved = time.monotonic()
         return load_answer(task, (succeeded, data, cause, (worker, *cost[1:])))
 

@@ -6,7 +6,8 @@ A *frame* is a header of fixed size, whose first field is the length of the payl
                        TASK_MORE the same; payload: length of a pickled dict of extras, the extras, (args, kwargs)
                        FUNCTION  payload: what `dump_function` made, for the slot in the header
                        STATE     payload: pickled dict of things that hold from here on
-                       SHARED    payload: an object that tasks refer to (see `sharing`)
+                       SHIPMENT  payload: an object that tasks refer to (see `shipping`); in the header's slot, how many
+                                 descriptors travel with it
     worker -> parent   READY, or NOT_READY with the error of the initializer
                        one of DONE, RAISED, UNSENDABLE, TIMED_OUT for each task claimed
 
@@ -17,12 +18,14 @@ gives each byte to one of the two, so no memory order has to be relied upon. 255
 
 from __future__ import annotations
 
+import array
+import socket
 import struct
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    import socket
+    from taskrun.shipping import Shipment
 
 __all__ = ["REPLY", "TASK_HEADER", "FrameReader", "FrameWriter"]
 
@@ -31,7 +34,7 @@ TASK_HEADER: Final = struct.Struct("<QBxHIQqdd")
 REPLY: Final = struct.Struct("<QB7xQdddQ")
 """length, kind, sequence number, started (monotonic), duration, CPU seconds, resident bytes (0: not measured)."""
 
-TASK, TASK_MORE, FUNCTION, STATE, SHARED = 1, 2, 3, 4, 5
+TASK, TASK_MORE, FUNCTION, STATE, SHIPMENT = 1, 2, 3, 4, 5
 READY, NOT_READY, DONE, RAISED, UNSENDABLE, TIMED_OUT = 10, 11, 12, 13, 14, 15
 
 LEAVE: Final = 255
@@ -43,13 +46,18 @@ MAX_AHEAD: Final = 240
 _CHUNK = 1 << 18
 _JOIN_BELOW = 1 << 16
 _IOV_MAX = 512
+_ANCILLARY = socket.CMSG_SPACE(64 * 4)
+"""Room for as many descriptors as come at a time."""
 
 
 class FrameReader:
     """Cuts what comes from a stream socket into frames; large payloads go straight into memory of their own."""
 
-    def __init__(self, sock: socket.socket, header: struct.Struct) -> None:
-        self._recv_into = sock.recv_into
+    def __init__(self, sock: socket.socket, header: struct.Struct, *, descriptors: bool = False) -> None:
+        """*descriptors*: some may come, one batch in each `batches` for every time that the other side has sent any."""
+        self._sock = sock
+        self._recv_into = self._recv_with_descriptors if descriptors else sock.recv_into
+        self.batches: deque[list[int]] = deque()
         self._unpack = header.unpack_from
         self._head = header.size
         self._buffer = bytearray(_CHUNK)
@@ -78,6 +86,15 @@ class FrameReader:
         if not got:
             raise EOFError
         return self._cut(self._have + got)
+
+    def _recv_with_descriptors(self, view: memoryview) -> int:
+        got, ancillary, flags, _ = self._sock.recvmsg_into((view,), _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+        if ancillary or flags & socket.MSG_CTRUNC:  # the second alone: there were no descriptors left to receive them
+            batch = array.array("i")
+            for _, _, data in ancillary:
+                batch.frombytes(data[: len(data) - len(data) % batch.itemsize])
+            self.batches.append(batch.tolist())
+        return got
 
     def _cut(self, have: int) -> list[tuple[tuple[int, ...], bytes | bytearray]]:
         frames: list[tuple[tuple[int, ...], bytes | bytearray]] = []
@@ -125,17 +142,24 @@ class FrameWriter:
         self._sock = sock
         # memoryviews, so that the rest of a large payload is never copied
         self._waiting: deque[memoryview] = deque()
+        self._carried: dict[int, Shipment] = {}  # what goes along with the view of that id, until its first byte is sent
 
     @property
     def blocked(self) -> bool:
         """Whether something waits for the socket to have room."""
         return bool(self._waiting)
 
-    def send(self, parts: list[Any]) -> None:
-        """Send *parts* (bytes or views), or as much as the socket takes now. Raises OSError when the other side is gone."""
+    def send(self, parts: list[Any], shipment: Shipment | None = None) -> None:
+        """Send *parts* (bytes or views) and the descriptors of *shipment*, or as much as the socket takes now.
+
+        Raises OSError when the other side is gone.
+        """
         if sum(map(len, parts)) < _JOIN_BELOW:
             parts = [b"".join(parts)]
-        self._waiting.extend(memoryview(part) for part in parts if part)
+        views = [memoryview(part) for part in parts if part]
+        if shipment is not None:
+            self._carried[id(views[0])] = shipment
+        self._waiting.extend(views)
         self.flush()
 
     def flush(self) -> None:
@@ -143,7 +167,9 @@ class FrameWriter:
         waiting = self._waiting
         while waiting:
             try:
-                if len(waiting) == 1:
+                if self._carried:
+                    sent = self._send_carried(waiting[0])
+                elif len(waiting) == 1:
                     sent = self._sock.send(waiting[0])
                 else:
                     sent = self._sock.sendmsg([waiting[i] for i in range(min(len(waiting), _IOV_MAX))])
@@ -153,3 +179,13 @@ class FrameWriter:
                 sent -= len(waiting.popleft())
             if sent:
                 waiting[0] = waiting[0][sent:]
+
+    def _send_carried(self, view: memoryview) -> int:
+        """Send *view*, with its descriptors if it has any: one view at a time, they arrive with its first byte."""
+        shipment = self._carried.get(id(view))
+        if shipment is None:
+            return self._sock.send(view)
+        rights = socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", shipment.descriptors)
+        sent = self._sock.sendmsg((view,), (rights,))
+        del self._carried[id(view)]
+        return sent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from typing import TYPE_CHECKING, Protocol
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["OutOfMemoryWatch", "crash_error", "get_ready", "how_it_ended", "verdict"]
 
 
+_log = logging.getLogger("taskrun")
+
+
 class Dead(Protocol):
     """What is known of a worker process that has died."""
 
@@ -23,6 +27,8 @@ class Dead(Protocol):
     stop: Stop | None
 
     def stack(self) -> str | None: ...
+
+    def held_locks(self) -> tuple[str, ...]: ...
 
 
 class OutOfMemoryWatch:
@@ -77,6 +83,14 @@ def crash_error(handle: Dead, task: Task, oom: bool | None, template_died: bool)
 
     status = handle.exit_status
     name = task.name
+    held = handle.held_locks()
+    if held:
+        _log.warning(
+            "worker pid %s died, and locks that its tasks were given are locked: %s. If it held them, nobody will release "
+            "them: acquire(timeout=...) does not wait for ever",
+            handle.pid,
+            ", ".join(held),
+        )
     if template_died:
         how = "ended because the template process, which all workers come from, was killed; the task is not to blame"
         advice = "Run it again, or let options(retry=taskrun.Retry(...)) do so."
@@ -100,4 +114,5 @@ def crash_error(handle: Dead, task: Task, oom: bool | None, template_died: bool)
         stack=handle.stack(),
         task=name,
         attempt=task.number,
+        held_locks=held,
     )

@@ -17,7 +17,7 @@ from itertools import takewhile
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
-from taskrun import sharing
+from taskrun import shipping
 from taskrun.engine import channel, surroundings
 from taskrun.engine.functions import Functions, Slot
 from taskrun.errors import SerializationError
@@ -249,17 +249,18 @@ class Dispatcher:
         if unshared:
             handle.shipped.let_go(unshared)
             self._fleet.send_state(handle, {"unshared": unshared})
-        for task in batch:
-            try:
-                if sharing.in_use:
-                    self._encode_shared(handle, task, sequence, parts)
-                else:
+        with shipping.collecting() as found:
+            for task in batch:
+                found.clear()
+                try:
                     self._encode(handle, task, sequence, parts)
-            except BaseException as error:  # pickling runs the user's code, which may raise anything
-                failed.append((task, error if isinstance(error, SerializationError) else not_sent(error, task)))
-                continue
-            sent.append(task)
-            sequence += 1
+                    if found:
+                        self._ship(handle, found)
+                except BaseException as error:  # pickling runs the user's code, which may raise anything
+                    failed.append((task, error if isinstance(error, SerializationError) else not_sent(error, task)))
+                    continue
+                sent.append(task)
+                sequence += 1
         if failed:
             self._not_sent(failed)
         if parts:
@@ -298,24 +299,10 @@ class Dispatcher:
                     self._fleet.outcomes.append((task, False, error, "serialization", None))
                 task.place = None
 
-    def _encode_shared(self, handle: Handle, task: Task, sequence: int, parts: list[Any]) -> None:
-        """Do as `_encode`, and before it append what the call refers to and the worker lacks."""
-        frames: list[Any] = []
-        with sharing.collecting() as found:
-            try:
-                self._encode(handle, task, sequence, frames)
-            finally:  # the function counts as sent even if the arguments do not pickle
-                self._ship(handle, found, parts)
-                parts += frames
-
-    def _ship(self, handle: Handle, shared: list[sharing.Shared], parts: list[Any]) -> None:
-        """Append what is *shared* and the worker lacks."""
-        for one in shared:
-            if handle.shipped.lacks(one):
-                handle.shipped.note(one)
-                pieces = one.parts()
-                parts.append(_HEADER(sum(map(len, pieces)), channel.SHARED, 0, 0, 0, 0, 0.0, 0.0))
-                parts += pieces
+    def _ship(self, handle: Handle, wanted: list[shipping.Shipment]) -> None:
+        """Send what is *wanted* and the worker lacks, ahead of the frames that refer to it."""
+        for one in handle.shipped.lacking(wanted):
+            self._fleet.send_shipment(handle, one)
 
     def _encode(self, handle: Handle, task: Task, sequence: int, parts: list[Any]) -> None:
         """Append the frames of one task to *parts*: its function if the worker lacks it, then the call itself."""
@@ -331,7 +318,7 @@ class Dispatcher:
             if has.get(number) != slot.version or slot.reach is not None:
                 definition = self._functions.data(slot, fn)
                 if has.get(number) != slot.version:
-                    self._ship(handle, slot.refers, parts)
+                    self._ship(handle, slot.refers)
                     parts.append(_HEADER(len(definition), channel.FUNCTION, number, 0, 0, 0, 0.0, 0.0))
                     parts.append(definition)
                     has[number] = slot.version

@@ -8,6 +8,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
+from taskrun import primitives
 from taskrun.engine import posix
 from taskrun.engine.answer import ANSWER, CAUSES, DONE
 from taskrun.engine.child import become_child
@@ -93,6 +94,10 @@ class ForkedChild(KeptProcess):
         if kind != DONE:
             return self.task, False, load_exception(data), CAUSES[kind], run
         return load_outcome(self.task, data, run)
+
+    def held_locks(self) -> tuple[str, ...]:
+        """Return the names of the locks of contexts that are locked; it is dead, and had inherited them all."""
+        return primitives.held(primitives.noted_locks())
 
     def reap(self) -> None:
         """Reap the child, which has ended, and end what its task started, if it did not end in order."""

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from taskrun.reach import Reach, is_cached_function, may_change
 from taskrun.serialization import dump_function
-from taskrun.sharing import collecting
+from taskrun.shipping import collecting
 from taskrun.task import function_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from taskrun.sharing import Shared
+    from taskrun.shipping import Shipment
 
 __all__ = ["Functions", "Slot"]
 
@@ -38,8 +38,8 @@ class Slot:
         self.ref = ref
         self.name = function_name(fn)
         self.data: bytes | None = None
-        self.refers: list[Shared] = []
-        """What is shared that `data` refers to: a worker needs it first."""
+        self.refers: list[Shipment] = []
+        """What `data` refers to and is shipped: a worker needs it first."""
         self.reach: Reach | None = None
         """What it is made of, where that may change."""
         self.seconds: float | None = None

@@ -16,11 +16,13 @@ import termios
 import time
 from typing import TYPE_CHECKING, Any
 
+from taskrun import primitives
 from taskrun.engine import channel, notes, posix
-from taskrun.sharing import Shipped
+from taskrun.shipping import Shipped
 
 if TYPE_CHECKING:
     from taskrun.engine.stopping import Stop
+    from taskrun.shipping import Shipment
     from taskrun.task import Task
 
 __all__ = ["Handle"]
@@ -69,7 +71,7 @@ class Handle:
         self.has: dict[int, int] = {}
         """Functions the worker has: slot number -> version."""
         self.shipped = Shipped()
-        """What is shared that the worker has."""
+        """What tasks refer to and the worker has."""
         self.root: int | None = None
         """The seed that the tasks it was sent derive theirs from."""
         self.path: list[str] | None = None
@@ -96,10 +98,13 @@ class Handle:
 
     # -- sending (I/O thread) --------------------------------------------------------------------------------------------------
 
-    def send(self, parts: list[Any]) -> None:
-        """Send frames without blocking. A worker that is gone is found out by its death, not here."""
+    def send(self, parts: list[Any], shipment: Shipment | None = None) -> None:
+        """Send frames without blocking, with the descriptors of *shipment*.
+
+        A worker that is gone is found out by its death, not here.
+        """
         with contextlib.suppress(OSError):
-            self.writer.send(parts)
+            self.writer.send(parts, shipment)
 
     def flush(self) -> None:
         """Send what waits for the socket, as far as it goes."""
@@ -182,6 +187,10 @@ class Handle:
     def forget_stack(self) -> None:
         """What was written so far belongs to a task that is over."""
         self._stack_from = max(notes.STACK_AT, os.fstat(self.notes).st_size)
+
+    def held_locks(self) -> tuple[str, ...]:
+        """Return the names of the locks that its tasks were given and that are locked; it is dead."""
+        return primitives.held(primitives.locks_among(self.shipped))
 
     # -- end -------------------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import os
 import pickle
 import resource
 import signal
+import socket
 import sys
 import time
 from contextvars import copy_context
@@ -21,7 +22,7 @@ from taskrun.engine import notes, posix, surroundings
 from taskrun.engine.answer import NOT_READY, READY, UNSENDABLE
 from taskrun.engine.attempt import About, awaited, run_attempt
 from taskrun.engine.ending import end_a_copy, flush, forget_exit_handlers, run_exit_handlers
-from taskrun.engine.sent import Packed, Received
+from taskrun.engine.sent import Packed, Piece, Received
 from taskrun.exceptions import dump_exception
 from taskrun.serialization import load_arguments, load_function
 
@@ -60,19 +61,30 @@ class Answer(NamedTuple):
 class _Worker:
     """This process. All of it runs in the main thread."""
 
-    def __init__(self, notes_fd: int) -> None:
+    def __init__(self, notes_fd: int, hands: int) -> None:
         self.notes = notes_fd
+        self._hands = socket.socket(fileno=hands)
         self.pid = os.getpid()
         self.runner = CoroutineRunner()
         self.running = False  # the user's code runs: KeyboardInterrupt may be raised
-        self.received = Received()
+        self.received = Received(self._duplicates)
         self.finalizer: Callable[..., object] | None = None
         self.cpu = time.process_time()
 
-    def begin(self, setup: dict[str, Any]) -> Answer:
+    def _duplicates(self, piece: Piece) -> list[int]:
+        """Return the descriptors that were sent for *piece* before it; those for what has not come after all are closed."""
+        while True:
+            key, descriptors = posix.recv_message(self._hands)
+            if key == piece.key or not key:
+                return descriptors
+            for fd in descriptors:
+                os.close(fd)
+
+    def begin(self, setup: dict[str, Any], pieces: list[Piece]) -> Answer:
         started = time.monotonic()
         self.running = True
         try:
+            self.received.take_pieces(pieces)
             surroundings.apply(setup)
             if setup["finalizer"] is not None:
                 self.finalizer = load_function(setup["finalizer"], task="finalizer")
@@ -145,7 +157,7 @@ def _resident() -> int:
 _worker: _Worker
 
 
-def attach(parent: int, lifeline: Attached, notes_of_parent: Attached, streams: list[Attached | None]) -> None:
+def attach(parent: int, lifeline: Attached, notes_of_parent: Attached, hands: Attached, streams: list[Attached | None]) -> None:
     """Make this process, new and with nothing of the user's in it, a worker of *parent*."""
     import multiprocessing
 
@@ -160,14 +172,14 @@ def attach(parent: int, lifeline: Attached, notes_of_parent: Attached, streams: 
         posix.attach_standard_streams(out, err)  # as they are now, not as they were when the fork server started
     posix.reset_signals()
     notes.prepare_stack(notes_of_parent.fd)
-    _worker = _Worker(notes_of_parent.fd)
+    _worker = _Worker(notes_of_parent.fd, hands.fd)
     signal.signal(signal.SIGINT, _worker.on_interrupt)
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # a task may start processes
 
 
-def begin(setup: dict[str, Any]) -> Answer:
+def begin(setup: tuple[dict[str, Any], list[Piece]]) -> Answer:
     """Take the parent's surroundings over and run the initializer."""
-    return _worker.begin(setup)
+    return _worker.begin(*setup)
 
 
 def run(call: Call | None) -> Answer | None:

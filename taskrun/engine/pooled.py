@@ -9,17 +9,20 @@ import contextlib
 import os
 import pickle
 import signal
+import socket
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from taskrun import primitives
 from taskrun.cpus import cpu_count
 from taskrun.engine import notes, pool_worker, posix, surroundings
 from taskrun.engine.answer import CAUSES, DONE
 from taskrun.engine.kept import KeptProcess
 from taskrun.engine.launch import fork_warning_ignored
-from taskrun.engine.sent import Sent
+from taskrun.engine.sent import Piece, Sent
 from taskrun.engine.small_pool import Attached, SmallPool
 from taskrun.exceptions import load_exception
 from taskrun.reach import new_moment
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Outcome
+    from taskrun.shipping import Shipment
     from taskrun.task import Task
 
 __all__ = ["Parcel", "PooledWorker"]
@@ -75,6 +79,12 @@ class PooledWorker(KeptProcess):
         """Why it was killed, if its pool could not go on with it."""
         try:
             self._theirs, self._lifeline = os.pipe2(os.O_CLOEXEC)
+            try:
+                self._hands, self._their_hands = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            except BaseException:
+                os.close(self._theirs)
+                os.close(self._lifeline)
+                raise
         except BaseException:  # no descriptor is left
             super().close()
             raise
@@ -91,7 +101,8 @@ class PooledWorker(KeptProcess):
         *lost* is called in the pool's thread when an answer cannot be read.
         """
         streams = [Attached(fd) if posix.is_open(fd) else None for fd in (1, 2)]
-        initargs = (parent, Attached(self._theirs), Attached(self._notes), streams)
+        inherited = Attached(self._theirs), Attached(self._notes), Attached(self._their_hands.fileno())
+        initargs = (parent, *inherited, streams)
         for stream in (sys.stdout, sys.stderr):  # what is buffered now would be written by a forked process as well
             with contextlib.suppress(Exception):
                 stream.flush()
@@ -105,6 +116,7 @@ class PooledWorker(KeptProcess):
             self.pidfd = os.pidfd_open(pid)
         os.close(self._theirs)
         self._theirs = -1
+        self._their_hands.close()
 
     # -- giving it work --------------------------------------------------------------------------------------------------------
 
@@ -117,9 +129,12 @@ class PooledWorker(KeptProcess):
     ) -> None:
         """Have it take our surroundings over; one of the two is called in the pool's thread."""
 
-        def pack() -> dict[str, Any]:
+        def pack() -> tuple[dict[str, Any], list[Piece]]:
             self._path = list(sys.path)
-            return surroundings.describe(settings, self.number, cpu_count(), context_vars)
+            describe = partial(surroundings.describe, settings, self.number, cpu_count(), context_vars)
+            setup = self._sent.pack_setup(describe)
+            self._hand_over(self._sent.note_sent())
+            return setup
 
         self.pool.apply_async(pool_worker.begin, (Parcel(pack),), callback=answered, error_callback=failed)
 
@@ -143,9 +158,14 @@ class PooledWorker(KeptProcess):
         return pool_worker.Call(self.sequence, pickle.dumps((fields, values, path), 5), self._sent.pack(task))
 
     def note_sent(self) -> None:
-        """Note that the process has what `call_for` returned. In the pool's thread."""
+        """Note that the process gets what `call_for` returned, and give it the descriptors. In the pool's thread."""
         self._path = self._path_now
-        self._sent.note_sent()
+        self._hand_over(self._sent.note_sent())
+
+    def _hand_over(self, shipments: list[Shipment]) -> None:
+        for one in shipments:
+            if one.descriptors:
+                socket.send_fds(self._hands, [one.key], list(one.descriptors))
 
     def outcome(self, task: Task, answer: pool_worker.Answer) -> Outcome:
         """Return what its answer means. Runs the user's code; raises nothing. In the pool's thread."""
@@ -161,6 +181,10 @@ class PooledWorker(KeptProcess):
     def is_stopped(self) -> bool:
         """Return whether somebody has stopped the process."""
         return self.pid is not None and posix.is_stopped(self.pid)
+
+    def held_locks(self) -> tuple[str, ...]:
+        """Return the names of the locks that its tasks were given and that are locked; it is dead."""
+        return primitives.held(primitives.locks_among(self._sent.shipped))
 
     # -- its end ---------------------------------------------------------------------------------------------------------------
 
@@ -189,6 +213,8 @@ class PooledWorker(KeptProcess):
         self.close()
 
     def _cut(self) -> None:
+        self._hands.close()
+        self._their_hands.close()
         for fd in (self._lifeline, self._theirs):
             if fd >= 0:
                 os.close(fd)

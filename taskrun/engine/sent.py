@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from taskrun import sharing
+from taskrun import sharing, shipping
 from taskrun.engine.functions import Functions
 from taskrun.serialization import dump_arguments, dump_function, load_arguments, load_function
 
@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from taskrun.engine.functions import Slot
     from taskrun.task import Task
 
-__all__ = ["Packed", "Received", "Sent", "pack_whole"]
+__all__ = ["Packed", "Piece", "Received", "Sent", "pack_whole"]
+
+
+class Piece(NamedTuple):
+    """Something that a call refers to and the worker lacks."""
+
+    key: bytes
+    blob: bytes
+    descriptors: tuple[int, ...]
+    """As they are numbered here."""
 
 
 class Packed(NamedTuple):
@@ -29,9 +38,8 @@ class Packed(NamedTuple):
     function: bytes | None
     """None: the worker has it there."""
     arguments: bytes
-    shared: list[bytes]
-    """What it refers to and the worker lacks."""
-    unshared: list[bytes]
+    pieces: list[Piece]
+    gone: list[bytes]
     """The keys of what the worker need not keep any more."""
 
 
@@ -47,8 +55,17 @@ class Sent:
     def __init__(self) -> None:
         self._functions = Functions()
         self._has: dict[int, int] = {}
-        self._shipped = sharing.Shipped()
-        self._packed: tuple[Slot | None, list[sharing.Shared], list[bytes]] = None, [], []
+        self.shipped = shipping.Shipped()
+        """What else the worker has."""
+        self._packed: tuple[Slot | None, list[shipping.Shipment], list[bytes]] = None, [], []
+
+    def pack_setup(self, describe: Callable[[], dict[str, Any]]) -> tuple[dict[str, Any], list[Piece]]:
+        """Return what *describe* returns, and what that refers to. As `pack`, and followed by `note_sent`."""
+        with shipping.collecting() as found:
+            setup = describe()
+        lacking = self.shipped.lacking(found)
+        self._packed = None, lacking, []
+        return setup, list(map(_piece, lacking))
 
     def pack(self, task: Task) -> Packed:
         """Return the call of *task*, without what the worker has. Runs the user's code; raises SerializationError.
@@ -56,7 +73,7 @@ class Sent:
         Follow with `note_sent`, if it is sent.
         """
         name = task.name
-        with sharing.collecting() as found:
+        with shipping.collecting() as found:
             slot = self._functions.slot(task.fn)
             function: bytes | None = dump_function(task.fn, task=name) if slot is None else self._functions.data(slot, task.fn)
             arguments = dump_arguments(task.args, task.kwargs, task=name)
@@ -65,36 +82,45 @@ class Sent:
                 function = None
             else:
                 found += slot.refers
-        lacking = list({one.key: one for one in found if self._shipped.lacks(one)}.values())
-        gone = self._shipped.gone()
+        lacking, gone = self.shipped.lacking(found), self.shipped.gone()
         self._packed = slot, lacking, gone
-        blobs = [b"".join(one.parts()) for one in lacking]
-        return Packed(None if slot is None else slot.number, function, arguments, blobs, gone)
+        return Packed(None if slot is None else slot.number, function, arguments, list(map(_piece, lacking)), gone)
 
-    def note_sent(self) -> None:
-        """Note that the worker has what was packed last."""
-        slot, shared, gone = self._packed
+    def note_sent(self) -> list[shipping.Shipment]:
+        """Note that the worker has what was packed last; return what it gets for the first time."""
+        slot, lacking, gone = self._packed
         self._packed = None, [], []
         if slot is not None:
             self._has[slot.number] = slot.version
-        for one in shared:
-            self._shipped.note(one)
-        self._shipped.let_go(gone)
+        for one in lacking:
+            self.shipped.note(one)
+        self.shipped.let_go(gone)
+        return lacking
+
+
+def _piece(one: shipping.Shipment) -> Piece:
+    return Piece(one.key, b"".join(one.parts()), tuple(one.descriptors))
 
 
 class Received:
     """What `Sent` knows of, in the worker."""
 
-    def __init__(self) -> None:
+    def __init__(self, duplicates: Callable[[Piece], list[int]]) -> None:
+        """*duplicates* returns the descriptors of a piece as they are numbered here, for us to close."""
+        self._duplicates = duplicates
         self._functions: dict[int, Any] = {}
+
+    def take_pieces(self, pieces: list[Piece]) -> None:
+        """Keep what calls refer to."""
+        for piece in pieces:
+            shipping.receive(piece.blob, self._duplicates(piece) if piece.descriptors else ())
 
     def take(self, packed: Packed) -> None:
         """Keep what came with a call: from here on it is there, whatever becomes of the call. Runs nothing of the user's."""
         if packed.slot is not None and packed.function is not None:
             self._functions[packed.slot] = packed.function
-        for blob in packed.shared:
-            sharing.receive(blob)
-        sharing.forget(packed.unshared)
+        self.take_pieces(packed.pieces)
+        shipping.forget(packed.gone)
 
     def load(self, packed: Packed, name: str) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         """Return the call of the task *name*, which was taken. Raises SerializationError."""

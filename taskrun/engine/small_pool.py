@@ -9,19 +9,17 @@ down from this side; the threads then end by themselves.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import socket
-import sys
 import threading
-from multiprocessing import pool, process, spawn
+from multiprocessing import pool, process
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from taskrun.importable import loaded
+from taskrun.engine.without_main import forget_fork_server, without_main
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
 
@@ -141,7 +139,7 @@ class SmallPool(pool.Pool):
         only = _OnlyOne()
         self.Process = only  # type: ignore[method-assign, assignment]
         try:
-            with _taskruns_way():
+            with without_main():
                 super().__init__(1, initializer, initargs, context=context)
         except BaseException:
             if only.process is not None and only.process.pid is not None:
@@ -252,90 +250,9 @@ def _poll_one_at_a_time(child: BaseProcess) -> None:
     popen.poll = poll
 
 
-# -- how multiprocessing starts a process --------------------------------------------------------------------------------------
-
-_starting = threading.local()
-_patch = threading.Lock()
-
-
-@contextlib.contextmanager
-def _taskruns_way() -> Iterator[None]:
-    """Have what this thread starts not run the user's `__main__` again, and be started wherever we are.
-
-    Multiprocessing runs `__main__` in each process, so that it needs a guard; workers do not, since what is defined there
-    travels by value. There is no switch for it: its function that says what a new process does first is wrapped, once; for
-    other threads the wrapper changes nothing. It refuses to start a process in one of its daemons, whose children nobody would
-    end; ours are ended by the kernel.
-    """
-    with _patch:
-        if not hasattr(spawn.get_preparation_data, "taskrun"):
-            spawn.get_preparation_data = _wrapped(spawn.get_preparation_data)
-    _take_fork_server_over()
-    _starting.now = True
-    _no_daemon(1)
-    try:
-        yield
-    finally:
-        _no_daemon(-1)
-        _starting.now = False
-
-
-_without = [0, None]  # how many threads start processes now; what the flag was before
-
-
-def _no_daemon(change: int) -> None:
-    config = process.current_process()._config  # type: ignore[attr-defined]
-    with _patch:
-        if not _without[0]:
-            _without[1] = config.get("daemon")
-        _without[0] += change  # type: ignore[operator]
-        config["daemon"] = False if _without[0] else _without[1]
-
-
-def _wrapped(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    @functools.wraps(original)
-    def get_preparation_data(*args: Any, **kwargs: Any) -> dict[str, Any]:
-        ours = getattr(_starting, "now", False)
-        try:
-            data = original(*args, **kwargs)
-        except FileNotFoundError:  # the working directory was removed; workers are told of it by `surroundings`
-            if not ours:
-                raise
-            data = {"authkey": process.current_process().authkey, "sys_path": sys.path.copy(), "sys_argv": sys.argv}
-        if ours:
-            for key in ("init_main_from_name", "init_main_from_path", "main_path"):
-                data.pop(key, None)
-        return data
-
-    get_preparation_data.taskrun = True  # type: ignore[attr-defined]
-    return get_preparation_data
-
-
-def _take_fork_server_over() -> None:
-    """Have a new fork server started if the one that multiprocessing knows is our parent's, which it cannot tell itself."""
-    pid = getattr(loaded("multiprocessing.forkserver", "_forkserver"), "_forkserver_pid", None)
-    if pid is not None:
-        try:
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            _forget_fork_server()
-
-
-def _forget_fork_server() -> None:
-    server = loaded("multiprocessing.forkserver", "_forkserver")
-    if server is None:
-        return
-    server._lock = threading.Lock()  # another thread may have held it when we were forked
-    alive, server._forkserver_alive_fd = server._forkserver_alive_fd, None
-    server._forkserver_pid = server._forkserver_address = None
-    if alive is not None:
-        with contextlib.suppress(OSError):
-            os.close(alive)
-
-
 def _in_forked_child() -> None:
     """The fork server and the processes are the parent's: multiprocessing would stop them, and wait, at the child's exit."""
-    _forget_fork_server()
+    forget_fork_server()
     process._children.difference_update(list(_processes))  # type: ignore[attr-defined]
 
 

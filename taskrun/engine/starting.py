@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from taskrun import shipping
 from taskrun.cpus import cpu_count
 from taskrun.engine import channel, crash, surroundings
 from taskrun.engine.handle import Handle
@@ -93,7 +94,8 @@ class Starting:
         self._next_number += 1
         handle = None
         try:
-            setup = surroundings.describe(self._settings, number, cpu_count(), self._context_vars)
+            with shipping.collecting() as found:
+                setup = surroundings.describe(self._settings, number, cpu_count(), self._context_vars)
             if self._launcher is None:
                 self._launcher = make_launcher(self._method)
                 self._memory = crash.OutOfMemoryWatch()
@@ -102,6 +104,8 @@ class Starting:
             handle = Handle(number)
             self.workers[number] = handle
             self._poller.add(handle.fd, number)
+            for one in handle.shipped.lacking(found):
+                self.send_shipment(handle, one)
             self.send_state(handle, {"setup": setup})
             handle.path = list(sys.path)
             for event in self._launcher.launch(handle):
@@ -125,9 +129,16 @@ class Starting:
         data = pickle.dumps(state, 5)
         self.send(handle, [channel.TASK_HEADER.pack(len(data), channel.STATE, 0, 0, 0, 0, 0.0, 0.0), data])
 
-    def send(self, handle: Handle, parts: list[Any]) -> None:
+    def send_shipment(self, handle: Handle, one: shipping.Shipment) -> None:
+        """Send a worker what tasks refer to."""
+        pieces, count = one.parts(), len(one.descriptors)
+        head = channel.TASK_HEADER.pack(sum(map(len, pieces)), channel.SHIPMENT, count, 0, 0, 0, 0.0, 0.0)
+        handle.shipped.note(one)
+        self.send(handle, [head, *pieces], one if count else None)
+
+    def send(self, handle: Handle, parts: list[Any], shipment: shipping.Shipment | None = None) -> None:
         """Send frames to a worker; what its socket does not take now follows when it has room."""
-        handle.send(parts)
+        handle.send(parts, shipment)
         if handle.writer.blocked:
             self._poller.want_room(handle.fd, True)
 

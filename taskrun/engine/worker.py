@@ -21,7 +21,7 @@ from contextvars import copy_context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from taskrun import sharing
+from taskrun import sharing, shipping
 from taskrun.coroutines import CoroutineRunner
 from taskrun.engine import channel, generators, notes, posix, surroundings
 from taskrun.engine.alarm import SoftAlarm
@@ -60,7 +60,7 @@ class Worker:
         self._sock = sock
         self._tokens = tokens
         self._notes = notes_fd
-        self._reader = channel.FrameReader(sock, channel.TASK_HEADER)
+        self._reader = channel.FrameReader(sock, channel.TASK_HEADER, descriptors=True)
         self._frames: deque[tuple[tuple[int, ...], bytes | bytearray]] = deque()
         self._functions: dict[int, Any] = {}  # by slot: what dump_function made, replaced by the function at first use
         self._idle = select.poll()
@@ -154,14 +154,14 @@ class Worker:
                 return frame
             if kind == channel.FUNCTION:
                 self._functions[header[2]] = payload
-            elif kind == channel.SHARED:
-                sharing.receive(payload)
+            elif kind == channel.SHIPMENT:
+                shipping.receive(payload, self._reader.batches.popleft() if header[2] else ())
             else:
                 state = pickle.loads(payload)
                 self._root = state.get("root", self._root)
                 self._setup = state.get("setup", self._setup)
                 if "unshared" in state:
-                    sharing.forget(state["unshared"])
+                    shipping.forget(state["unshared"])
                 if "path" in state:
                     sys.path[:] = state["path"]
                     importlib.invalidate_caches()

@@ -9,6 +9,7 @@ from taskrun.testing.control import ControlBehaviours
 from taskrun.testing.ending import EndBehaviours
 from taskrun.testing.failures import FailureBehaviours
 from taskrun.testing.maps import MapBehaviours
+from taskrun.testing.primitives import PrimitiveBehaviours
 from taskrun.testing.results import ResultBehaviours
 from taskrun.testing.settings import SettingsBehaviours
 from taskrun.testing.surroundings import SurroundingsBehaviours
@@ -25,6 +26,7 @@ class BackendConformance(
     SurroundingsBehaviours,
     WorkerBehaviours,
     SettingsBehaviours,
+    PrimitiveBehaviours,
     EndBehaviours,
 ):
     """Inherit it, name your backend, and pytest runs the behaviours against it."""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     import taskrun
 
+pytestmark = pytest.mark.usefixtures("collected")
+
 
 class TaskrunBackend(ParallelBackendBase):
     supports_retrieve_callback = True

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 np, linear = library("numpy"), library("sklearn.linear_model")
 selection, exceptions = library("sklearn.model_selection"), library("sklearn.exceptions")
 
+pytestmark = pytest.mark.usefixtures("collected")
+
 X = np.random.default_rng(0).normal(size=(40, 3))
 y = X @ [1, 2, 3]
 

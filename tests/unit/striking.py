@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import CodeType, FrameType
 
-__all__ = ["at_each_moment"]
+__all__ = ["STEP", "at_each_moment"]
+
+STEP = int(os.environ.get("TASKRUN_STRIKE_STEP", "3"))
+"""Each how manyth moment is struck. All of them (1) take minutes: `make strikes`."""
 
 T = TypeVar("T")
 
@@ -82,7 +85,7 @@ def _strike(moment: int) -> Iterator[list[str]]:
 
 
 def at_each_moment(before: Callable[[], T], act: Callable[[T], object], check: Callable[[T, str], object]) -> int:
-    """Call *act* again and again, struck at the first moment, the second, ... until it gets through; *check* after each strike.
+    """Call *act* again and again, struck at one moment after the other until it gets through; *check* after each strike.
 
     Both get what *before* returned, and *check* the place where it struck. Returns how many moments there were.
     """
@@ -98,4 +101,4 @@ def at_each_moment(before: Callable[[], T], act: Callable[[T], object], check: C
         if not where:
             return moment
         check(subject, where[0] if struck else f"{where[0]}, swallowed")
-        moment += 1
+        moment += STEP

@@ -14,16 +14,19 @@ import taskrun
 PACKAGE = Path(taskrun.__file__).parent
 
 LAYERS: dict[str, str] = {
-    "values": "errors options retry units cpus threads lifetime importable bell",
+    "values": "errors options retry units cpus threads lifetime importable bell shipping",
     "core": (
-        "task future scheduler completing closing deadlines task_queue timer callbacks room serialization sharing by_value "
-        "reach reducers rebuild stand_in blame exception_text exceptions coroutines progress waiting awaiting"
+        "task future scheduler completing closing deadlines task_queue timer callbacks room serialization sharing primitives "
+        "by_value reach reducers rebuild stand_in blame exception_text exceptions coroutines progress waiting awaiting"
     ),
     "contract": "backends.base",
     "engine": "engine",
     "backends": "backends",
     "choice": "plugins settings setting_checks config config_apply config_files config_layers choice",
-    "front": "executor submitting mapping map_feed map_window map_types default_executor",
+    "front": (
+        "executor submitting mapping map_feed map_window map_types default_executor context process_context thread_context "
+        "thread_pipe thread_process"
+    ),
     "public": "taskrun testing",
     "command": "cli __main__",
 }

@@ -1,0 +1,97 @@
+"""Has multiprocessing start processes that do not run the user's `__main__` again, wherever we are.
+
+It runs `__main__` in each process, so that a program needs a guard; workers do not, since what is defined there travels by
+value. There is no switch for it: its function that says what a new process does first is wrapped, once; for other threads the
+wrapper changes nothing. And it refuses to start a process in one of its daemons, whose children nobody would end; ours are
+ended by the kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+import threading
+from multiprocessing import process, spawn
+from typing import TYPE_CHECKING, Any
+
+from taskrun.importable import loaded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["forget_fork_server", "without_main"]
+
+_starting = threading.local()
+_patch = threading.Lock()
+
+
+@contextlib.contextmanager
+def without_main() -> Iterator[None]:
+    """A context in which this thread starts processes so."""
+    with _patch:
+        if not hasattr(spawn.get_preparation_data, "taskrun"):
+            spawn.get_preparation_data = _wrapped(spawn.get_preparation_data)
+    _take_fork_server_over()
+    _starting.now = True
+    _no_daemon(1)
+    try:
+        yield
+    finally:
+        _no_daemon(-1)
+        _starting.now = False
+
+
+_without = [0, None]  # how many threads start processes now; what the flag was before
+
+
+def _no_daemon(change: int) -> None:
+    config = process.current_process()._config  # type: ignore[attr-defined]
+    with _patch:
+        if not _without[0]:
+            _without[1] = config.get("daemon")
+        _without[0] += change  # type: ignore[operator]
+        config["daemon"] = False if _without[0] else _without[1]
+
+
+def _wrapped(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    @functools.wraps(original)
+    def get_preparation_data(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        ours = getattr(_starting, "now", False)
+        try:
+            data = original(*args, **kwargs)
+        except FileNotFoundError:  # the working directory was removed; workers are told of it by `surroundings`
+            if not ours:
+                raise
+            data = {"authkey": process.current_process().authkey, "sys_path": sys.path.copy(), "sys_argv": sys.argv}
+        if ours:
+            for key in ("init_main_from_name", "init_main_from_path", "main_path"):
+                data.pop(key, None)
+        return data
+
+    get_preparation_data.taskrun = True  # type: ignore[attr-defined]
+    return get_preparation_data
+
+
+def _take_fork_server_over() -> None:
+    """Have a new fork server started if the one that multiprocessing knows is our parent's, which it cannot tell itself."""
+    pid = getattr(loaded("multiprocessing.forkserver", "_forkserver"), "_forkserver_pid", None)
+    if pid is not None:
+        try:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            forget_fork_server()
+
+
+def forget_fork_server() -> None:
+    """In a forked child: the fork server is the parent's, and multiprocessing would stop it at the child's exit."""
+    server = loaded("multiprocessing.forkserver", "_forkserver")
+    if server is None:
+        return
+    server._lock = threading.Lock()  # another thread may have held it when we were forked
+    alive, server._forkserver_alive_fd = server._forkserver_alive_fd, None
+    server._forkserver_pid = server._forkserver_address = None
+    if alive is not None:
+        with contextlib.suppress(OSError):
+            os.close(alive)

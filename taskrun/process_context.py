@@ -1,0 +1,97 @@
+"""What goes with backends whose tasks run in other processes: multiprocessing's own, made so that running workers can get it.
+
+Locks and queues are those of a start method that pickles them: what a *fork* context makes has no name that a worker could find
+it by, unless it was forked later. `Process` is multiprocessing's own and keeps its rules.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from multiprocessing import context as contexts
+from typing import TYPE_CHECKING, Any
+
+from taskrun.primitives import note_lock
+
+if TYPE_CHECKING:
+    from taskrun.engine.launch import StartMethod
+
+__all__ = ["make_process_context"]
+
+_PASSED_ON = (
+    *("Semaphore", "BoundedSemaphore", "Condition", "Event", "Barrier", "Queue", "JoinableQueue", "SimpleQueue", "Pipe"),
+    *("RawValue", "RawArray", "Value", "Array"),
+)
+
+
+class _Common(contexts.BaseContext):
+    """A context of multiprocessing's, for one backend."""
+
+    def __init__(self, backend: str, method: StartMethod) -> None:
+        self._backend = backend
+        self._method = method
+        if method == "fork":
+            inner = multiprocessing.get_context("spawn")
+            for name in _PASSED_ON:
+                setattr(self, name, getattr(inner, name))
+        else:
+            inner = super()  # type: ignore[assignment]
+        self._inner = inner
+
+    def Lock(self) -> Any:  # noqa: N802 - multiprocessing's names, here and below
+        """Return a lock; if a worker dies with it, `WorkerCrashedError.held_locks` says so."""
+        return note_lock(self._inner.Lock())
+
+    def RLock(self) -> Any:  # noqa: N802
+        """Return a lock that its holder can acquire again, likewise."""
+        return note_lock(self._inner.RLock())
+
+    def Pool(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
+        """Return a `taskrun.Pool` on this backend."""
+        from taskrun.pool import Pool
+
+        return Pool(*args, context=self, backend=self._backend, **kwargs)
+
+    def Manager(self) -> Any:  # noqa: N802
+        """Return a manager with a process of its own; it does not run `__main__` unless a type registered there needs it."""
+        from multiprocessing.managers import SyncManager
+
+        registered = SyncManager._registry  # type: ignore[attr-defined]
+        if any(getattr(entry[0], "__module__", None) == "__main__" for entry in registered.values()):
+            return super().Manager()
+        from taskrun.engine.without_main import without_main
+
+        manager = SyncManager(ctx=self)
+        with without_main():
+            manager.start()
+        return manager
+
+    @property
+    def BaseManager(self) -> Any:  # noqa: N802
+        """multiprocessing's class, to register types with."""
+        from multiprocessing.managers import BaseManager
+
+        return BaseManager
+
+    def __reduce__(self) -> Any:
+        return make_process_context, (self._backend, self._method)
+
+    def __repr__(self) -> str:
+        return f"<taskrun context of backend {self._backend!r}, start method {self._method!r}>"
+
+
+class _Spawn(_Common, contexts.SpawnContext):
+    pass
+
+
+class _Fork(_Common, contexts.ForkContext):
+    pass
+
+
+class _ForkServer(_Common, contexts.ForkServerContext):
+    pass
+
+
+def make_process_context(backend: str, method: StartMethod) -> contexts.BaseContext:
+    """Return the context of *backend* whose `Process` starts by *method*."""
+    kinds: dict[StartMethod, type[_Common]] = {"spawn": _Spawn, "fork": _Fork, "forkserver": _ForkServer}
+    return kinds[method](backend, method)

@@ -1,0 +1,194 @@
+"""What goes with backends whose tasks run in this process: threading's locks, queues, and the kinds of multiprocessing.dummy.
+
+They have the interface that they have between processes, so that a program need not know which of the two it got.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import TYPE_CHECKING, Any
+
+from taskrun.thread_pipe import ThreadConnection, pipe
+from taskrun.thread_process import ThreadProcess, active_children
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["ThreadContext"]
+
+
+class ThreadQueue(queue.Queue[Any]):
+    """A queue that can be closed, as one between processes."""
+
+    _closed = False
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Put an object. Raises queue.Full, or ValueError when the queue was closed."""
+        self._check_open()
+        super().put(item, block, timeout)
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Take an object. Raises queue.Empty, or ValueError when the queue was closed."""
+        self._check_open()
+        return super().get(block, timeout)
+
+    def close(self) -> None:
+        """Let nobody use it any more."""
+        self._closed = True
+
+    def join_thread(self) -> None:
+        """Do nothing: what was put is there. Raises AssertionError before `close`, as the original."""
+        if not self._closed:
+            raise AssertionError(f"Queue {self!r} not closed")
+
+    def cancel_join_thread(self) -> None:
+        """Do nothing: nothing would be waited for."""
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"Queue {self!r} is closed")
+
+
+class ThreadSimpleQueue:
+    """`put`, `get`, `empty` and `close`, no more."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._closed = False
+
+    def put(self, obj: Any) -> None:
+        """Put an object. Raises OSError when the queue was closed."""
+        self._check_open()
+        self._queue.put(obj)
+
+    def get(self) -> Any:
+        """Take an object; waits for one. Raises OSError when the queue was closed."""
+        self._check_open()
+        return self._queue.get()
+
+    def empty(self) -> bool:
+        """Return whether nothing is in it now."""
+        self._check_open()
+        return self._queue.empty()
+
+    def close(self) -> None:
+        """Let nobody use it any more."""
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise OSError("handle is closed")
+
+
+class ThreadContext:
+    """The context of a backend whose workers are threads."""
+
+    Process = ThreadProcess
+    Lock = staticmethod(threading.Lock)
+    RLock = staticmethod(threading.RLock)
+    Semaphore = threading.Semaphore
+    BoundedSemaphore = threading.BoundedSemaphore
+    Condition = threading.Condition
+    Event = threading.Event
+    Barrier = threading.Barrier
+    Queue = ThreadQueue
+    JoinableQueue = ThreadQueue
+    SimpleQueue = ThreadSimpleQueue
+    current_process = staticmethod(threading.current_thread)
+    active_children = staticmethod(active_children)
+
+    def __init__(self, backend: str) -> None:
+        self._backend = backend
+
+    def Pipe(self, duplex: bool = True) -> tuple[ThreadConnection, ThreadConnection]:  # noqa: N802 - multiprocessing's names
+        """Return two connected ends; without *duplex* the first only receives and the second only sends."""
+        return pipe(duplex)
+
+    def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:  # noqa: N802
+        """Return a ctypes object. Raises TypeError for a wrong type code."""
+        from multiprocessing import sharedctypes
+
+        return sharedctypes.RawValue(typecode_or_type, *args)
+
+    def RawArray(self, typecode_or_type: Any, size_or_initializer: Any) -> Any:  # noqa: N802
+        """Return a ctypes array. Raises TypeError for a wrong type code."""
+        from multiprocessing import sharedctypes
+
+        return sharedctypes.RawArray(typecode_or_type, size_or_initializer)
+
+    def Value(self, typecode_or_type: Any, *args: Any, lock: Any = True) -> Any:  # noqa: N802
+        """Return a ctypes object with a lock; with ``lock=False`` as `RawValue`."""
+        from multiprocessing import sharedctypes
+
+        return sharedctypes.Value(typecode_or_type, *args, lock=_lock_for(lock))
+
+    def Array(self, typecode_or_type: Any, size_or_initializer: Any, *, lock: Any = True) -> Any:  # noqa: N802
+        """Return a ctypes array with a lock; with ``lock=False`` as `RawArray`."""
+        from multiprocessing import sharedctypes
+
+        return sharedctypes.Array(typecode_or_type, size_or_initializer, lock=_lock_for(lock))
+
+    def Manager(self) -> ThreadManager:  # noqa: N802
+        """Return a maker of lists, dictionaries and so on: threads share them as they are."""
+        return ThreadManager(self)
+
+    @property
+    def BaseManager(self) -> Any:  # noqa: N802
+        """multiprocessing's class, to register types with; its server is a process all the same."""
+        from multiprocessing.managers import BaseManager
+
+        return BaseManager
+
+    def Pool(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
+        """Return a `taskrun.Pool` on this backend."""
+        from taskrun.pool import Pool
+
+        return Pool(*args, backend=self._backend, **kwargs)
+
+    def cpu_count(self) -> int:
+        """Return how many CPUs the machine has."""
+        from multiprocessing import cpu_count
+
+        return cpu_count()
+
+    def __repr__(self) -> str:
+        return f"<taskrun context of backend {self._backend!r}>"
+
+
+def _lock_for(lock: Any) -> Any:
+    return threading.RLock() if lock is True or lock is None else lock
+
+
+class ThreadManager:
+    """Makes what a manager between processes makes, without a process."""
+
+    address = None
+    list = list
+    dict = dict
+
+    def __init__(self, context: ThreadContext) -> None:
+        from multiprocessing import managers
+
+        self.Namespace = managers.Namespace
+        self.Value = managers.Value  # type: ignore[attr-defined]
+        self.Array = managers.Array  # type: ignore[attr-defined]
+        self.Lock, self.RLock, self.Condition = context.Lock, context.RLock, context.Condition
+        self.Semaphore, self.BoundedSemaphore = context.Semaphore, context.BoundedSemaphore
+        self.Event, self.Barrier = context.Event, context.Barrier
+        self.Queue, self.JoinableQueue, self.Pool = context.Queue, context.JoinableQueue, context.Pool
+
+    def start(self) -> None:
+        """Do nothing: there is no process to start."""
+
+    def join(self, timeout: float | None = None) -> None:
+        """Do nothing: there is no process to wait for."""
+
+    def shutdown(self) -> None:
+        """Do nothing: what it made stays with those who have it."""
+
+    def __enter__(self) -> ThreadManager:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self.shutdown()
