@@ -82,7 +82,7 @@ def _helpers_descriptors() -> set[int]:
 
 
 def _is_for_good(target: str) -> bool:
-    """Return whether a library keeps a descriptor: libffi from ctypes' first callback on, multiprocessing for its shared heap."""
+    """Return whether a library keeps a descriptor: libffi from ctypes' first callback on, multiprocessing of its heap."""
     return os.path.basename(target).startswith(("libffi.so", f"pym-{os.getpid()}-"))
 
 

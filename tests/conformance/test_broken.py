@@ -6,12 +6,15 @@ outcome before it is reported.
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import itertools
+import queue
 import threading
 import time
 from contextlib import nullcontext
 from dataclasses import replace
+from multiprocessing import sharedctypes
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pytest
@@ -22,6 +25,8 @@ from taskrun.backends.thread import ThreadBackend
 from taskrun.coroutines import CoroutineRunner
 from taskrun.task import entered
 from taskrun.testing import BackendConformance
+from taskrun.testing.primitives import die_with
+from taskrun.thread_pipe import ThreadConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -112,6 +117,52 @@ class NeverMakesUp(Broken):
 
 class ClaimsToStopCoroutines(Broken):
     capabilities = replace(ThreadBackend.capabilities, kill="coroutines")
+
+
+class OwnPrimitives(Broken):
+    """Its tasks get locks, queues and values of their own."""
+
+    def before(self, task: Task) -> None:
+        task.args = tuple(_another(arg) for arg in task.args)
+
+
+def _another(obj: Any) -> Any:
+    context = taskrun.get_context("thread")
+    if isinstance(obj, (list, dict)):
+        return type(obj)(obj)
+    if isinstance(obj, ctypes._SimpleCData):
+        return context.RawValue(type(obj))
+    if isinstance(obj, sharedctypes.SynchronizedBase):
+        return context.Value(type(obj.get_obj()))
+    if isinstance(obj, ThreadConnection):
+        return context.Pipe()[0]
+    for name in ("Lock", "RLock", "Queue", "BoundedSemaphore", "Condition", "Event"):
+        made = getattr(context, name)()
+        if type(obj) is type(made):
+            return made
+    return obj
+
+
+class AnyLock(Broken):
+    """Its locks cannot be acquired again by who has them."""
+
+    def before(self, task: Task) -> None:
+        lock = threading.Lock()
+        task.args = [lock], lock
+
+
+class SilentAboutLocks(Broken):
+    """Does not look at the locks that a dead worker had."""
+
+    capabilities = replace(ThreadBackend.capabilities, crash_isolation=True)
+
+    def before(self, task: Task) -> None:
+        if task.fn is die_with:
+            task.fn, task.args = _die_in_silence, ()
+
+
+def _die_in_silence() -> None:
+    raise taskrun.WorkerCrashedError("it died")
 
 
 class ClaimsProcesses(Broken):
@@ -457,6 +508,17 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_start_method_and_its_synonym_choose_how_processes_are_made": (ClaimsOptions,),
     "test_thread_name_prefix_names_the_workers": (ClaimsOptions,),
     "test_check_pickle_finds_what_cannot_travel": (ClaimsOptions,),
+    # primitives
+    "test_a_lock_excludes_all_other_tasks": (OwnPrimitives,),
+    "test_an_rlock_is_one_lock_however_often_it_is_passed": (AnyLock,),
+    "test_shared_values_are_changed_for_all": (OwnPrimitives,),
+    "test_queues_carry_objects_both_ways": (OwnPrimitives,),
+    "test_simple_and_joinable_queues": (OwnPrimitives,),
+    "test_a_pipe_carries_objects_until_its_end_is_closed": (OwnPrimitives,),
+    "test_events_conditions_barriers_and_semaphores": (OwnPrimitives,),
+    "test_a_manager_has_lists_and_tables": (OwnPrimitives,),
+    "test_they_travel_in_closures_and_as_initargs_and_come_back_as_themselves": (OwnPrimitives,),
+    "test_a_lock_that_a_dead_worker_has_left_locked_is_reported": (SilentAboutLocks,),
     # ending
     "test_callbacks_run_in_order_and_errors_in_them_hurt_nobody": (NoCallbacks,),
     "test_a_callback_that_blocks_delays_no_result_and_no_deadline": (NoCallbacks,),
@@ -472,7 +534,16 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
 
 BEHAVIOURS = [name for name in dir(BackendConformance) if name.startswith("test_")]
 
-FAILURES = (AssertionError, TimeoutError, TypeError, taskrun.TaskrunError, OSError, pytest.fail.Exception)
+FAILURES = (
+    AssertionError,
+    TimeoutError,
+    TypeError,
+    taskrun.TaskrunError,
+    OSError,
+    queue.Empty,
+    EOFError,
+    pytest.fail.Exception,
+)
 
 
 def test_every_behaviour_has_a_backend_that_breaks_it() -> None:
