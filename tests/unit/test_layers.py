@@ -23,7 +23,7 @@ LAYERS: dict[str, str] = {
     "engine": "engine",
     "backends": "backends",
     "choice": "plugins settings setting_checks config config_apply config_files config_layers choice",
-    "front": "executor submitting mapping map_feed map_window map_types default_executor",
+    "front": "executor submitting mapping map_feed map_window map_types default_executor pool pool_feed pool_results",
     "public": "taskrun testing",
     "command": "cli __main__",
 }
