@@ -28,6 +28,7 @@ from taskrun.errors import (
 )
 from taskrun.executor import Executor
 from taskrun.future import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Future
+from taskrun.pool import Pool
 from taskrun.retry import Retry
 from taskrun.sharing import shared
 from taskrun.task import current_task
@@ -47,6 +48,7 @@ __all__ = [
     "Future",
     "InitializerError",
     "JournalError",
+    "Pool",
     "QueueFullError",
     "RemoteError",
     "RemoteTraceback",

@@ -61,6 +61,8 @@ class Closing:
         self._ending = False  # a thread is in `_end`
         self._ended = False  # ... or was, and got through
         self._given_up = False  # it was interrupted and did not end: nobody waits for it any more
+        self.stops_at_exit = False
+        """At interpreter exit what is left to do is stopped, not waited for."""
         self._end_bell = Bell()  # rings when `_ended` is set
         self._broken: BaseException | None = None  # as told to whoever submits; every future gets one of its own
         self.dropped: object = None  # the executor's weak reference to itself, kept alive for its callback

@@ -49,8 +49,8 @@ def context_of(backend: Backend, settings: WorkerSettings) -> Any:
         from taskrun.process_context import make_process_context
 
         # A backend that does not let the user choose has inherited everything.
-        method = chosen_method(settings) if "start_method" in backend.option_names else "fork"
-        return make_process_context(backend.name, method)
+        chosen = chosen_method(settings) if "start_method" in backend.option_names else None
+        return make_process_context(backend.name, chosen)
     return _Poor(backend.name, ["Queue"] if kind == "Queue" else [])
 
 
@@ -58,14 +58,14 @@ class _Poor:
     """The context of a backend that has few of these, or none."""
 
     def __init__(self, backend: str, has: list[str]) -> None:
-        self._backend = backend
+        self.backend_name = backend
         self._has = has
 
     def Pool(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 - multiprocessing's names, here and below
         """Return a `taskrun.Pool` on this backend."""
         from taskrun.pool import Pool
 
-        return Pool(*args, backend=self._backend, **kwargs)
+        return Pool(*args, context=self, **kwargs)
 
     def Queue(self, maxsize: int = 0) -> Any:  # noqa: N802
         """Return a queue between interpreters, for objects that can be pickled."""
@@ -83,12 +83,12 @@ class _Poor:
 
     def __getattr__(self, name: str) -> Any:
         if name not in NAMES:
-            raise AttributeError(f"a context of backend {self._backend!r} has no {name!r}")
+            raise AttributeError(f"a context of backend {self.backend_name!r} has no {name!r}")
         self._refuse(name)
 
     def _refuse(self, name: str) -> NoReturn:
         has = f"only {', '.join(self._has)}" if self._has else "none of these"
         raise NotImplementedError(
-            f"{name} cannot be had on backend {self._backend!r}, whose tasks could not use it (it has {has}): take "
+            f"{name} cannot be had on backend {self.backend_name!r}, whose tasks could not use it (it has {has}): take "
             'taskrun.get_context("thread") or get_context("process") and an executor of that kind, or pass values and results'
         )

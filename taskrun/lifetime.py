@@ -54,14 +54,20 @@ def _snapshot() -> list[Scheduler]:
 
 
 def _at_exit() -> None:
-    """Run everything submitted to its end, as the standard executors do; Ctrl-C meanwhile stops it."""
+    """Run everything submitted to its end, as the standard executors do; Ctrl-C meanwhile stops it.
+
+    Not what a `Pool` has left to do: as in the standard library, that is stopped.
+    """
     global _exiting
     schedulers: list[Scheduler] = []
     try:
         _exiting = True
         schedulers = _snapshot()
         for scheduler in schedulers:
-            scheduler.close()
+            if scheduler.stops_at_exit:
+                scheduler.interrupt()
+            else:
+                scheduler.close()
         for scheduler in schedulers:
             scheduler.wait_closed()
     except BaseException:

@@ -61,6 +61,7 @@ class Feed:
         self.options = options
         self.sized = total is not None
         self.unread = True
+        self._read_by_taker = total is None  # and by nobody else: when the executor is closed, nothing more is read
         self._total = total
         self._fn = fn
         self._calls = calls
@@ -89,9 +90,9 @@ class Feed:
     def open(self) -> None:
         """Submit the first window. Raises as `submit` does."""
         try:
-            if not self.sized:
+            if self._read_by_taker:
                 self.scheduler.watch(self)
-            elif self._total:
+            elif self._total != 0:
                 self.scheduler.hold(self)
             self._pump(reading=True)
         except BaseException as error:  # Ctrl-C: nobody will have the results to close
@@ -108,7 +109,7 @@ class Feed:
                 for future in ended:
                     (self._queue if future in self._open else self._early).append(future)
             self._changed.ring()
-            pump = self.sized and self._lacking()
+            pump = not self._read_by_taker and self._lacking()
         if self._reporter is not None:
             self._reporter.ended(ended)
             self._report_the_end()
@@ -170,11 +171,19 @@ class Feed:
         """Return whether a result can be handed out. Under the lock."""
         return bool(self._queue) and self._queue[0].done()
 
+    def _submitting(self) -> bool:
+        """Return whether somebody submits more without being asked. Under the lock."""
+        return self._pump_thread != 0
+
+    def _at_hand(self) -> bool:
+        """Return whether there is a future to hand out. Under the lock."""
+        return bool(self._queue)
+
     def _submit(self, room: int) -> None:
         """Submit up to *room* items. The pump only; not under the lock."""
         calls = self._read(room)
         if calls:
-            if not self.sized:
+            if self._read_by_taker:
                 self.scheduler.check_open()
             first = self._index
             with self._lock:
@@ -224,7 +233,7 @@ class Feed:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             with self._lock:
-                future = self._pop() if self._queue else None
+                future = self._pop() if self._at_hand() else None
                 lacking = self._lacking()
             if lacking and not self.scheduler.concurrent and self._index != self._total and _past(deadline):
                 # To submit is to wait there: the time is up for what comes next, as it is when one waits for a worker.
@@ -238,7 +247,7 @@ class Feed:
             if future is not None:
                 return future
             with self._lock:
-                if self._queue:
+                if self._at_hand():
                     continue
                 running = next(iter(self._open), None)
                 if running is None and self._over():
@@ -265,11 +274,11 @@ class Feed:
     def _wait(self, deadline: float | None) -> None:
         """Wait until something is done, or nothing will be."""
         with self._lock:
-            if self._queue or not (self._open or self._pump_thread):
+            if self._at_hand() or not (self._open or self._submitting()):
                 return
             gate = self._changed.listen()
         left = None if deadline is None else deadline - time.monotonic()
-        if not wait_at(gate, left) and not self._queue:
+        if not wait_at(gate, left) and not self._at_hand():
             raise TimeoutError
 
     def taken(self, value: Any) -> None:
@@ -280,7 +289,7 @@ class Feed:
     # -- ending ----------------------------------------------------------------------------------------------------------------
 
     def executor_closed(self, *, cancelled: bool) -> None:
-        if not self.sized:
+        if self._read_by_taker:
             return  # the next item that is read is refused
         if cancelled:
             self._stop(CancelledError())
@@ -299,7 +308,7 @@ class Feed:
             self._unwanted = True
             self._open, self._queue = {}, deque()
         # On `serial` the rest runs where the executor is shut down: in the user's thread, as everything on it.
-        if self._by_demand and self.sized and self.scheduler.concurrent:
+        if self._by_demand and not self._read_by_taker and self.scheduler.concurrent:
             self._run_to_the_end()
 
     def close(self) -> None:

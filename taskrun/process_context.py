@@ -26,9 +26,11 @@ _PASSED_ON = (
 class _Common(contexts.BaseContext):
     """A context of multiprocessing's, for one backend."""
 
-    def __init__(self, backend: str, method: StartMethod) -> None:
-        self._backend = backend
-        self._method = method
+    def __init__(self, backend: str, method: StartMethod, chosen: StartMethod | None) -> None:
+        self.backend_name = backend
+        self.backend_options = {} if chosen is None else {"start_method": chosen}
+        """What executors with workers of this kind are made with."""
+        self._chosen = chosen
         if method == "fork":
             inner = multiprocessing.get_context("spawn")
             for name in _PASSED_ON:
@@ -49,7 +51,7 @@ class _Common(contexts.BaseContext):
         """Return a `taskrun.Pool` on this backend."""
         from taskrun.pool import Pool
 
-        return Pool(*args, context=self, backend=self._backend, **kwargs)
+        return Pool(*args, context=self, **kwargs)
 
     def Manager(self) -> Any:  # noqa: N802
         """Return a manager with a process of its own; it does not run `__main__` unless a type registered there needs it."""
@@ -73,10 +75,10 @@ class _Common(contexts.BaseContext):
         return BaseManager
 
     def __reduce__(self) -> Any:
-        return make_process_context, (self._backend, self._method)
+        return make_process_context, (self.backend_name, self._chosen)
 
     def __repr__(self) -> str:
-        return f"<taskrun context of backend {self._backend!r}, start method {self._method!r}>"
+        return f"<taskrun context of backend {self.backend_name!r}, start method {self.get_start_method()!r}>"
 
 
 class _Spawn(_Common, contexts.SpawnContext):
@@ -91,7 +93,8 @@ class _ForkServer(_Common, contexts.ForkServerContext):
     pass
 
 
-def make_process_context(backend: str, method: StartMethod) -> contexts.BaseContext:
-    """Return the context of *backend* whose `Process` starts by *method*."""
+def make_process_context(backend: str, chosen: StartMethod | None) -> contexts.BaseContext:
+    """Return the context of *backend*, for the start method that was chosen, or forks on one that has no choice."""
+    method: StartMethod = chosen or "fork"
     kinds: dict[StartMethod, type[_Common]] = {"spawn": _Spawn, "fork": _Fork, "forkserver": _ForkServer}
-    return kinds[method](backend, method)
+    return kinds[method](backend, method, chosen)

@@ -33,6 +33,7 @@ from taskrun.threads import call_soon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+    from concurrent import futures as standard
     from contextlib import AbstractContextManager
     from contextvars import Context
 
@@ -65,10 +66,21 @@ class Scheduler(Completing):
     # -- for the executor ------------------------------------------------------------------------------------------------------
 
     def submit(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: TaskOptions
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: TaskOptions,
+        callback: Callable[[standard.Future[Any]], object] | None = None,
     ) -> Future[Any]:
-        """Queue one call and return its future; raises RuntimeError after shutdown, InitializerError when broken."""
+        """Queue one call and return its future; raises RuntimeError after shutdown, InitializerError when broken.
+
+        *callback* is a done callback that is there from the start: it never runs in the thread that submits, however soon the
+        task is over (on `serial`, where everything does, it does).
+        """
         future: Future[Any] = Future(self)
+        if callback is not None:
+            future._callbacks = [callback]
         context = copy_context() if self._wants_context else None
         if sharing.in_use and not self._backend.pickles_arguments:
             fn, args, kwargs = sharing.unwrapped(fn, args, kwargs)

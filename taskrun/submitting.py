@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from taskrun.options import TaskOptions
     from taskrun.scheduler import Scheduler
 
-__all__ = ["OptionsView", "Submitting"]
+__all__ = ["OptionsView", "Star", "Submitting"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -104,7 +104,7 @@ class Submitting(standard.Executor):
         buffersize: int | None = None,
     ) -> MapResults[Any]:
         """Do as `map` does, with each item of *iterable* holding all the arguments of one call."""
-        return self._map(_Star(fn), (iterable,), timeout, chunksize, buffersize, ordered=True)
+        return self._map(Star(fn), (iterable,), timeout, chunksize, buffersize, ordered=True)
 
     def _map(
         self,
@@ -154,7 +154,7 @@ class OptionsView(Submitting):
         raise RuntimeError("this is a view made by Executor.options(); use `with` on the executor itself")
 
 
-class _Star:
+class Star:
     """Spreads one item over the arguments of a function; a class, so that it pickles."""
 
     def __init__(self, fn: Callable[..., Any]) -> None:

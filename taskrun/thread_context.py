@@ -99,7 +99,7 @@ class ThreadContext:
     active_children = staticmethod(active_children)
 
     def __init__(self, backend: str) -> None:
-        self._backend = backend
+        self.backend_name = backend
 
     def Pipe(self, duplex: bool = True) -> tuple[ThreadConnection, ThreadConnection]:  # noqa: N802 - multiprocessing's names
         """Return two connected ends; without *duplex* the first only receives and the second only sends."""
@@ -144,7 +144,7 @@ class ThreadContext:
         """Return a `taskrun.Pool` on this backend."""
         from taskrun.pool import Pool
 
-        return Pool(*args, backend=self._backend, **kwargs)
+        return Pool(*args, context=self, **kwargs)
 
     def cpu_count(self) -> int:
         """Return how many CPUs the machine has."""
@@ -153,7 +153,7 @@ class ThreadContext:
         return cpu_count()
 
     def __repr__(self) -> str:
-        return f"<taskrun context of backend {self._backend!r}>"
+        return f"<taskrun context of backend {self.backend_name!r}>"
 
 
 def _lock_for(lock: Any) -> Any:

@@ -141,6 +141,8 @@ class AsyncioBackend(ThreadLikeBackend):
         """Start threads for the tasks that are held, if those that are idle do not suffice; *least*: so many at any rate."""
         while True:
             with self._scheduler.lock:
+                if self._over:
+                    return  # nothing is left to do, and nobody would tell this one
                 busy = sum(type(each) is _Worker for each in self._busy.values())
                 if len(self._workers) - busy >= max(least, len(self._held)):
                     return

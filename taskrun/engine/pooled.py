@@ -101,13 +101,16 @@ class PooledWorker(KeptProcess):
         *lost* is called in the pool's thread when an answer cannot be read.
         """
         streams = [Attached(fd) if posix.is_open(fd) else None for fd in (1, 2)]
-        inherited = Attached(self._theirs), Attached(self._notes), Attached(self._their_hands.fileno())
-        initargs = (parent, *inherited, streams)
+        hands = self._their_hands.detach()  # a forked process would close it, with all that is ours
+        initargs = (parent, Attached(self._theirs), Attached(self._notes), Attached(hands), streams)
         for stream in (sys.stdout, sys.stderr):  # what is buffered now would be written by a forked process as well
             with contextlib.suppress(Exception):
                 stream.flush()
-        with fork_warning_ignored("multiprocessing.popen_fork"):
-            pool = SmallPool(context, pool_worker.attach, initargs, lost)
+        try:
+            with fork_warning_ignored("multiprocessing.popen_fork"):
+                pool = SmallPool(context, pool_worker.attach, initargs, lost)
+        finally:
+            os.close(hands)
         self.pool = pool
         pid = pool.process.pid
         assert pid is not None  # noqa: S101 - it was started
@@ -116,7 +119,6 @@ class PooledWorker(KeptProcess):
             self.pidfd = os.pidfd_open(pid)
         os.close(self._theirs)
         self._theirs = -1
-        self._their_hands.close()
 
     # -- giving it work --------------------------------------------------------------------------------------------------------
 

@@ -41,3 +41,14 @@ def test_a_coroutine_that_ends_before_its_killer_has_spoken_was_killed_all_the_s
         assert started.wait(PATIENCE)
         assert future.kill()
         assert isinstance(future.exception(PATIENCE), taskrun.TaskKilledError)
+
+
+def test_one_that_is_stopped_before_it_had_anything_to_do_starts_no_thread() -> None:
+    before = set(threading.enumerate())
+    for _ in range(20):
+        ex = taskrun.Executor("asyncio", max_workers=2)
+        ex.shutdown(wait=False)
+        ex._backend.join()
+        ex.terminate_workers()
+        assert ex.stats()["workers"] == [ex._backend.thread.name]  # type: ignore[attr-defined]
+    assert {type(thread).__name__ for thread in set(threading.enumerate()) - before} <= {"OwnThread"}

@@ -1,0 +1,216 @@
+"""How the maps of a `Pool` submit their items: the feed of `Executor.map`, with what is otherwise in `multiprocessing.Pool`.
+
+`Collecting` is for `map_async`: nobody iterates, so the results are gathered as the tasks end. `OnDemand` is for `imap`: it
+runs ahead of whoever iterates, as far as the window goes, also after `close`; an item's error does not end it. `ReadAhead` is
+that with an input that may block or run the user's code: a thread of its own reads it, so that `next(timeout)` is on time and
+results come while the input waits.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import CancelledError
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from taskrun.bell import Bell, wait_at
+from taskrun.map_feed import Feed
+from taskrun.threads import OwnThread
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from taskrun.future import Future
+    from taskrun.options import TaskOptions
+    from taskrun.scheduler import Scheduler
+
+__all__ = ["Collecting", "OnDemand", "demanded", "error_of", "tell_of"]
+
+_log = logging.getLogger("taskrun")
+
+_IN_MEMORY = (list, tuple, range, str, bytes, bytearray, dict, set, frozenset)
+"""Inputs of exactly these types are collected at the call: reading them runs nobody's code and waits for nothing."""
+
+
+class Collecting(Feed):
+    """The items of a `map_async`. *on_end* gets the results and, if there is one, the first error in the order of the input."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        fn: Callable[..., Any],
+        items: list[Any],
+        options: TaskOptions,
+        on_end: Callable[[list[Any], BaseException | None], object],
+    ) -> None:
+        calls, total = zip(items, strict=True), len(items)
+        super().__init__(scheduler, fn, calls, options, total=total, buffersize=None, ordered=True, reporter=None)
+        self._on_end: Callable[[list[Any], BaseException | None], object] | None = on_end
+        self._values: list[Any] = []
+        self._failed: Future[Any] | None = None
+
+    def open(self) -> None:
+        super().open()
+        if not self.scheduler.concurrent:  # all of it runs here and now
+            self._run_to_the_end()
+
+    def advance(self, ended: Sequence[Future[Any]]) -> None:
+        super().advance(ended)
+        self._collect()
+
+    def executor_closed(self, *, cancelled: bool) -> None:
+        super().executor_closed(cancelled=cancelled)
+        self._collect()
+
+    def _pump(self, *, reading: bool) -> None:
+        super()._pump(reading=reading)
+        self._collect()
+
+    def _collect(self) -> None:
+        """Gather what has ended, in the order of the input; after the last one tell. Not under the lock."""
+        let_go = []  # outside of the lock: the last reference to an error may run the user's code
+        on_end = None
+        with self._lock:
+            while self._ready():
+                future = self._pop()
+                let_go.append(future)
+                if future.cancelled() or future._exception is not None:
+                    self._failed = self._failed or future
+                elif self._failed is None:
+                    self._values.append(future._result)
+            if self._exhausted and not (self._open or self._pump_thread):
+                on_end, self._on_end = self._on_end, None
+        if on_end is not None:
+            error = self._error if self._failed is None else error_of(self._failed)
+            on_end(self._values, error)
+
+
+class OnDemand(Feed):
+    """The items of an `imap` over an input in memory."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        fn: Callable[..., Any],
+        items: Iterable[Any],
+        options: TaskOptions,
+        *,
+        total: int | None,
+        ordered: bool,
+    ) -> None:
+        calls = zip(items, strict=True) if total is not None else _calls(items)
+        super().__init__(scheduler, fn, calls, options, total=total, buffersize=None, ordered=ordered, reporter=None)
+        self._by_demand = True
+        self._read_by_taker = False
+
+    @property
+    def submitted(self) -> int:
+        """How many items the input has given."""
+        return self._index
+
+    @property
+    def reading(self) -> bool:
+        """Whether there may be more in the input."""
+        return not self._exhausted
+
+    def _at_hand(self) -> bool:
+        return self._ready()  # one that is not done stays: a `next` that timed out has lost nothing
+
+    def take(self, timeout: float | None) -> Future[Any] | None:
+        """Return the next future that is done, None at the end. Raises TimeoutError, or what ended the input (`ended_by`)."""
+        return super().take(timeout if self.scheduler.concurrent else None)  # there to wait is to run: it is over at once
+
+    def ended_by(self, error: BaseException) -> bool:
+        """Return whether `take` raised *error* since nothing more will come."""
+        return error is self._error
+
+    def executor_closed(self, *, cancelled: bool) -> None:
+        if cancelled:
+            super().executor_closed(cancelled=True)
+
+    def run_to_the_end(self) -> None:
+        """Submit all that the input gives, whoever asks for results: the pool waits for its end. Results are kept."""
+        if not self._exhausted:
+            self._run_to_the_end()
+
+
+class ReadAhead(OnDemand):
+    """The items of an `imap` over any other input, which is read by a thread of its own: that one alone is the pump."""
+
+    def __init__(
+        self, scheduler: Scheduler, fn: Callable[..., Any], items: Iterable[Any], options: TaskOptions, *, ordered: bool
+    ) -> None:
+        super().__init__(scheduler, fn, items, options, total=None, ordered=ordered)
+        self._wanted = Bell()  # rings when the reader has to look again
+        self._reader = OwnThread(f"{scheduler.settings.name}-imap", self._read_on)
+
+    def open(self) -> None:
+        try:
+            self.scheduler.hold(self)
+            self._reader.start()
+        except BaseException as error:  # no thread is to be had, or Ctrl-C
+            self._stop(error)
+            raise
+
+    def _pump(self, *, reading: bool) -> None:
+        with self._lock:
+            self._wanted.ring()
+
+    def _submitting(self) -> bool:
+        return not self._exhausted
+
+    def _read_on(self) -> None:
+        while True:
+            with self._lock:
+                if self._exhausted:
+                    return
+                gate = self._wanted.listen()
+            with suppress(BaseException):  # SystemExit, say: whoever asks for the results is told
+                super()._pump(reading=False)
+            if not self._exhausted:
+                wait_at(gate, None)
+
+    def _read(self, room: int) -> list[tuple[Any, ...]]:
+        calls = super()._read(room)
+        self._slow = False  # results do not wait for the input: it is another thread's
+        return calls
+
+    def _stop(self, error: BaseException | None) -> None:
+        super()._stop(error)
+        with self._lock:
+            self._wanted.ring()
+
+
+def demanded(
+    scheduler: Scheduler, fn: Callable[..., Any], items: Iterable[Any], options: TaskOptions, *, ordered: bool
+) -> OnDemand:
+    """Return the feed of an `imap`, not open yet."""
+    if type(items) in _IN_MEMORY:
+        kept = items if isinstance(items, range) else list(items)  # what the caller does to it later changes nothing
+        return OnDemand(scheduler, fn, kept, options, total=len(kept), ordered=ordered)
+    if scheduler.concurrent:
+        return ReadAhead(scheduler, fn, items, options, ordered=ordered)
+    return OnDemand(scheduler, fn, items, options, total=None, ordered=ordered)
+
+
+def _calls(items: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+    for item in items:  # here, not in the caller: also what is no iterable at all is the result's error
+        yield (item,)
+
+
+def error_of(future: Future[Any]) -> BaseException:
+    """Return the error of a future that has failed or was cancelled."""
+    return CancelledError() if future._exception is None else future._exception
+
+
+def tell_of(feeds: Sequence[OnDemand]) -> None:
+    """Say that `join` waits for these; where callbacks run, since logging may be the user's code."""
+    waiting = [feed for feed in feeds if feed.reading]
+    if waiting:
+        numbers = ", ".join(str(feed.submitted) for feed in waiting)
+        _log.warning(
+            "Pool.join() waits for the input of %d imap(s), which has given %s items so far and is not at its end: iterate the "
+            "results to the end before join(), or end the pool with terminate()",
+            len(waiting),
+            numbers,
+        )
