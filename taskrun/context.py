@@ -13,6 +13,7 @@ from taskrun.choice import choose
 from taskrun.config import resolve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from concurrent import futures as standard
 
     from taskrun.backends.base import Backend
@@ -61,11 +62,17 @@ class _Poor:
         self.backend_name = backend
         self._has = has
 
-    def Pool(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 - multiprocessing's names, here and below
+    def Pool(  # noqa: N802 - multiprocessing's names, here and below
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+    ) -> Any:
         """Return a `taskrun.Pool` on this backend."""
         from taskrun.pool import Pool
 
-        return Pool(*args, context=self, **kwargs)
+        return Pool(processes, initializer, initargs, maxtasksperchild, context=self)
 
     def Queue(self, maxsize: int = 0) -> Any:  # noqa: N802
         """Return a queue between interpreters, for objects that can be pickled."""

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from taskrun.primitives import note_lock
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from taskrun.engine.launch import StartMethod
 
 __all__ = ["make_process_context"]
@@ -47,11 +49,17 @@ class _Common(contexts.BaseContext):
         """Return a lock that its holder can acquire again, likewise."""
         return note_lock(self._inner.RLock())
 
-    def Pool(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
+    def Pool(  # noqa: N802
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+    ) -> Any:
         """Return a `taskrun.Pool` on this backend."""
         from taskrun.pool import Pool
 
-        return Pool(*args, context=self, **kwargs)
+        return Pool(processes, initializer, initargs, maxtasksperchild, context=self)
 
     def Manager(self) -> Any:  # noqa: N802
         """Return a manager with a process of its own; it does not run `__main__` unless a type registered there needs it."""

@@ -13,6 +13,7 @@ from taskrun.thread_pipe import ThreadConnection, pipe
 from taskrun.thread_process import ThreadProcess, active_children
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
     from types import TracebackType
 
 __all__ = ["ThreadContext"]
@@ -140,11 +141,17 @@ class ThreadContext:
 
         return BaseManager
 
-    def Pool(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802
+    def Pool(  # noqa: N802
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+    ) -> Any:
         """Return a `taskrun.Pool` on this backend."""
         from taskrun.pool import Pool
 
-        return Pool(*args, context=self, **kwargs)
+        return Pool(processes, initializer, initargs, maxtasksperchild, context=self)
 
     def cpu_count(self) -> int:
         """Return how many CPUs the machine has."""
