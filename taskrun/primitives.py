@@ -14,6 +14,7 @@ import errno
 import functools
 import os
 import sys
+import threading
 import time
 import types
 import weakref
@@ -178,6 +179,7 @@ class _Known:
         self.shipment: _Primitive | None = None
 
 
+_registry = threading.RLock()  # a collector in the middle of it may forget some
 _known: dict[int, _Known] = {}
 _by_key: dict[bytes, _Known] = {}
 
@@ -205,12 +207,18 @@ def reduce_primitive(obj: Any, dumps: Callable[[Any], bytes]) -> Any:
         shipment = _Primitive(shipping.new_key(), obj, dumps)
         found.append(shipment)
         return _another if within else _the_only, (shipment.key,)
-    known = _known.get(id(obj))
-    if known is None or known.ref() is not obj:
-        known = _know(obj, shipping.new_key(), came=False)
-    if known.shipment is None:
-        known.shipment = _Primitive(known.key, obj, dumps)
-    found.append(known.shipment)
+    with _registry:
+        known = _known.get(id(obj))
+        if known is None or known.ref() is not obj:
+            known = _know(obj, shipping.new_key(), came=False)
+    shipment = known.shipment
+    if shipment is None:
+        shipment = _Primitive(known.key, obj, dumps)  # the user's code: under no lock, so that two threads may make one
+        with _registry:
+            if known.shipment is None:
+                known.shipment = shipment
+            shipment = known.shipment
+    found.append(shipment)
     return _the_one, (known.key,)
 
 

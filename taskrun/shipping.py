@@ -107,7 +107,7 @@ class Shipped:
 
     def __init__(self) -> None:
         self._there: dict[bytes, weakref.ref[Shipment]] = {}
-        self._gone: deque[bytes] = deque()
+        self._gone: deque[tuple[bytes, weakref.ref[Shipment]]] = deque()
 
     def lacking(self, wanted: Iterable[Shipment]) -> list[Shipment]:
         """Return what has to be sent so that the worker has all that is *wanted*, in the order in which it needs it."""
@@ -117,7 +117,8 @@ class Shipped:
 
     def _look(self, wanted: Iterable[Shipment], missing: dict[bytes, Shipment]) -> None:
         for one in wanted:
-            if one.key not in self._there and one.key not in missing:
+            there = self._there.get(one.key)
+            if (there is None or there() is None) and one.key not in missing:
                 one.parts()  # only then it is known what it needs
                 self._look(one.needs, missing)
                 missing[one.key] = one
@@ -125,7 +126,7 @@ class Shipped:
     def note(self, one: Shipment) -> None:
         """Note that *one* is sent."""
         key, gone = one.key, self._gone
-        self._there[key] = weakref.ref(one, lambda _: gone.append(key))  # it may run anywhere, and does no more than this
+        self._there[key] = weakref.ref(one, lambda ref: gone.append((key, ref)))  # it may run anywhere, and does only this
 
     def __iter__(self) -> Iterator[Shipment]:
         """Yield what the worker has and somebody here still holds."""
@@ -135,13 +136,15 @@ class Shipped:
                 yield one
 
     def gone(self) -> list[bytes]:
-        """Return the keys of what it need not keep any more."""
-        return list(self._gone)
+        """Return the keys of what it need not keep any more. It has to be told so before anything else is sent."""
+        gone, there = self._gone, self._there
+        while gone and there.get(gone[0][0]) is not gone[0][1]:
+            gone.popleft()  # it was told
+        return [key for key, ref in list(gone) if there.get(key) is ref]
 
     def let_go(self, keys: list[bytes]) -> None:
-        """Note that it is told to let go of *keys*, the first of `gone`."""
+        """Note that it is told to let go of *keys*, which `gone` returned."""
         for key in keys:
-            self._gone.popleft()
             del self._there[key]
 
 

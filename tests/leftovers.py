@@ -44,15 +44,15 @@ class Inventory:
     def left_for_good(self) -> list[str]:
         """Return what is left of what had time to end."""
         deadline = time.monotonic() + PATIENCE
-        collected = False
+        looks = 0
         while found := self.left():
             if time.monotonic() > deadline:
                 return found
-            if not collected:
+            if looks % 100 == 0:
                 import gc
 
-                gc.collect()  # what a reference cycle holds is not lost
-                collected = True
+                gc.collect()  # what a reference cycle holds is not lost; a thread that ends may let go of one at its very end
+            looks += 1
             time.sleep(0.002)
         return []
 

@@ -92,9 +92,9 @@ class Sent:
         self._packed = None, [], []
         if slot is not None:
             self._has[slot.number] = slot.version
+        self.shipped.let_go(gone)
         for one in lacking:
             self.shipped.note(one)
-        self.shipped.let_go(gone)
         return lacking
 
 
@@ -119,8 +119,8 @@ class Received:
         """Keep what came with a call: from here on it is there, whatever becomes of the call. Runs nothing of the user's."""
         if packed.slot is not None and packed.function is not None:
             self._functions[packed.slot] = packed.function
-        self.take_pieces(packed.pieces)
         shipping.forget(packed.gone)
+        self.take_pieces(packed.pieces)
 
     def load(self, packed: Packed, name: str) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         """Return the call of the task *name*, which was taken. Raises SerializationError."""
