@@ -26,6 +26,7 @@ __all__ = [
     "Shipment",
     "Shipped",
     "arrived",
+    "collect_for_good",
     "collecting",
     "collector",
     "forget",
@@ -84,6 +85,13 @@ def collecting() -> Iterator[list[Shipment]]:
         yield found
     finally:
         _here.found = before
+
+
+def collect_for_good() -> list[Shipment]:
+    """Do as `collecting` until this thread ends; whoever reads the list clears it."""
+    found: list[Shipment] = []
+    _here.found = found
+    return found
 
 
 @contextmanager

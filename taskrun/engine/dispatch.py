@@ -71,6 +71,11 @@ class Dispatcher:
         self.suspects: deque[Task] = deque()
         """Tasks that took a worker down and run again: each alone, on a fresh worker."""
         self._in_hand: list[Task] = []  # pulled and neither sent nor returned yet
+        self._found: list[shipping.Shipment] = []
+
+    def begin(self) -> None:
+        """Have what this thread pickles from now on refer to what is shipped: for each task it is looked at what that is."""
+        self._found = shipping.collect_for_good()
 
     def drop(self) -> list[Task]:
         """Return the tasks that are in nobody's hands, after an error struck this thread in the middle of something."""
@@ -249,18 +254,19 @@ class Dispatcher:
         if unshared:
             handle.shipped.let_go(unshared)
             self._fleet.send_state(handle, {"unshared": unshared})
-        with shipping.collecting() as found:
-            for task in batch:
+        found = self._found
+        for task in batch:
+            try:
+                self._encode(handle, task, sequence, parts)
+                if found:
+                    self._ship(handle, found)
+                    found.clear()
+            except BaseException as error:  # pickling runs the user's code, which may raise anything
                 found.clear()
-                try:
-                    self._encode(handle, task, sequence, parts)
-                    if found:
-                        self._ship(handle, found)
-                except BaseException as error:  # pickling runs the user's code, which may raise anything
-                    failed.append((task, error if isinstance(error, SerializationError) else not_sent(error, task)))
-                    continue
-                sent.append(task)
-                sequence += 1
+                failed.append((task, error if isinstance(error, SerializationError) else not_sent(error, task)))
+                continue
+            sent.append(task)
+            sequence += 1
         if failed:
             self._not_sent(failed)
         if parts:

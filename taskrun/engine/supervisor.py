@@ -200,6 +200,7 @@ class Supervisor:
     # -- the thread ------------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        self._dispatcher.begin()
         while True:
             try:
                 if not self._turn():
