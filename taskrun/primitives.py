@@ -211,14 +211,12 @@ def reduce_primitive(obj: Any, dumps: Callable[[Any], bytes]) -> Any:
         known = _known.get(id(obj))
         if known is None or known.ref() is not obj:
             known = _know(obj, shipping.new_key(), came=False)
-    shipment = known.shipment
-    if shipment is None:
+    if known.shipment is None:
         shipment = _Primitive(known.key, obj, dumps)  # the user's code: under no lock, so that two threads may make one
         with _registry:
             if known.shipment is None:
                 known.shipment = shipment
-            shipment = known.shipment
-    found.append(shipment)
+    found.append(known.shipment)
     return _the_one, (known.key,)
 
 
