@@ -90,7 +90,7 @@ def test_a_map_that_fails_waits_for_all_its_items(make: Any, kind: str, tmp_path
 
 
 def test_of_several_errors_the_first_of_the_input_is_raised(make: Any, backend: str) -> None:
-    with pytest.raises(KeyError, match="^0$"):
+    with pytest.raises(KeyError, match=r"^0$"):
         make(backend, 4).map(jobs.late_error, range(4), 1)
 
 
