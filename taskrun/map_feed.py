@@ -148,7 +148,7 @@ class Feed:
             room = 0 if self._exhausted else self._window.size - self._taken()
             if room < self._window.enough:
                 room = 0
-            elif not self.sized and self._open:
+            elif self._by_demand and not self.sized and self._open:
                 late = self._slow or (since is not None and time.monotonic() - since > _READING)
                 if (late and self._ready()) or self._window.heavy(len(self._open), self._bytes):
                     room = 0

@@ -324,10 +324,11 @@ def test_an_imap_goes_on_after_close(make: Any, kind: str, items: Any) -> None:
     pool.join()
 
 
-def test_join_reads_the_rest_and_the_results_stay(make: Any, kind: str) -> None:
+@pytest.mark.parametrize("seconds", [0.0, 0.002])
+def test_join_reads_the_rest_and_the_results_stay(make: Any, kind: str, seconds: float) -> None:
     pool = make(kind)
-    count = 60 if kind == "fork" else 1000
-    iterator = pool.imap(jobs.identity, (number for number in range(count)))
+    count = 60 if kind == "fork" or seconds else 1000
+    iterator = pool.imap(jobs.identity, (number for number in range(count) if time.sleep(seconds) is None))
     pool.close()
     pool.join()
     assert list(iterator) == list(range(count))
