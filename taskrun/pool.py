@@ -185,8 +185,8 @@ class Pool:
         self._check_running()
         options = self._options(None if chunksize == 1 else chunksize)  # the default asks for nothing
         feed = demanded(self._scheduler, func, iterable, options, ordered=ordered)
+        self._feeds.add(feed)  # before there is anything that a `join` in another thread could overlook
         feed.open()
-        self._feeds.add(feed)
         return IMapIterator(feed)
 
     def _options(self, chunksize: int | None) -> TaskOptions:
@@ -239,7 +239,11 @@ class Pool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
-        self.terminate()
+        try:
+            self.terminate()
+        except KeyboardInterrupt:  # perhaps before the workers were told; else this does nothing more
+            self.terminate()
+            raise
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn, _run: str = RUN) -> None:  # globals may be gone by then
         if self._state == _run:
