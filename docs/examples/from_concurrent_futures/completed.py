@@ -2,7 +2,7 @@ import taskrun
 
 
 def ratio(number):
-    return 60 // number
+    return 60 / number
 
 
 with taskrun.Executor(max_workers=2) as executor:

@@ -2,7 +2,7 @@ import taskrun
 
 
 def ratio(number):
-    return 60 // number
+    return 60 / number
 
 
 def tell(future):

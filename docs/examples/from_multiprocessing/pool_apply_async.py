@@ -2,7 +2,7 @@ import taskrun
 
 
 def ratio(number):
-    return 60 // number
+    return 60 / number
 
 
 with taskrun.Pool(4) as pool:
