@@ -273,12 +273,13 @@ class Closing:
         """Cancel what waits, stop what runs (ask, kill after 0.5 s; *force*: kill at once), abandon what cannot be stopped."""
         if self._closed == "forked" or self._given_up:
             return
-        quiet = False
+        told = quiet = False
         try:
             self.close(cancel_futures=True)
             for reader in list(self._readers):
                 reader.unread = False  # who wants to leave at once knows that the rest is not read
             self._backend.abort(force=force)
+            told = True
             quiet = self._wait_ended(_GONE_AFTER if force else _KILL_AFTER)
             if not quiet:
                 self._backend.abort(force=True)
@@ -286,8 +287,8 @@ class Closing:
             quiet = self._backend.join(_GONE_AFTER) and quiet
         finally:
             # Ctrl-C may have torn the caller out of the middle of anything, or strike again here: what has not ended now is not
-            # waited for at exit.
-            self._given_up = not quiet
+            # waited for at exit. But if it struck before all were told, the next call tells them.
+            self._given_up = told and not quiet
 
     def _wait_ended(self, timeout: float | None) -> bool:
         """Wait until nothing is left to do and nothing will come; False when *timeout* (seconds) ran out first."""

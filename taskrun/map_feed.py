@@ -148,7 +148,7 @@ class Feed:
             room = 0 if self._exhausted else self._window.size - self._taken()
             if room < self._window.enough:
                 room = 0
-            elif not self.sized and self._open:
+            elif self._by_demand and not self.sized and self._open:
                 late = self._slow or (since is not None and time.monotonic() - since > _READING)
                 if (late and self._ready()) or self._window.heavy(len(self._open), self._bytes):
                     room = 0
@@ -253,7 +253,7 @@ class Feed:
                 if running is None and self._over():
                     return None
             # Not under the lock: on threads a worker that waits is made up for by starting another.
-            with self.scheduler.waiting(running) if running is not None else nullcontext():
+            with self.scheduler.waiting(running) if running is not None or self._submitting() else nullcontext():
                 self._wait(deadline)
 
     def _pop(self) -> Future[Any]:

@@ -8,12 +8,13 @@ import warnings
 import weakref
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from taskrun.executor import Executor
 from taskrun.future import Future
 from taskrun.pool_feed import Collecting, demanded, tell_of
 from taskrun.pool_results import AsyncResult, IMapIterator, settle_as, settle_later
+from taskrun.pool_types import as_apply, as_apply_async, as_imap, as_map, as_map_async, as_starmap, as_starmap_async
 from taskrun.submitting import Star
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from taskrun.pool_feed import OnDemand
 
 __all__ = ["Pool"]
-
-S = TypeVar("S")
-T = TypeVar("T")
 
 INIT, RUN, CLOSE, TERMINATE = "INIT", "RUN", "CLOSE", "TERMINATE"  # the original's words, which its clients read
 
@@ -83,18 +81,20 @@ class Pool:
 
     # -- one call --------------------------------------------------------------------------------------------------------------
 
-    def apply(self, func: Callable[..., T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> T:
+    @as_apply
+    def apply(self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> Any:
         """Return ``func(*args, **kwds)``, run by a worker."""
         return self.apply_async(func, args, kwds).get()
 
+    @as_apply_async
     def apply_async(
         self,
-        func: Callable[..., T],
+        func: Callable[..., Any],
         args: Iterable[Any] = (),
         kwds: Mapping[str, Any] = {},
-        callback: Callable[[T], object] | None = None,
+        callback: Callable[[Any], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-    ) -> AsyncResult[T]:
+    ) -> AsyncResult[Any]:
         """Have a worker run ``func(*args, **kwds)``.
 
         *callback* gets the value, *error_callback* the error. Callbacks run in a thread of this process, one at a time, in the
@@ -111,36 +111,40 @@ class Pool:
 
     # -- maps that return a list -----------------------------------------------------------------------------------------------
 
-    def map(self, func: Callable[[S], T], iterable: Iterable[S], chunksize: int | None = None) -> list[T]:
+    @as_map
+    def map(self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None = None) -> list[Any]:
         """Return the results of *func* for each item, in order; raise the first error once all items are through.
 
         *chunksize* is how many items travel to a worker together, by default about a millisecond and a half of work.
         """
         return self.map_async(func, iterable, chunksize).get()
 
+    @as_map_async
     def map_async(
         self,
-        func: Callable[[S], T],
-        iterable: Iterable[S],
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
         chunksize: int | None = None,
-        callback: Callable[[list[T]], object] | None = None,
+        callback: Callable[[list[Any]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-    ) -> AsyncResult[list[T]]:
+    ) -> AsyncResult[list[Any]]:
         """Do as `map` does, without waiting; *callback* gets the list of results, *error_callback* the first error."""
         return self._collected(func, iterable, chunksize, callback, error_callback)
 
-    def starmap(self, func: Callable[..., T], iterable: Iterable[Iterable[Any]], chunksize: int | None = None) -> list[T]:
+    @as_starmap
+    def starmap(self, func: Callable[..., Any], iterable: Iterable[Iterable[Any]], chunksize: int | None = None) -> list[Any]:
         """Do as `map` does, with each item holding all the arguments of a call."""
         return self.starmap_async(func, iterable, chunksize).get()
 
+    @as_starmap_async
     def starmap_async(
         self,
-        func: Callable[..., T],
+        func: Callable[..., Any],
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
-        callback: Callable[[list[T]], object] | None = None,
+        callback: Callable[[list[Any]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
-    ) -> AsyncResult[list[T]]:
+    ) -> AsyncResult[list[Any]]:
         """Do as `map_async` does, with each item holding all the arguments of a call."""
         return self._collected(Star(func), iterable, chunksize, callback, error_callback)
 
@@ -162,14 +166,16 @@ class Pool:
 
     # -- maps that are iterated ------------------------------------------------------------------------------------------------
 
-    def imap(self, func: Callable[[S], T], iterable: Iterable[S], chunksize: int = 1) -> IMapIterator[T]:
+    @as_imap
+    def imap(self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator[Any]:
         """Return an iterator over the results, in order, which has ``next(timeout)``.
 
         It runs ahead of whoever iterates, by what keeps the workers busy for 0.1 s, and no further before `join` is called.
         """
         return self._iterated(func, iterable, chunksize, ordered=True)
 
-    def imap_unordered(self, func: Callable[[S], T], iterable: Iterable[S], chunksize: int = 1) -> IMapIterator[T]:
+    @as_imap
+    def imap_unordered(self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int = 1) -> IMapIterator[Any]:
         """Do as `imap` does, with the results as they come."""
         return self._iterated(func, iterable, chunksize, ordered=False)
 
@@ -179,8 +185,8 @@ class Pool:
         self._check_running()
         options = self._options(None if chunksize == 1 else chunksize)  # the default asks for nothing
         feed = demanded(self._scheduler, func, iterable, options, ordered=ordered)
+        self._feeds.add(feed)  # before there is anything that a `join` in another thread could overlook
         feed.open()
-        self._feeds.add(feed)
         return IMapIterator(feed)
 
     def _options(self, chunksize: int | None) -> TaskOptions:
@@ -233,7 +239,11 @@ class Pool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
-        self.terminate()
+        try:
+            self.terminate()
+        except KeyboardInterrupt:  # perhaps before the workers were told; else this does nothing more
+            self.terminate()
+            raise
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn, _run: str = RUN) -> None:  # globals may be gone by then
         if self._state == _run:

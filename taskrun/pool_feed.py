@@ -162,9 +162,10 @@ class ReadAhead(OnDemand):
     def _read_on(self) -> None:
         while True:
             with self._lock:
-                if self._exhausted:
-                    return
-                gate = self._wanted.listen()
+                gate = None if self._exhausted else self._wanted.listen()
+            if gate is None:
+                self._drop_input()
+                return
             with suppress(BaseException):  # SystemExit, say: whoever asks for the results is told
                 super()._pump(reading=False)
             if not self._exhausted:

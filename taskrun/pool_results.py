@@ -199,9 +199,12 @@ class _Named:
 
 
 def _raise_item(error: BaseException) -> NoReturn:
-    if isinstance(error, StopIteration):  # would end the loop in silence
-        raise RuntimeError("the task raised StopIteration") from error
-    raise pool_error(error)
+    try:
+        if isinstance(error, StopIteration):  # would end the loop in silence
+            raise RuntimeError("the task raised StopIteration") from error
+        raise pool_error(error)
+    finally:
+        del error  # as in `AsyncResult.get`
 
 
 def _raise_timeout() -> NoReturn:

@@ -55,6 +55,11 @@ def square(x: int, wait: float = 0.0) -> int:
     return x * x
 
 
+def slowly(item: int) -> int:
+    time.sleep(0.005)
+    return item
+
+
 def multiply(x: int, y: int) -> int:
     return x * y
 

@@ -178,9 +178,7 @@ def test_a_callback_may_submit(make: Any, kind: str) -> None:
     assert found == [4, 16, 256, 65536, 4294967296]
 
 
-def test_waiting_in_a_callback_for_what_the_callback_holds_up_is_an_error(
-    make: Any, concurrent_backend: str, tmp_path: Path
-) -> None:
+def test_waiting_in_a_callback_for_what_it_holds_up_is_an_error(make: Any, concurrent_backend: str, tmp_path: Path) -> None:
     pool, gate = make(concurrent_backend), Gate(concurrent_backend, tmp_path)
     held = pool.apply_async(*gate.task)
     errors: list[Any] = []
@@ -206,7 +204,7 @@ def test_a_result_that_does_not_pickle_is_a_maybe_encoding_error(make: Any, back
     for _ in range(5):
         failed: list[Any] = []
         result = pool.apply_async(jobs.make_stuck, error_callback=failed.append)
-        with pytest.raises(MaybeEncodingError, match="Error sending result: .*make_stuck.*Reason: .*cannot pickle") as caught:
+        with pytest.raises(MaybeEncodingError, match=r"Error sending result: .*make_stuck.*Reason: .*cannot pickle") as caught:
             result.get(PATIENCE)
         assert failed == [caught.value]
         assert failed[0].exc
@@ -236,11 +234,11 @@ def test_an_argument_that_does_not_pickle_raises_what_its_pickling_raised(make: 
             assert result.get(PATIENCE) is stuck
         return
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="^cannot pickle") as caught:
+        with pytest.raises(RuntimeError, match=r"^cannot pickle") as caught:
             result.get(PATIENCE)
         (note,) = caught.value.__notes__
         assert "argument 0" in note
-    with pytest.raises(RuntimeError, match="^cannot pickle"):
+    with pytest.raises(RuntimeError, match=r"^cannot pickle"):
         pool.map(jobs.identity, [stuck] * 10)
 
 

@@ -1,4 +1,4 @@
-"""How pools begin and end: arguments, workers, `close`, `terminate`, `join`, `with`, and pools that are dropped or inherited."""
+"""How pools begin and end: arguments, workers, `close`, `terminate`, `join`, `with`; pools that are dropped or inherited."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from taskrun.pool_results import AsyncResult, IMapIterator
 if TYPE_CHECKING:
     from pathlib import Path
 
-# -- making ---------------------------------------------------------------------------------------------------------------------
+# -- making --------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("processes", [0, -1])
@@ -138,7 +138,7 @@ def test_chunks_have_at_least_one_item(make: Any, kind: str, chunksize: int) -> 
             pool.map(jobs.square, [1], chunksize)
 
 
-# -- ending ---------------------------------------------------------------------------------------------------------------------
+# -- ending --------------------------------------------------------------------------------------------------------------------
 
 
 def calls(pool: Any) -> list[Any]:
@@ -267,7 +267,7 @@ def test_join_in_a_callback_or_a_task_is_refused(make: Any, backend: str) -> Non
     assert [type(error) for error in errors] == [RuntimeError]
 
 
-# -- dropping, pickling, forking --------------------------------------------------------------------------------------------------
+# -- dropping, pickling, forking -----------------------------------------------------------------------------------------------
 
 
 def test_a_pool_dropped_while_it_runs_warns_and_ends(backend: str) -> None:
@@ -275,7 +275,6 @@ def test_a_pool_dropped_while_it_runs_warns_and_ends(backend: str) -> None:
     result = pool.apply_async(jobs.square, (3,))
     with pytest.warns(ResourceWarning, match="unclosed running multiprocessing pool <taskrun.pool.Pool state=RUN"):
         del pool
-        gc.collect()
     assert result.get(PATIENCE) == 9
 
 

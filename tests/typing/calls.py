@@ -80,3 +80,25 @@ def mapped(ex: taskrun.Executor) -> None:
     ex.map(repeat, ["a"], ["b"])  # type: ignore[arg-type]
     ex.map(double, [1], chunksize="2")  # type: ignore[call-overload]
     ex.starmap(repeat, [(1, "a")])  # type: ignore[arg-type]
+
+
+def pooled(pool: taskrun.Pool) -> None:
+    assert_type(pool.apply(repeat, ("a", 2)), str)
+    assert_type(pool.apply(fetch, ["http://x"], {}), bytes)
+    result = pool.apply_async(double, (1,), callback=len, error_callback=print)
+    assert_type(result.get(timeout=3), str)
+    assert_type(result.successful(), bool)
+    assert_type(pool.map(double, [1, 2], chunksize=2), list[str])
+    assert_type(pool.map_async(fetch, ["http://x"], callback=print).get(), list[bytes])
+    assert_type(pool.starmap(repeat, [("a", 1)]), list[str])
+    assert_type(pool.starmap_async(repeat, [("a", 1)]).get(), list[str])
+    assert_type(pool.imap(double, range(3)).next(timeout=1), str)
+    assert_type(list(pool.imap_unordered(fetch, ["http://x"])), list[bytes])
+    with taskrun.Pool(2, print, ("started",), 10, backend="thread") as entered:
+        assert_type(entered, taskrun.Pool)
+    pool.map(double, ["1"])  # type: ignore[arg-type]
+    pool.map(double)  # type: ignore[call-overload]
+    pool.imap(double, 3)  # type: ignore[call-overload]
+    pool.map_async(double, [1], callback=abs)  # type: ignore[arg-type]
+    pool.apply_async(double, (1,), 3)  # type: ignore[call-overload]
+    taskrun.Pool("2")  # type: ignore[arg-type]

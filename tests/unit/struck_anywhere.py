@@ -116,7 +116,7 @@ def test_a_process_executor_that_was_struck_in_a_cancel_ends(operation: Callable
 
 
 # Not `pool`, which takes a tenth of a second to start: what it does in the caller's thread is what `fork` does.
-@pytest.mark.parametrize("how", ["shutdown", "with", "cancelling"])
+@pytest.mark.parametrize("how", ["shutdown", "with", "cancelling", "terminating"])
 @pytest.mark.parametrize("backend", ["serial", "thread", "process", "dummy", "fork", "asyncio"])
 def test_it_ends_where_it_was_told_to_end(backend: str, how: str) -> None:
     def before() -> tuple[taskrun.Executor, list[taskrun.Future[int]]]:
@@ -128,11 +128,15 @@ def test_it_ends_where_it_was_told_to_end(backend: str, how: str) -> None:
         if how == "with":
             with ex:
                 pass
+        elif how == "terminating":
+            ex.terminate_workers()
         else:
             ex.shutdown(cancel_futures=how == "cancelling")
 
     def ended(subject: tuple[taskrun.Executor, list[taskrun.Future[int]]], where: str) -> None:
         ex, futures = subject
+        if how == "terminating":
+            ex.terminate_workers()
         ex.shutdown()
         assert all(future.done() for future in futures), where
 

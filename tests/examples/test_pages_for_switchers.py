@@ -1,0 +1,80 @@
+"""The pages for those who come from the standard library: old programs and new ones print what the page says they print.
+
+On a page "```python new=NAME" holds the file of that name in the page's folder of examples, "```python old=NAME" before it what
+it replaces, and "```text" after it what both print.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+from programs.running import EVERY_BACKEND, ROOT, program_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from programs.running import Program
+
+DOCS = ROOT / "docs"
+PAGES = {"from-multiprocessing": "from_multiprocessing", "from-concurrent-futures": "from_concurrent_futures"}
+SLOW = re.compile(r"Executing <.* took [\d.]+ seconds$")
+"""What asyncio's debug mode says on a machine that is busy."""
+
+
+class Example(NamedTuple):
+    old: str
+    new: str
+    prints: str
+
+
+def examples(page: str) -> dict[str, Example]:
+    text = (DOCS / "how-to" / f"{page}.md").read_text()
+    blocks = re.findall(r"^```(\w+)(?: (old|new)=(\w+))?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    found: dict[str, dict[str, str]] = {}
+    name = ""
+    for language, what, named, code in blocks:
+        if what:
+            name = named
+            found.setdefault(name, {})[what] = code
+        elif language == "text":
+            found[name]["prints"] = code
+    return {name: Example(**parts) for name, parts in found.items()}
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Program]:
+    yield from program_in(tmp_path)
+
+
+@pytest.mark.parametrize(("page", "folder"), PAGES.items())
+def test_the_page_shows_every_file_of_its_folder_as_it_is(page: str, folder: str) -> None:
+    files = {file.stem: file.read_text() for file in (DOCS / "examples" / folder).glob("*.py")}
+    assert {name: example.new for name, example in examples(page).items()} == files
+    assert len(files) >= 6
+
+
+EXAMPLES = [pytest.param(page, name, id=name) for page in PAGES for name in examples(page)]
+
+
+@pytest.mark.parametrize(("page", "name"), EXAMPLES)
+def test_an_old_program_prints_what_the_page_says(program: Program, page: str, name: str) -> None:
+    example = examples(page)[name]
+    # Not with warnings as errors: the original forks while it has threads, of which Python 3.12 warns.
+    command = [sys.executable, program.write(f"{name}.py", example.old)]
+    process = subprocess.Popen(command, env=program.env, stdout=subprocess.PIPE, text=True, process_group=0)
+    program.started.append(process)
+    assert program.end(process)[:2] == (0, example.prints)
+
+
+@pytest.mark.parametrize("backend", EVERY_BACKEND)
+@pytest.mark.parametrize(("page", "name"), EXAMPLES)
+def test_a_new_program_prints_the_same_on_every_backend(program: Program, page: str, name: str, backend: str) -> None:
+    file = DOCS / "examples" / PAGES[page] / f"{name}.py"
+    status, out, err = program.end(program.start(str(file), env={"TASKRUN_BACKEND": backend}))
+    said = [line for line in err.splitlines() if not SLOW.match(line)]
+    assert (status, out, said) == (0, examples(page)[name].prints, [])
