@@ -99,3 +99,83 @@ def rebuilt_process(base: Any, state: dict[str, Any]) -> Any:
     process = Rebuilt.__new__(Rebuilt)
     process.__dict__.update(state)
     return process
+
+
+# -- tasks ---------------------------------------------------------------------------------------------------------------------
+
+
+def acquire(lock: Any, *how: Any) -> bool:
+    return bool(lock.acquire(*how))
+
+
+def release(lock: Any) -> None:
+    lock.release()
+
+
+def take_and_say(lock: Any, said: Any) -> None:
+    if not lock.acquire(False):
+        said.put("not at once")
+        lock.acquire(True, PATIENCE)
+    said.put("now")
+    lock.release()
+
+
+def take_thrice(lock: Any, said: Any, go_on: Any) -> None:
+    with lock, lock, lock:
+        said.put(3)
+        go_on.wait(PATIENCE)
+
+
+def wait_to_be_told(condition: Any, said: Any, timeout: float = PATIENCE) -> bool:
+    with condition:
+        said.put("asleep")
+        return bool(condition.wait(timeout))
+
+
+def answer_event(event: Any, back: Any) -> bool:
+    event.wait(PATIENCE)
+    back.set()
+    return bool(event.is_set())
+
+
+def put_all(q: Any, name: str, number: int) -> None:
+    for i in range(number):
+        q.put((name, i))
+
+
+def put_and_close(q: Any, item: Any) -> None:
+    q.put(item)
+    q.close()
+    if hasattr(q, "join_thread"):
+        q.join_thread()
+
+
+def work_off(q: Any, number: int, go_on: Any) -> list[Any]:
+    go_on.wait(PATIENCE)
+    done = []
+    for _ in range(number):
+        done.append(q.get(timeout=PATIENCE))
+        q.task_done()
+    return done
+
+
+def count_down(end: Any, begin: int | None) -> int:
+    """Send numbers to and fro, each one less; return how many came."""
+    if begin is not None:
+        end.send(begin)
+    came = 0
+    while end.poll(PATIENCE):
+        number = end.recv()
+        came += 1
+        if number:
+            end.send(number - 1)
+        if number <= 1:
+            return came
+    raise TimeoutError
+
+
+def add_and_say(lock: Any, value: Any, q: Any) -> None:
+    for _ in range(200):
+        with lock:
+            value.value += 1
+    q.put("added")
