@@ -45,6 +45,8 @@ _WITH_IDENTITY = {
 }
 """The classes, by name, since most programs never load them."""
 
+_QUEUE = {("multiprocessing.queues", "Queue")}
+_SIMPLE_QUEUE = {("multiprocessing.queues", "SimpleQueue")}
 _LOCKS = {("multiprocessing.synchronize", "Lock"), ("multiprocessing.synchronize", "RLock")}
 _WITH_LOCKS_OF_THEIR_OWN = {
     ("multiprocessing.synchronize", "Event"),
@@ -73,9 +75,15 @@ def _reducer(obj: Any) -> Callable[[Any], Any] | None:
     reducer: Callable[[Any], Any] | None = table.get(type(obj))
     if reducer is None or isinstance(obj, _NOT_OURS):
         return None
-    if reducer.__name__ == "reduce_ctype" and not hasattr(obj, "_wrapper"):
+    if reducer.__name__ == "reduce_ctype" and not _in_shared_memory(obj):
         return None  # of the same type, but in memory of its own: it pickles as any object
     return reducer
+
+
+def _in_shared_memory(obj: Any) -> bool:
+    """Return whether a ctypes object lies in memory of multiprocessing's."""
+    wrapper = getattr(obj, "__dict__", {}).get("_wrapper")  # a field of a structure may have that name
+    return _is_one_of({("multiprocessing.heap", "BufferWrapper")}, wrapper)
 
 
 # -- sending -------------------------------------------------------------------------------------------------------------------
@@ -202,7 +210,7 @@ def reduce_primitive(obj: Any, dumps: Callable[[Any], bytes]) -> Any:
     found = shipping.collector()
     if found is None:
         raise _refused(obj)
-    if not _is_one_of(_WITH_IDENTITY, obj) and not hasattr(obj, "_wrapper"):
+    if not _is_one_of(_WITH_IDENTITY, obj) and not _in_shared_memory(obj):
         within = _inside_of_another()
         shipment = _Primitive(shipping.new_key(), obj, dumps)
         found.append(shipment)
@@ -265,10 +273,16 @@ def _load(arrival: Arrival) -> Any:
 def _the_one(key: bytes) -> Any:
     """Return the object under *key*; a queue that a task has closed is made anew for the next."""
     arrival: Arrival = shipping.arrived(key)
-    if arrival.made is None or getattr(arrival.made, "_closed", False):
+    if arrival.made is None or _is_closed_queue(arrival.made):
         arrival.made = _load(arrival)
         _know(arrival.made, key, came=True)
     return arrival.made
+
+
+def _is_closed_queue(obj: Any) -> bool:
+    if _is_one_of(_SIMPLE_QUEUE, obj):
+        return bool(obj._writer.closed)
+    return _is_one_of(_QUEUE, obj) and bool(obj._closed)
 
 
 def _another(key: bytes) -> Any:

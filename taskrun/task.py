@@ -201,7 +201,7 @@ class CancelFlag(Protocol):
 class CurrentTask:
     """What running code can ask about itself; `taskrun.current_task()` returns it."""
 
-    __slots__ = ("_flag", "_name", "_rng", "_seed", "_seed_root", "attempt", "deadline", "index", "workers")
+    __slots__ = ("__weakref__", "_flag", "_name", "_rng", "_seed", "_seed_root", "attempt", "deadline", "index", "workers")
 
     def __init__(
         self,

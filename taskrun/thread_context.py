@@ -8,7 +8,10 @@ from __future__ import annotations
 import queue
 import threading
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
+from taskrun.task import current_task
+from taskrun.thread_locks import ThreadBoundedSemaphore, ThreadCondition, ThreadLock, ThreadRLock, ThreadSemaphore
 from taskrun.thread_pipe import ThreadConnection, pipe
 from taskrun.thread_process import ThreadProcess, active_children
 
@@ -20,35 +23,46 @@ __all__ = ["ThreadContext"]
 
 
 class ThreadQueue(queue.Queue[Any]):
-    """A queue that can be closed, as one between processes."""
+    """A queue that can be closed, as one between processes: for the task or thread that closes it, not for the others."""
 
-    _closed = False
+    def __init__(self, maxsize: int = 0) -> None:
+        super().__init__(maxsize)
+        self._closed_for: WeakSet[object] = WeakSet()
 
     def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         """Put an object. Raises queue.Full, or ValueError when the queue was closed."""
         self._check_open()
-        super().put(item, block, timeout)
+        super().put(item, block, _not_negative(timeout))
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Take an object. Raises queue.Empty, or ValueError when the queue was closed."""
         self._check_open()
-        return super().get(block, timeout)
+        return super().get(block, _not_negative(timeout))
 
     def close(self) -> None:
-        """Let nobody use it any more."""
-        self._closed = True
+        """Note that this task, or this thread, does not use it any more."""
+        self._closed_for.add(_user())
 
     def join_thread(self) -> None:
         """Do nothing: what was put is there. Raises AssertionError before `close`, as the original."""
-        if not self._closed:
+        if _user() not in self._closed_for:
             raise AssertionError(f"Queue {self!r} not closed")
 
     def cancel_join_thread(self) -> None:
         """Do nothing: nothing would be waited for."""
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._closed_for and _user() in self._closed_for:
             raise ValueError(f"Queue {self!r} is closed")
+
+
+def _user() -> object:
+    """Return what is a process of its own where tasks run in processes."""
+    return current_task() or threading.current_thread()
+
+
+def _not_negative(timeout: float | None) -> float | None:
+    return None if timeout is None else max(timeout, 0)
 
 
 class ThreadSimpleQueue:
@@ -56,7 +70,7 @@ class ThreadSimpleQueue:
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._closed = False
+        self._closed_for: WeakSet[object] = WeakSet()
 
     def put(self, obj: Any) -> None:
         """Put an object. Raises OSError when the queue was closed."""
@@ -74,11 +88,11 @@ class ThreadSimpleQueue:
         return self._queue.empty()
 
     def close(self) -> None:
-        """Let nobody use it any more."""
-        self._closed = True
+        """Note that this task, or this thread, does not use it any more."""
+        self._closed_for.add(_user())
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._closed_for and _user() in self._closed_for:
             raise OSError("handle is closed")
 
 
@@ -86,11 +100,11 @@ class ThreadContext:
     """The context of a backend whose workers are threads."""
 
     Process = ThreadProcess
-    Lock = staticmethod(threading.Lock)
-    RLock = staticmethod(threading.RLock)
-    Semaphore = threading.Semaphore
-    BoundedSemaphore = threading.BoundedSemaphore
-    Condition = threading.Condition
+    Lock = ThreadLock
+    RLock = ThreadRLock
+    Semaphore = ThreadSemaphore
+    BoundedSemaphore = ThreadBoundedSemaphore
+    Condition = ThreadCondition
     Event = threading.Event
     Barrier = threading.Barrier
     Queue = ThreadQueue
@@ -164,7 +178,7 @@ class ThreadContext:
 
 
 def _lock_for(lock: Any) -> Any:
-    return threading.RLock() if lock is True or lock is None else lock
+    return ThreadRLock() if lock is True or lock is None else lock
 
 
 class ThreadManager:

@@ -21,12 +21,12 @@ def pipe(duplex: bool = True) -> tuple[ThreadConnection, ThreadConnection]:
 
 
 class _Lane:
-    """What is on its way in one direction. Its condition guards it."""
+    """What is on its way in one direction, and how many can receive it or send more. Its condition guards it."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
         self.messages: deque[Any] = deque()
-        self.no_reader = self.no_writer = False
+        self.readers = self.writers = 1
 
 
 class _Bytes(bytes):
@@ -39,12 +39,12 @@ class ThreadConnection:
     def __init__(self, reading: _Lane | None, writing: _Lane | None) -> None:
         self._reading = reading
         self._writing = writing
-        self._closed = False
+        self._open = [True]  # whoever takes that out is the one to close it
 
     @property
     def closed(self) -> bool:
         """Whether this end was closed."""
-        return self._closed
+        return not self._open
 
     @property
     def readable(self) -> bool:
@@ -71,7 +71,7 @@ class ThreadConnection:
         if lane is None:
             raise OSError("connection is read-only")
         with lane.changed:
-            if lane.no_reader:
+            if not lane.readers:
                 raise BrokenPipeError(errno.EPIPE, "Broken pipe")
             lane.messages.append(obj)
             lane.changed.notify()
@@ -126,12 +126,12 @@ class ThreadConnection:
         """Return whether there is something to receive, the end included, within *timeout* seconds (None: for ever)."""
         lane = self._readable_lane()
         with lane.changed:
-            return lane.changed.wait_for(lambda: bool(lane.messages or lane.no_writer), timeout)
+            return lane.changed.wait_for(lambda: bool(lane.messages or not lane.writers), timeout)
 
     def _next(self) -> Any:
         lane = self._readable_lane()
         with lane.changed:
-            lane.changed.wait_for(lambda: lane.messages or lane.no_writer or self._closed)
+            lane.changed.wait_for(lambda: lane.messages or not lane.writers or self.closed)
             self._check_open()
             if not lane.messages:
                 raise EOFError
@@ -146,20 +146,33 @@ class ThreadConnection:
     # -- end -------------------------------------------------------------------------------------------------------------------
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self.closed:
             raise OSError("handle is closed")
+
+    def duplicate(self) -> ThreadConnection:
+        """Return the same end once more: it is closed for the other one when both are. Raises OSError at a closed end."""
+        self._check_open()
+        self._count(1)
+        return ThreadConnection(self._reading, self._writing)
 
     def close(self) -> None:
         """Close this end: the other one finds that out."""
-        self._closed = True
+        try:
+            self._open.pop()
+        except IndexError:
+            return
+        self._count(-1)
+
+    def _count(self, change: int) -> None:
         if self._reading is not None:
             with self._reading.changed:
-                self._reading.no_reader = True
-                self._reading.messages.clear()
+                self._reading.readers += change
+                if not self._reading.readers:
+                    self._reading.messages.clear()
                 self._reading.changed.notify_all()
         if self._writing is not None:
             with self._writing.changed:
-                self._writing.no_writer = True
+                self._writing.writers += change
                 self._writing.changed.notify_all()
 
     def __enter__(self) -> ThreadConnection:

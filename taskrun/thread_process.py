@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from functools import partial
 from multiprocessing import dummy
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakSet
 
+from taskrun.thread_pipe import ThreadConnection
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
 __all__ = ["ThreadProcess", "active_children"]
 
@@ -20,7 +23,23 @@ class ThreadProcess(dummy.DummyProcess):
     """Runs a function, or the `run` of a subclass, in a thread of its own."""
 
     _parent: threading.Thread
+    _args: tuple[Any, ...]
+    _kwargs: dict[str, Any]
     _exitcode = 0
+
+    def __init__(
+        self,
+        group: None = None,
+        target: Callable[..., object] | None = None,
+        name: str | None = None,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        daemon: bool | None = None,
+    ) -> None:
+        super().__init__(group, target, name, tuple(args), dict(kwargs or {}))
+        if daemon is not None:
+            self.daemon = daemon
 
     @property
     def exitcode(self) -> int | None:  # type: ignore[override]  # the original knows 0 only
@@ -45,23 +64,38 @@ class ThreadProcess(dummy.DummyProcess):
         _cannot("has no sentinel", "join(timeout)")
 
     def start(self) -> None:
-        """Start it, from the thread that made it. Raises RuntimeError from another, or the second time."""
-        if not self._start_called:
-            self.run = partial(self._recorded, self.run)  # type: ignore[method-assign]
-        super().start()
+        """Start it, from the thread that made it. Raises RuntimeError from another, or the second time.
+
+        Connections among its arguments are its own from then on, as if it had inherited them: it has them when they are closed
+        here, and they are closed when it ends.
+        """
+        if self._start_called:
+            super().start()  # raises
+        inherited: list[ThreadConnection] = []
+        self._args = tuple(_inherit(value, inherited) for value in self._args)
+        self._kwargs = {name: _inherit(value, inherited) for name, value in self._kwargs.items()}
+        self.run = partial(self._recorded, self.run, inherited)  # type: ignore[method-assign]
+        try:
+            super().start()
+        except BaseException:
+            _close(inherited)
+            raise
         _started.add(self)
 
-    def _recorded(self, run: Callable[[], object]) -> None:
+    def _recorded(self, run: Callable[[], object], inherited: list[ThreadConnection]) -> None:
         del self.run  # the two refer to each other
         try:
             run()
         except SystemExit as error:
             code = error.code
             self._exitcode = code if isinstance(code, int) else 0 if code is None else 1
-            raise
+            if code is not None and not isinstance(code, int):
+                print(code, file=sys.stderr)  # as a process does
         except BaseException:
             self._exitcode = 1
             raise
+        finally:
+            _close(inherited)
 
     def _started_as_none(self) -> bool:
         return not self._start_called or self.is_alive()
@@ -78,6 +112,18 @@ class ThreadProcess(dummy.DummyProcess):
         """Let go of it. Raises ValueError while it runs."""
         if self.is_alive():
             raise ValueError("Cannot close a process while it is still running. You should first call join() or terminate().")
+
+
+def _inherit(value: Any, inherited: list[ThreadConnection]) -> Any:
+    if not isinstance(value, ThreadConnection):
+        return value
+    inherited.append(value.duplicate())
+    return inherited[-1]
+
+
+def _close(inherited: list[ThreadConnection]) -> None:
+    for connection in inherited:
+        connection.close()
 
 
 def active_children() -> list[ThreadProcess]:
