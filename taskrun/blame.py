@@ -30,10 +30,35 @@ _MOST_PARTS = 500
 _HINTS = (
     (("generator", "coroutine", "async_generator"), "pass what it is made from, or list(...) of it"),
     (
-        ("lock", "RLock", "Condition", "Event", "Semaphore", "Barrier"),
-        "make it in the worker (initializer=), or use one of a multiprocessing.Manager()",
+        (
+            *(
+                "lock",
+                "Lock",
+                "RLock",
+                "Condition",
+                "Event",
+                "Semaphore",
+                "Barrier",
+                "Queue",
+                "SimpleQueue",
+                "SynchronizedBase",
+            ),
+            *("ThreadLock", "ThreadSimpleQueue", "ThreadConnection"),
+        ),
+        (
+            "let ex.context (or taskrun.get_context) make it, whose locks, queues and shared values can be passed to tasks, "
+            "or make it in the worker (initializer=)"
+        ),
     ),
-    (("socket", "SSLSocket", "Connection", "Cursor"), "pass the address and connect inside the task"),
+    (("SemLock",), "pass the lock itself and call its methods in the task"),
+    (("SSLSocket", "Cursor"), "pass the address and connect inside the task"),
+    (
+        ("socket", "Connection"),
+        (
+            "keep a socket or a connection of multiprocessing's open until the task has it; of any other, pass the address and "
+            "connect inside the task"
+        ),
+    ),
     (
         ("TextIOWrapper", "BufferedReader", "BufferedWriter", "BufferedRandom", "FileIO"),
         "pass the path, open it in the task",
@@ -128,7 +153,7 @@ def _walk(obj: Any) -> Iterator[tuple[str, Any]]:
         yield "the function of a partial", obj.func
         yield from ((f"argument {i} of a partial", item) for i, item in enumerate(obj.args))
         yield from ((f"argument {name!r} of a partial", item) for name, item in obj.keywords.items())
-    elif isinstance(obj, types.MethodType):
+    elif isinstance(obj, types.MethodType) or (isinstance(obj, types.BuiltinMethodType) and obj.__self__ is not None):
         yield f"the object of method {obj.__name__!r}", obj.__self__
     elif isinstance(obj, type):
         yield from ((f"attribute {name!r} of class {obj.__qualname__}", item) for name, item in vars(obj).items())

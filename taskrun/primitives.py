@@ -212,9 +212,9 @@ def reduce_primitive(obj: Any, dumps: Callable[[Any], bytes]) -> Any:
         raise _refused(obj)
     if not _is_one_of(_WITH_IDENTITY, obj) and not _in_shared_memory(obj):
         within = _inside_of_another()
-        shipment = _Primitive(shipping.new_key(), obj, dumps)
-        found.append(shipment)
-        return _another if within else _the_only, (shipment.key,)
+        once = _Primitive(shipping.new_key(), obj, dumps)
+        found.append(once)
+        return _another if within else _the_only, (once.key,)
     with _registry:
         known = _known.get(id(obj))
         if known is None or known.ref() is not obj:
