@@ -18,7 +18,10 @@ VERSIONS := 3.11 3.12 3.13 3.14
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 PARALLEL = $(if $(filter-out 0 1,$(JOBS)),--dist worksteal --tx '$(JOBS)*popen//python=$(IN_VENV) -W error -X dev')
 
-.PHONY: help demo demo-all choosing test strikes test-clients test-all test-newest docs lint typecheck format clean python
+# The peers that the benchmarks measure stay out of the environment that the tests use.
+BENCH := .venv-bench-$(VERSION)
+
+.PHONY: help demo demo-all choosing test strikes test-clients test-all test-newest bench bench-quick docs lint typecheck format clean python
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +63,12 @@ test-all: ## the tests on each of Python 3.11 to 3.14 found here
 test-newest: ## the tests on Python 3.14, for the backend interpreter; fetches it from Debian (root, debootstrap, network)
 	@tests/newest.sh $(ARGS)
 
+bench: $(BENCH)/installed ## every system on every workload, an hour; writes docs/performance.md; ARGS='--workload round-trip'
+	@$(BENCH)/bin/python -m benchmarks run $(if $(ARGS),$(ARGS),--into docs/performance.md --plots docs/performance)
+
+bench-quick: $(BENCH)/installed ## what is promised about speed, beside the standard library: two minutes
+	@$(BENCH)/bin/python -m benchmarks run --scale quick --minutes 1.8 $(ARGS)
+
 docs: $(VENV)/installed ## write anew what the documentation takes from the code
 	@$(IN_VENV) docs/generate.py
 
@@ -75,7 +84,7 @@ format: $(VENV)/installed-dev ## format the code
 	$(IN_VENV) -m ruff format .
 
 clean: ## remove the environments made here and what tools leave behind
-	rm -rf $(foreach v,$(VERSIONS),.venv-$(v)) .newest .newest.log build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(foreach v,$(VERSIONS),.venv-$(v) .venv-bench-$(v)) .newest .newest.log build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find taskrun tests docs benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The stamps are in the environment: removed with it, and older than pyproject.toml once that changes.
@@ -93,6 +102,12 @@ $(VENV)/installed-dev: $(VENV)/installed
 $(VENV)/installed-clients: $(VENV)/installed
 	@echo "installing the large client libraries into $(VENV)"
 	@$(PIP) install -e '.[clients]'
+	@touch $@
+
+$(BENCH)/installed: pyproject.toml benchmarks/requirements.txt | python
+	@echo "installing taskrun and its peers into $(BENCH)"
+	@test -x $(BENCH)/bin/pip || $(PYTHON) -m venv $(BENCH)
+	@$(BENCH)/bin/python -m pip --disable-pip-version-check --quiet install -e . -r benchmarks/requirements.txt
 	@touch $@
 
 # Debian and Ubuntu keep ensurepip in a package of its own.

@@ -28,7 +28,7 @@ from taskrun import lifetime, sharing
 from taskrun.completing import Completing, Outcome
 from taskrun.errors import TaskKilledError
 from taskrun.future import FINISHED, PENDING, RUNNING, Future
-from taskrun.task import Task
+from taskrun.task import NO_KWARGS, Task
 from taskrun.threads import call_soon
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ class Scheduler(Completing):
         context = copy_context() if self._wants_context else None
         if sharing.in_use and not self._backend.pickles_arguments:
             fn, args, kwargs = sharing.unwrapped(fn, args, kwargs)
-        task = Task(fn, args, kwargs, future, 0, options, context, self._seed)
+        # No dict of its own for each task that has no keyword arguments: the queue may be long.
+        task = Task(fn, args, kwargs or NO_KWARGS, future, 0, options, context, self._seed)
         room = self._room
         admitted = room.limit is None
         try:
@@ -160,7 +161,7 @@ class Scheduler(Completing):
             future: Future[Any] = Future(self)
             if sharing.in_use and not self._backend.pickles_arguments:
                 fn, args, _ = sharing.unwrapped(fn, args, {})
-            task = Task(fn, args, {}, future, index, options, context, self._seed)
+            task = Task(fn, args, NO_KWARGS, future, index, options, context, self._seed)
             task.owner = owner
             tasks.append(task)
             futures.append(future)

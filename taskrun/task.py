@@ -18,6 +18,7 @@ __all__ = [
     "Attempt",
     "Cause",
     "CurrentTask",
+    "Entered",
     "Feeder",
     "Run",
     "Task",
@@ -256,10 +257,32 @@ class CurrentTask:
         return f"<taskrun task {self.name!r} index={self.index} attempt={self.attempt}>"
 
 
-entered: ContextVar[CurrentTask | None] = ContextVar("taskrun_current_task", default=None)
+class Entered(list[Any]):
+    """``[task, function, workers]`` of a task that runs in this process, and what is made of it if its code asks.
+
+    A list, since hardly any task asks and each pays for this: nothing cheaper can be made in one step and added to later. The
+    function is here too, as a deadline may settle the task, and empty it, while it runs.
+    """
+
+    __slots__ = ()
+
+    def current(self) -> CurrentTask:
+        """Return what the task's code can ask about itself: the same object each time."""
+        if len(self) == 3:
+            task, fn, workers = self
+            begun, options = task.begun, task.options
+            deadline = None if options.timeout is None or begun is None else begun + options.timeout
+            # Threads that the task has started may ask at the same time: they all get the one that was added first.
+            self.append(CurrentTask(options.name or fn, task.index, task.number, deadline, task.seed_root, task, workers))
+        made: CurrentTask = self[3]
+        return made
+
+
+entered: ContextVar[CurrentTask | Entered | None] = ContextVar("taskrun_current_task", default=None)
 """Set by the worker around each attempt. A context variable: right for threads and for coroutines on one loop alike."""
 
 
 def current_task() -> CurrentTask | None:
     """Return what this code can know about the task it runs in, or None outside of a task."""
-    return entered.get()
+    found = entered.get()
+    return found.current() if type(found) is Entered else found  # type: ignore[return-value]

@@ -43,7 +43,8 @@ class TaskQueue:
     def put(self, task: Task) -> None:
         """Add *task* behind those of its priority."""
         task.pulled = False
-        self._level(task.options.priority).append(task)
+        priority = task.options.priority
+        (self._level(priority) if priority else self._plain).append(task)
         self._size += 1
 
     def put_back(self, tasks: Sequence[Task]) -> None:
@@ -56,6 +57,16 @@ class TaskQueue:
     def take_one(self) -> Task | None:
         """Remove and return the first task, or None."""
         if not self._size:
+            return None
+        if len(self._order) == 1:  # the hot path of every backend that takes one at a time
+            plain = self._plain
+            while plain:
+                task = plain.popleft()
+                self._size -= 1
+                if not task.settled:
+                    task.pulled = True
+                    return task
+                self._dead -= 1
             return None
         for priority in self._order:
             level = self._levels[priority]

@@ -19,7 +19,7 @@ __all__ = [
     "call_soon",
     "dismiss_janitor",
     "ensure_janitor",
-    "give_way",
+    "take_politely",
     "threads_of_others",
     "when_gone",
 ]
@@ -29,21 +29,21 @@ _LOOKS = 20  # at a lock, before waiting for it
 _log = logging.getLogger("taskrun")
 
 
-def give_way(lock: threading.RLock) -> None:
-    """Return once *lock* looks free, instead of queueing up behind its holder; for threads of ours that take it often.
+def take_politely(lock: threading.RLock) -> None:
+    """Acquire *lock*, giving way while another thread holds it; for threads of ours that take it often. Release it after.
 
     A thread that waits for a lock in the kernel is handed it while another has the interpreter; that one runs into the lock in
     turn and gives the interpreter up, and so on: two switches of threads for each tiny task (measured: a task in two worker
     threads cost 11 us, in one 5.5 us; with this 6 us in any number). Who only looks, and lets others run in between, comes back
     when the interpreter changes hands anyway.
 
-    Not for the user's threads: a Ctrl-C may strike while the lock is taken to see that it is free.
+    Not for the user's threads: a Ctrl-C may strike between this and the `try` that releases.
     """
     for _ in range(_LOOKS):
         if lock.acquire(blocking=False):
-            lock.release()
             return
         time.sleep(0)
+    lock.acquire()
 
 
 class OwnThread(threading.Thread):

@@ -22,7 +22,6 @@ from taskrun.backends.subinterpreter import SubInterpreter
 from taskrun.backends.thread import ThreadBackend, ThreadWorker
 from taskrun.cpus import cpu_count
 from taskrun.engine.surroundings import describe, locate_context_vars
-from taskrun.threads import give_way
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -114,8 +113,7 @@ class InterpreterBackend(ThreadBackend):
                 worker.task = None
                 if not worker.abandoned:
                     there.ask(False)
-            give_way(scheduler.lock)
-            scheduler.settle((outcome,))
+            scheduler.settle_one(outcome)
             del task, outcome  # an idle worker keeps nothing alive
             old = settings.max_age_per_child is not None and there.moved > there.born + settings.max_age_per_child
             if worker.abandoned or there.broken or old or there.done == settings.max_tasks_per_child:

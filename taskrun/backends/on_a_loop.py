@@ -6,10 +6,10 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from taskrun.backends.calls import current_of, outcome_of
+from taskrun.backends.calls import outcome_of
 from taskrun.backends.soft_timeout import SoftTimeout
 from taskrun.coroutines import Interruptible, Interrupts
-from taskrun.task import entered
+from taskrun.task import Entered, entered
 
 if TYPE_CHECKING:
     import concurrent.futures
@@ -52,14 +52,14 @@ class OnTheLoop(Interrupts):
 async def call_coroutine(scheduler: Scheduler, task: Task, worker: str) -> Outcome:
     """Do as `calls.call` does, for a coroutine function on its loop. Raises nothing."""
     fn, args, kwargs, options = task.fn, task.args, task.kwargs, task.options  # a deadline may settle the task, and empty it
-    current = current_of(scheduler, task)
+    current = Entered((task, fn, scheduler.settings.max_workers))
     entered.set(current)  # the context is this task's own
     alarm, error, value, running = None, None, None, None
     started = time.monotonic()
     try:
         running = Interruptible(fn(*args, **kwargs))
         if options.soft_timeout is not None:
-            alarm = SoftTimeout(scheduler.timer, Interrupts(running), options.soft_timeout, current.name, task.number)
+            alarm = SoftTimeout(scheduler.timer, Interrupts(running), options.soft_timeout, current.current().name, task.number)
         try:
             value = await running.main()
         finally:

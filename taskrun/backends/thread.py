@@ -12,10 +12,10 @@ import time
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from taskrun.backends.base import Capabilities
-from taskrun.backends.calls import call
+from taskrun.backends.calls import CpuMeter, call
 from taskrun.backends.thread_like import ThreadLikeBackend, finalize, initialize, note_stack
 from taskrun.coroutines import CoroutineRunner
-from taskrun.threads import OwnThread, give_way
+from taskrun.threads import OwnThread, take_politely
 
 if TYPE_CHECKING:
     from taskrun.options import WorkerSettings
@@ -142,17 +142,18 @@ class ThreadBackend(ThreadLikeBackend):
         scheduler = self._scheduler
         done = 0
         limit = self._settings.max_tasks_per_child
+        meter = CpuMeter()
         if not initialize(scheduler):
             self._leave(worker)
             return
+        meter.reset()
         while self._next(worker):
             task = worker.task
             if task is None:
                 continue
-            outcome = call(scheduler, task, worker.name, worker.runner)
+            outcome = call(scheduler, task, worker.name, worker.runner, meter)
             worker.task = None
-            give_way(scheduler.lock)
-            scheduler.settle((outcome,))
+            scheduler.settle_one(outcome)
             del task, outcome  # an idle worker keeps nothing alive
             done += 1
             if worker.abandoned or done == limit:
@@ -165,18 +166,22 @@ class ThreadBackend(ThreadLikeBackend):
     def _next(self, worker: ThreadWorker) -> bool:
         """Give *worker* a task, sleeping until there is one; False: leave."""
         scheduler = self._scheduler
+        lock = scheduler.lock
         while True:
-            give_way(scheduler.lock)
-            with scheduler.lock:
-                self._arrived(worker)
+            take_politely(lock)
+            try:
+                if worker.coming:
+                    self._arrived(worker)
                 if worker.abandoned or len(self._workers) > self._target:
                     return False
-                worker.task = scheduler.take_one()
-                if worker.task is None:
+                task = worker.task = scheduler.take_one()
+                if task is None:
                     if self._closing:
                         return False
                     self._parked.append(worker)
-            if worker.task is not None:
+            finally:
+                lock.release()
+            if task is not None:
                 scheduler.arm_timer()
                 return True
             if not self._sleep(worker):
