@@ -176,10 +176,6 @@ class PooledWorker(KeptProcess):
             return load_outcome(task, answer.data, run)
         return task, False, load_exception(answer.data), CAUSES[answer.kind], run
 
-    def has_taken_up(self) -> bool:
-        """Return whether the process began with its task."""
-        return notes.taken_up(self._notes) == self.sequence
-
     def is_stopped(self) -> bool:
         """Return whether somebody has stopped the process."""
         return self.pid is not None and posix.is_stopped(self.pid)
