@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 from taskrun import primitives
 from taskrun.cpus import cpu_count
-from taskrun.engine import notes, pool_worker, posix, surroundings
+from taskrun.engine import pool_worker, posix, surroundings
 from taskrun.engine.answer import CAUSES, DONE
 from taskrun.engine.kept import KeptProcess
 from taskrun.engine.launch import fork_warning_ignored
