@@ -85,9 +85,8 @@ class Case:
         self.backend, _, method = configuration.partition(":")
         self.backend_options = {"start_method": method} if method else {}
         self.full = full
-        self._root = directory
-        self._runs = 0
         self.directory = directory
+        self._runs = 0
 
     @property
     def in_processes(self) -> bool:
@@ -106,13 +105,13 @@ class Case:
     @contextlib.contextmanager
     def executor(self, *, workers: int = 2, whole: bool = True, **options: Any) -> Iterator[Run]:
         """Make an executor; at the end check it, and shut it down. *whole* False: it was broken or shut down on purpose."""
-        self.directory = self._root / str(self._runs)
+        directory = self.directory / str(self._runs)
         self._runs += 1
-        self.directory.mkdir()
+        directory.mkdir()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", taskrun.UnsafeForkWarning)  # with start_method="fork" it is known
             ex = taskrun.Executor(self.backend, max_workers=workers, **{**self.backend_options, **options})
-        run = Run(ex, workers, self.directory)
+        run = Run(ex, workers, directory)
         try:
             yield run
             if whole:

@@ -21,7 +21,7 @@ __all__ = ["HERE", "environment", "run_case", "tree_of"]
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-MARK = "TASKRUN_FAULT_CASE"
+MARK = "FAULT_CASE"
 """In the environment of a case and so of everything it starts, however that came loose from it."""
 
 
@@ -45,7 +45,7 @@ def tree_of(mark: str) -> dict[int, str]:
 def run_case(theme: str, configuration: str, directory: Path, scale: str, names: Sequence[str] = (), limit: float = 240) -> str:
     """Run faults; return what was said of them. Raises AssertionError with the evidence when anything is wrong."""
     mark = uuid.uuid4().hex
-    command = [sys.executable, "-W", "error", "-X", "dev", str(HERE / "case.py"), theme, configuration, str(directory), scale]
+    command = [sys.executable, "-W", "error", str(HERE / "case.py"), theme, configuration, str(directory), scale]
     case = subprocess.Popen(
         [*command, *names],
         env=environment(mark),

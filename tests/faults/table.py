@@ -32,14 +32,6 @@ THEMES = (
     "pickling",
     "outcomes",
     "stops",
-    "parents",
-    "recycling",
-    "retries",
-    "deadlocks",
-    "nesting",
-    "counts",
-    "shortages",
-    "privacy",
 )
 
 

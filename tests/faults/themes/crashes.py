@@ -16,9 +16,8 @@ from table import ENGINE, POOL, PROCESSES, fault
 import taskrun
 
 if TYPE_CHECKING:
-    from case import Case, Run
+    from case import Case
 
-SPAWNED = ("process:spawn", "pool:spawn")
 SHORT = tuple(each for each in PROCESSES if each not in ("pool:spawn", "pool:fork"))
 KEPT = (*ENGINE, *POOL)
 
