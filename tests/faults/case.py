@@ -18,19 +18,23 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import acts
-from leftovers import Inventory
-from patience import PATIENCE
-from table import faults_of
+import patience
 
-import taskrun
+patience.PATIENCE = 60.0  # before others take it over: whole themes run side by side on a machine that is busy anyway
+
+import acts  # noqa: E402
+from leftovers import Inventory  # noqa: E402
+from patience import PATIENCE  # noqa: E402
+from table import faults_of  # noqa: E402
+
+import taskrun  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 __all__ = ["Case", "Run"]
 
-SILENCE = 60.0
+SILENCE = 180.0
 """Seconds after which a fault is believed to hang (its waits end after `PATIENCE`)."""
 
 
@@ -105,6 +109,7 @@ class Case:
     @contextlib.contextmanager
     def executor(self, *, workers: int = 2, whole: bool = True, **options: Any) -> Iterator[Run]:
         """Make an executor; at the end check it, and shut it down. *whole* False: it was broken or shut down on purpose."""
+        workers = 1 if self.backend == "serial" else workers
         directory = self.directory / str(self._runs)
         self._runs += 1
         directory.mkdir()
@@ -132,13 +137,13 @@ class Case:
 
 def main(theme: str, configuration: str, directory: str, scale: str, *names: str) -> int:
     """Run the faults of one theme on one configuration; return the exit code."""
-    failed = 0
+    failed, told = 0, os.dup(2)  # a fault may have its processes say nothing
     for fault in faults_of(theme):
         if (names and fault.name not in names) or configuration not in (fault.everywhere if names else fault.on):
             continue
         place = Path(directory, fault.name)
         place.mkdir()
-        faulthandler.dump_traceback_later(SILENCE if scale == "short" else 10 * SILENCE, exit=True)
+        faulthandler.dump_traceback_later(SILENCE if scale == "short" else 7 * SILENCE, exit=True, file=told)
         began, cpu, before = time.monotonic(), _cpu(), Inventory()
         try:
             fault.run(Case(configuration, place, full=scale == "full"))
@@ -149,7 +154,7 @@ def main(theme: str, configuration: str, directory: str, scale: str, *names: str
             traceback.print_exc()
             verdict, failed = "FAILED", failed + 1
         print(f"{verdict} {fault.name} {time.monotonic() - began:.2f}s {_cpu() - cpu:.2f}s", flush=True)
-    faulthandler.dump_traceback_later(SILENCE, exit=True)  # for the end of the interpreter
+    faulthandler.dump_traceback_later(SILENCE, exit=True, file=told)  # for the end of the interpreter
     return failed and 1
 
 

@@ -42,7 +42,7 @@ def tree_of(mark: str) -> dict[int, str]:
     return found
 
 
-def run_case(theme: str, configuration: str, directory: Path, scale: str, names: Sequence[str] = (), limit: float = 240) -> str:
+def run_case(theme: str, configuration: str, directory: Path, scale: str, names: Sequence[str] = (), limit: float = 400) -> str:
     """Run faults; return what was said of them. Raises AssertionError with the evidence when anything is wrong."""
     mark = uuid.uuid4().hex
     command = [sys.executable, "-W", "error", str(HERE / "case.py"), theme, configuration, str(directory), scale]

@@ -32,6 +32,14 @@ THEMES = (
     "pickling",
     "outcomes",
     "stops",
+    "parents",
+    "recycling",
+    "retries",
+    "deadlocks",
+    "nesting",
+    "counts",
+    "shortages",
+    "privacy",
 )
 
 

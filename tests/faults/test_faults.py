@@ -23,7 +23,7 @@ ROWS = [
 ]
 
 
-@pytest.mark.timeout(250)
+@pytest.mark.timeout(420)
 @pytest.mark.parametrize(("theme", "configuration"), ROWS)
 def test_only_the_guilty_suffer(theme: str, configuration: str, tmp_path: Path) -> None:
     said = run_case(theme, configuration, tmp_path, "short")
