@@ -15,6 +15,7 @@ import taskrun
 if TYPE_CHECKING:
     from case import Case
 
+SOME = ("thread", "process", "pool", "fork")
 ALL = ("serial", "thread", "dummy", "asyncio", "process", "pool", "fork")
 
 
@@ -38,7 +39,7 @@ def inner_sum(backend: str, method: str | None) -> int:
 @fault("process", "pool", "fork", "thread", "asyncio", soak=(*CONCURRENT, "serial"))
 def each_backend_inside(case: Case) -> None:
     """And by each start method, where the full table is run."""
-    inner: list[tuple[str, str | None]] = [(name, None) for name in ALL]
+    inner: list[tuple[str, str | None]] = [(name, None) for name in (ALL if case.full else SOME)]
     if case.full:
         inner += [(name, method) for name in ("process", "pool") for method in ("spawn", "fork")]
     if case.backend == "interpreter":
@@ -54,7 +55,7 @@ def each_backend_inside(case: Case) -> None:
 def a_worker_is_killed_that_has_workers(case: Case) -> None:
     """They end with it, though each has a process group of its own."""
     with case.executor() as run:
-        for backend in ("process", "pool", "fork"):
+        for backend in ("process", "pool", "fork") if case.full else (case.backend,):
             pids = case.log(f"pids-{backend}")
             outer = run.submit(spin_inside, backend, pids)
             assert acts.until(lambda pids=pids: len(acts.lines(pids)) == 2)

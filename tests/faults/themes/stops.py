@@ -27,18 +27,19 @@ def pids(log: str) -> list[int]:
     return [int(line) for line in acts.lines(log)]
 
 
-@fault("process", "pool", "fork", "process:fork", soak=PROCESSES)
+@fault("process", "pool", "fork", soak=PROCESSES)
 def their_time_is_up(case: Case) -> None:
     """Whatever a task does when its time is up: it is gone, with its children, and its error shows where it was."""
     written: list[bool] = []
+    limit = 1.0 if case.full else 0.5
     with case.executor(workers=4) as run:
         logs = {fn: case.log(fn.__name__) for fn in STUBBORN}
-        futures = {fn: run.submit(fn, logs[fn], timeout=1.0) for fn in STUBBORN}
+        futures = {fn: run.submit(fn, logs[fn], timeout=limit) for fn in STUBBORN}
         run.innocents(6)
         for fn, future in futures.items():
             error = future.exception(2 * PATIENCE)
             assert isinstance(error, taskrun.TaskTimeoutError), (fn, error)
-            assert error.limit == 1.0
+            assert error.limit == limit
             assert all(gone(pid) for pid in pids(logs[fn]))
             if error.stack is not None and pids(logs[fn]):
                 written.append(fn.__name__ in error.stack)
@@ -46,7 +47,7 @@ def their_time_is_up(case: Case) -> None:
     assert any(written)  # of a busy machine one does not get them all in time
 
 
-@fault("process", "pool", "fork", "process:fork", soak=PROCESSES)
+@fault("process", "pool", "fork", soak=PROCESSES)
 def they_are_killed(case: Case) -> None:
     """One by one, by their futures."""
     with case.executor(workers=4) as run:
