@@ -21,7 +21,7 @@ PARALLEL = $(if $(filter-out 0 1,$(JOBS)),--dist worksteal --tx '$(JOBS)*popen//
 # The peers that the benchmarks measure stay out of the environment that the tests use.
 BENCH := .venv-bench-$(VERSION)
 
-.PHONY: help demo demo-all choosing test strikes test-clients test-all test-newest bench bench-quick docs lint typecheck format clean python
+.PHONY: help demo demo-all choosing test strikes test-clients test-all test-newest soak latency bench bench-quick docs lint typecheck format clean python
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,6 +59,12 @@ test-all: ## the tests on each of Python 3.11 to 3.14 found here
 	done; \
 	echo "== tested on: $${found[*]:-nothing}; failed on: $${failed[*]:-none}"; \
 	[ $${#found[@]} -gt 0 ] && [ $${#failed[@]} -eq 0 ]
+
+soak: $(VENV)/installed ## ten minutes of random faults on all backends, with a report; ARGS='--minutes 0' for the whole table
+	@$(IN_VENV) tests/faults/soak.py $(ARGS)
+
+latency: $(VENV)/installed ## the times promised after faults, measured
+	@$(IN_VENV) benchmarks/latency_faults.py $(ARGS)
 
 test-newest: ## the tests on Python 3.14, for the backend interpreter; fetches it from Debian (root, debootstrap, network)
 	@tests/newest.sh $(ARGS)

@@ -61,6 +61,7 @@ class Closing:
         self._ending = False  # a thread is in `_end`
         self._ended = False  # ... or was, and got through
         self._given_up = False  # it was interrupted and did not end: nobody waits for it any more
+        self._torn = False  # ... since that was interrupted in turn: it ends by itself, and at exit is waited for after all
         self.stops_at_exit = False
         """At interpreter exit what is left to do is stopped, not waited for."""
         self._end_bell = Bell()  # rings when `_ended` is set
@@ -285,10 +286,24 @@ class Closing:
                 self._backend.abort(force=True)
                 quiet = self._wait_ended(_GONE_AFTER)
             quiet = self._backend.join(_GONE_AFTER) and quiet
+        except BaseException:  # Ctrl-C again: no more waiting, and no more asking
+            self._torn = True
+            self.close(cancel_futures=True)
+            self._backend.abort(force=True)
+            told = True
+            raise
         finally:
             # Ctrl-C may have torn the caller out of the middle of anything, or strike again here: what has not ended now is not
             # waited for at exit. But if it struck before all were told, the next call tells them.
             self._given_up = told and not quiet
+
+    def finish(self) -> None:
+        """At interpreter exit: see to the end of everything; what nobody had the patience to wait for is killed."""
+        if self._torn:
+            self._torn = self._given_up = False
+            self.interrupt(force=True)
+        else:
+            self.wait_closed()
 
     def _wait_ended(self, timeout: float | None) -> bool:
         """Wait until nothing is left to do and nothing will come; False when *timeout* (seconds) ran out first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import weakref
 from contextlib import suppress
@@ -53,8 +54,14 @@ def _snapshot() -> list[Scheduler]:
         return list(_schedulers)
 
 
+def _dies_of_ctrl_c() -> bool:
+    """Return whether the program ends because nobody caught a Ctrl-C; in an interactive session it was only the last error."""
+    kind = getattr(sys, "last_type", None)
+    return isinstance(kind, type) and issubclass(kind, KeyboardInterrupt) and not hasattr(sys, "ps1")
+
+
 def _at_exit() -> None:
-    """Run everything submitted to its end, as the standard executors do; Ctrl-C meanwhile stops it.
+    """Run everything submitted to its end, as the standard executors do; a Ctrl-C, meanwhile or just before, stops it.
 
     Not what a `Pool` has left to do: as in the standard library, that is stopped.
     """
@@ -63,13 +70,14 @@ def _at_exit() -> None:
     try:
         _exiting = True
         schedulers = _snapshot()
+        dying = _dies_of_ctrl_c()  # perhaps out of a `with` block whose `__exit__` a second one tore at its entry
         for scheduler in schedulers:
-            if scheduler.stops_at_exit:
+            if dying or scheduler.stops_at_exit:
                 scheduler.interrupt()
             else:
                 scheduler.close()
         for scheduler in schedulers:
-            scheduler.wait_closed()
+            scheduler.finish()
     except BaseException:
         for scheduler in schedulers:
             scheduler.interrupt()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
+import subprocess
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -88,3 +91,21 @@ def test_there_are_links_to_the_pages_of_backends():
 def test_what_markdown_reads_as_a_column_is_escaped(monkeypatch):
     monkeypatch.setattr(ThreadBackend, "option_names", {"pipe": 'str: "a|b",\n    or none'})
     assert r'| `thread` | `pipe` | `Executor(...)` | str: "a\|b", or none |' in as_markdown(describe_backends()).splitlines()
+
+
+def test_each_promise_of_reliability_is_linked_to_faults_that_exist_and_each_fault_is_named():
+    sys.path[:0] = [str(DOCS.parent / "tests" / "faults")]
+    try:
+        table = importlib.import_module("table")
+        known = {f"{fault.theme}.{fault.name}" for theme in table.THEMES for fault in table.faults_of(theme)}
+    finally:
+        del sys.path[0]
+    page = (DOCS / "reliability.md").read_text(encoding="utf-8")
+    named = {name for name in re.findall(r"`(\w+\.\w+)`", page) if name.partition(".")[0] in table.THEMES}
+    assert named == known
+
+
+def test_the_example_of_injecting_faults_does_what_the_page_says():
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "how-to" / "inject-faults.md").read_text(encoding="utf-8"), re.DOTALL)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")

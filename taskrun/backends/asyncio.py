@@ -315,8 +315,9 @@ class AsyncioBackend(ThreadLikeBackend):
         return not any(thread.is_alive() and not getattr(thread, "abandoned", False) for thread in threads)
 
     def workers(self) -> list[str]:
+        loop = [self.thread.name] if self.thread.is_alive() else []
         with self._scheduler.lock:
-            return sorted([self.thread.name, *(worker.name for worker in self._workers)])
+            return sorted([*loop, *(worker.name for worker in self._workers)])
 
     def _end_if_idle(self) -> None:
         """After `shutdown`: end the loop, and the threads, once nothing is left to do. On the loop."""

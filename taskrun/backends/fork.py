@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, ClassVar
 
 from taskrun.backends.base import Capabilities
-from taskrun.backends.kept import KeptBackend
+from taskrun.backends.kept import MOST_DEATHS, KeptBackend
 from taskrun.backends.start_methods import warn_of_threads
 
 if TYPE_CHECKING:
@@ -110,16 +110,31 @@ class ForkBackend(KeptBackend["ForkedChild"]):
         self._scheduler.give_back([child.task])
 
     def _ended(self, child: ForkedChild) -> None:
-        """See a dead child off; without an answer its task has crashed, or was stopped."""
-        from taskrun.engine.crash import verdict
-
+        """See a dead child off."""
         self._forget(child.pipe)
         self._forget(child.pidfd)
         child.reap()
         with self._scheduler.lock:
             del self._processes[child.number]
         if not child.settled:
-            oom = None if child.stop is not None else self._memory.killed(child.exit_status)
-            error, cause = verdict(child, child.task, oom)
-            self._scheduler.fail(child.task, error, cause)
+            self._settle_dead(child)
         child.close()
+
+    def _settle_dead(self, child: ForkedChild) -> None:
+        """Report what became of the task of a dead child that has not answered: stopped, crashed, or not begun at all."""
+        from taskrun.engine.crash import how_it_ended, verdict
+
+        task = child.task
+        stopped = child.stop is not None and child.stop.error_for(task) is not None
+        if not (stopped or child.has_taken_up()):
+            task.place = deaths = (task.place or 0) + 1
+            if self._settings.initializer is not None:
+                how = f"child {child.label} {how_it_ended(child.exit_status)} in the initializer"
+                self._not_ready(child, RuntimeError(how))
+                return
+            if deaths < MOST_DEATHS:
+                self._scheduler.give_back([task])  # without blame
+                return
+        oom = None if child.stop is not None else self._memory.killed(child.exit_status)
+        error, cause = verdict(child, task, oom)
+        self._scheduler.fail(task, error, cause)

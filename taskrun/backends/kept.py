@@ -34,11 +34,14 @@ if TYPE_CHECKING:
     from taskrun.scheduler import Scheduler
     from taskrun.task import Cause, Task
 
-__all__ = ["KeptBackend"]
+__all__ = ["MOST_DEATHS", "KeptBackend"]
 
 P = TypeVar("P", bound="KeptProcess")
 
 _log = logging.getLogger("taskrun")
+
+MOST_DEATHS = 3
+"""Of processes before they took up one and the same task; then it is held against the task."""
 
 
 class KeptBackend(Backend, Generic[P]):

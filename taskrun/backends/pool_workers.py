@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from taskrun.backends.kept import KeptBackend
+from taskrun.backends.kept import MOST_DEATHS, KeptBackend
 from taskrun.backends.start_methods import chosen_method, warn_of_threads
 from taskrun.errors import SerializationError
 from taskrun.threads import OwnThread
@@ -32,7 +32,6 @@ __all__ = ["PoolWorkers"]
 _LOOK_EVERY = 0.002  # seconds, while a pool ends
 _REAPED_WITHIN = 0.5  # seconds; else somebody else did it, and the exit status is unknown
 _TAKEN_UP_WITHIN = 0.05  # seconds; then it is looked why not
-_MOST_DEATHS = 3  # of workers before they took up one and the same task
 
 
 class PoolWorkers(KeptBackend["PooledWorker"]):
@@ -230,7 +229,7 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
             return
         stopped = worker.stop is not None and worker.stop.error_for(task) is not None
         task.place = deaths = (task.place or 0) + 1  # of workers that had it in hand
-        if not (stopped or worker.has_taken_up() or deaths >= _MOST_DEATHS):
+        if not (stopped or worker.has_taken_up() or deaths >= MOST_DEATHS):
             self._scheduler.give_back([task])  # without blame
             return
         oom = None if worker.stop is not None else self._memory.killed(worker.exit_status)

@@ -88,7 +88,9 @@ class SerialBackend(Backend):
                 try:
                     if self._settings.initializer is not None:
                         self._settings.initializer(*self._settings.initargs)
-                except Exception as error:  # the user's initializer may raise anything; every future says so
+                except KeyboardInterrupt:  # the caller's own, here
+                    raise
+                except BaseException as error:  # the user's initializer may raise anything; every future says so
                     pause = self._scheduler.initializer_failed(error)
                     if pause is None:
                         return False

@@ -38,6 +38,8 @@ class Answers:
 
     def read(self, handle: Handle) -> bool:
         """Read what a worker has sent and note the outcomes; False when there is no more."""
+        if handle.trouble is not None:
+            return False
         read, more = handle.reader.read, True
         for _ in range(_READS):
             try:
@@ -50,6 +52,10 @@ class Answers:
                 self._poller.remove(handle.fd)
                 more = False
                 break
+            except MemoryError as error:  # the answer is too large for us: its task's trouble, and nobody else's
+                self._poller.remove(handle.fd)
+                self._fleet.lose(handle, error)
+                return False
             if frames:
                 self._take_frames(handle, frames)
         return more

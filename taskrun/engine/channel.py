@@ -75,7 +75,8 @@ class FrameReader:
     def read(self) -> list[tuple[tuple[int, ...], bytes | bytearray]]:
         """Receive once and return the frames that are complete now, as (header, payload).
 
-        Raises EOFError when the other side is gone, BlockingIOError when a non-blocking socket has nothing.
+        Raises EOFError when the other side is gone, BlockingIOError when a non-blocking socket has nothing, MemoryError when
+        there is no room for the next one: then nothing more can be read.
         """
         if self._big is not None:
             return self._read_big(self._big)
@@ -104,7 +105,12 @@ class FrameReader:
             end = at + head + header[0]
             if end > have:
                 if head + header[0] > len(view):
-                    self._start_big(header, view[at + head : have])
+                    try:
+                        self._start_big(header, view[at + head : have])
+                    except MemoryError:
+                        if not frames:
+                            raise
+                        break  # first those that are complete; the next call tries again
                     at = have
                 break
             frames.append((header, bytes(view[at + head : end])))
@@ -115,8 +121,8 @@ class FrameReader:
         return frames
 
     def _start_big(self, header: tuple[int, ...], beginning: memoryview) -> None:
-        self._big_header = header
         self._big = bytearray(header[0])
+        self._big_header = header
         self._big_have = len(beginning)
         self._big[: self._big_have] = beginning
 

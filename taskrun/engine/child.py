@@ -74,6 +74,7 @@ class _Child:
         except BaseException as error:  # an initializer may raise anything; the parent turns it into an InitializerError
             self._answer(NOT_READY, started, dump_exception(error, task="initializer"))
             return 0
+        notes.take_up(self._notes, self._number)
         kind, started, data = self._run(runner)
         self._answer(kind, started, data)
         return run_exit_handlers(self._settings.finalizer, runner)

@@ -55,6 +55,8 @@ class Fleet(Starting):
         for task in claimed:
             task.worker = handle.label
             error, cause = crash.verdict(handle, task, oom, template_died)
+            if handle.trouble is not None:
+                error.add_note(f"it was killed because its answer could not be read: {handle.trouble!r}")
             if cause == "crashed" and not template_died:
                 self.crashed.add(task.future)
             self.outcomes.append((task, False, error, cause, None))
@@ -124,6 +126,11 @@ class Fleet(Starting):
                     self.signal(handle, signal.SIGTERM)
             if force and not handle.stop.killed:
                 handle.stop.kill(handle, now, self.signal)
+
+    def lose(self, handle: Handle, error: BaseException) -> None:
+        """Kill a worker whose answer cannot be read; what it has not begun runs elsewhere."""
+        handle.trouble = error
+        self.signal(handle, signal.SIGKILL)
 
     def kill_all(self) -> None:
         """Kill and reap every worker at once, whatever state it is in: the engine has lost its thread."""

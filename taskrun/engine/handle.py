@@ -60,6 +60,8 @@ class Handle:
         self.leaving = False
         self.dead = False
         self.stop: Stop | None = None
+        self.trouble: BaseException | None = None
+        """Why it was killed, if what it sent could not be read."""
         self.flight: dict[int, Task] = {}
         self.next_sequence = 0
         self.answered = -1

@@ -59,6 +59,10 @@ class KeptProcess:
         """What was written so far belongs to a task that is over."""
         self._stack_from = max(notes.STACK_AT, os.fstat(self._notes).st_size)
 
+    def has_taken_up(self) -> bool:
+        """Return whether it began with its task: what happens to it from then on is held against that."""
+        return notes.taken_up(self._notes) == self.sequence
+
     def signal(self, number: int) -> None:
         """Send *number* to its process group."""
         if self.pid is not None:

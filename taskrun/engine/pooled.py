@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 from taskrun import primitives
 from taskrun.cpus import cpu_count
-from taskrun.engine import notes, pool_worker, posix, surroundings
+from taskrun.engine import pool_worker, posix, surroundings
 from taskrun.engine.answer import CAUSES, DONE
 from taskrun.engine.kept import KeptProcess
 from taskrun.engine.launch import fork_warning_ignored
@@ -175,10 +175,6 @@ class PooledWorker(KeptProcess):
         if answer.kind == DONE:
             return load_outcome(task, answer.data, run)
         return task, False, load_exception(answer.data), CAUSES[answer.kind], run
-
-    def has_taken_up(self) -> bool:
-        """Return whether the process began with its task."""
-        return notes.taken_up(self._notes) == self.sequence
 
     def is_stopped(self) -> bool:
         """Return whether somebody has stopped the process."""

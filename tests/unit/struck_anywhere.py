@@ -141,3 +141,30 @@ def test_it_ends_where_it_was_told_to_end(backend: str, how: str) -> None:
         assert all(future.done() for future in futures), where
 
     assert at_each_moment(before, act, ended) >= FEWEST
+
+
+@pytest.mark.parametrize("backend", ["thread", "process", "fork", "asyncio"])
+def test_a_second_ctrl_c_while_the_first_ends_everything_loses_nothing(backend: str) -> None:
+    def before() -> tuple[taskrun.Executor, list[taskrun.Future[int]]]:
+        ex = taskrun.Executor(backend, max_workers=1)
+        return ex, [ex.submit(abs, i) for i in range(3)]
+
+    def act(subject: tuple[taskrun.Executor, list[taskrun.Future[int]]]) -> None:
+        ex, _ = subject
+        try:
+            with ex:
+                raise KeyboardInterrupt("the first")
+        except KeyboardInterrupt as error:
+            if error.args != ("the first",):
+                raise  # the second
+
+    def ended(subject: tuple[taskrun.Executor, list[taskrun.Future[int]]], where: str) -> None:
+        ex, futures = subject
+        if not ex.closed:  # at the very entry of `__exit__`, before its first instruction
+            ex.kill_workers()
+        assert eventually(lambda: all(future.done() for future in futures)), where
+        assert eventually(lambda: ex._scheduler._ended), where
+        ex.shutdown()
+        assert ex._backend.join(PATIENCE), where
+
+    assert at_each_moment(before, act, ended) >= FEWEST
