@@ -17,6 +17,7 @@ import time
 from abc import abstractmethod
 from contextlib import nullcontext, suppress
 from functools import partial
+from importlib import import_module
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -155,6 +156,7 @@ class RemoteBackend(Backend):
         self._connected = self._closing = False
         self._lost: tuple[str, BaseException | None] | None = None
         for module in self.outlived_by:
+            import_module(module)  # its hook is registered before ours, which then runs first
             lifetime.finish_before(module)
         self._feeder = OwnThread(f"{settings.name}-feeder", self._feed)
         self._feeder.start()

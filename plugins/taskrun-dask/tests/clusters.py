@@ -68,12 +68,12 @@ def descendants(parent: int) -> dict[int, str]:
 class Cluster:
     """A scheduler and workers, each a process of its own, as an administrator would start them."""
 
-    def __init__(self, directory: Path, *, protocol: str = "tcp", tls: tuple[str, ...] = ()) -> None:
+    def __init__(self, directory: Path, *, protocol: str = "tcp", tls: tuple[str, ...] = (), program: str = "") -> None:
         self.address = f"{protocol}://127.0.0.1:{free_port()}"
         self._directory, self._tls = directory, tls
         self._processes: list[subprocess.Popen[bytes]] = []
         port = self.address.rpartition(":")[2]
-        self.scheduler = self._start("dask scheduler", "--host", f"{protocol}://127.0.0.1", "--port", port, "--no-dashboard")
+        self.scheduler = self._start("dask scheduler", "--host", f"{protocol}://127.0.0.1", "--port", port, "--no-dashboard", program=program)
 
     def worker(self, *arguments: str, nanny: bool = False, program: str = "") -> subprocess.Popen[bytes]:
         """Start a worker; return its process."""
@@ -90,6 +90,7 @@ class Cluster:
                 stdout=log,
                 stderr=log,
                 cwd=self._directory,
+                env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},  # tasks are functions of the tests' modules
                 start_new_session=True,
             )
         self._processes.append(process)

@@ -7,6 +7,7 @@ that died.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -47,9 +49,9 @@ def connect(address: str, options: DaskOptions) -> Client:
                 tls_client_key=options.tls_key or options.tls_cert,
                 require_encryption=True,
             )
+        _probe(address, options.connect_timeout, security)
         return Client(address, timeout=options.connect_timeout, security=security, set_as_default=False)
     except Exception as error:  # of Dask, of TLS, of what is at that address instead
-        _close_failed_clients()
         raise BackendUnavailableError(
             f"no Dask scheduler answers at {address}, which was tried for {options.connect_timeout:g} s: {_reasons(error)}. "
             "Is it running there, and reachable from here? A scheduler with TLS has an address that begins with tls:// and wants "
@@ -58,15 +60,40 @@ def connect(address: str, options: DaskOptions) -> Client:
         ) from error
 
 
-def _close_failed_clients() -> None:
-    """Have a client that could not connect end its thread: nobody holds it."""
-    import gc
+def _probe(address: str, timeout: float, security: Any) -> None:
+    """Connect and part again. Raises what Dask raises.
 
+    A client that runs in a thread of its own leaves that thread behind when it cannot connect, and nobody can close it; one that
+    runs on a loop of ours can be closed.
+    """
     from distributed import Client
 
-    for client in [one for one in gc.get_objects() if isinstance(one, Client) and one.status == "connecting"]:
-        with suppress(Exception):
-            client.close(timeout=1)
+    async def ask() -> None:
+        client = Client(address, timeout=timeout, security=security, set_as_default=False, asynchronous=True)
+        connecting = asyncio.ensure_future(client)
+        try:
+            # Something that takes the connection and says nothing is waited for longer than Dask is told to.
+            if not (await asyncio.wait({connecting}, timeout=timeout + 1))[0]:
+                raise TimeoutError("it takes connections and does not speak as a scheduler does")
+            connecting.result()
+        finally:
+            connecting.cancel()
+            with suppress(Exception):
+                await client.close(timeout=1)
+
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            asyncio.run(ask())
+        except BaseException as error:  # for the caller to raise
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="taskrun-dask-probe")  # the caller may be in a running event loop
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed.pop()
 
 
 def _reasons(error: BaseException | None) -> str:
