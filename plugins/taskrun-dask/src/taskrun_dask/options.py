@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -70,10 +71,10 @@ def _wrong(name: str, allowed: str, value: Any) -> ConfigError:
     return ConfigError(f"{name} must be {allowed}, not {value!r}", setting=name, allowed=allowed)
 
 
-def _text(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise _wrong(name, "a text that is not empty", value)
-    return value
+def _file(name: str, value: Any) -> str:
+    if not isinstance(value, (str, os.PathLike)) or not os.path.isfile(value):
+        raise _wrong(name, "the path of a file that is there", value)
+    return os.fspath(value)
 
 
 def _address(name: str, value: Any) -> str:
@@ -134,9 +135,9 @@ def _is_amount(value: Any) -> bool:
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "address": _address,
     "connect_timeout": _seconds,
-    "tls_ca_file": _text,
-    "tls_cert": _text,
-    "tls_key": _text,
+    "tls_ca_file": _file,
+    "tls_cert": _file,
+    "tls_key": _file,
     "security": _security,
     "memory_limit": _memory,
     "workers": _names,
