@@ -139,6 +139,11 @@ class RemoteBackend(Backend):
         """The engine is gone: what was sent fails, what waits as well, and nothing more can be submitted; in any thread."""
         self._tell(partial(self._lose, reason, error))
 
+    def gone(self, flight: Flight, reason: str, error: BaseException | None) -> Failure:
+        """Do as `lose`; return what `collect` has to say of *flight*."""
+        self.lose(reason, error)
+        return Failure(self._crash(flight.task, self._message(reason), error), "crashed")
+
     # -- the contract --------------------------------------------------------------------------------------------------------------
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
@@ -192,13 +197,13 @@ class RemoteBackend(Backend):
 
     def _turn(self, batch: list[Any]) -> None:
         ended = [item for item in batch if type(item) is Flight]
+        if ended:
+            self._take_answers(ended)  # first: what had finished stays, whatever else has happened
+        del ended
         for item in batch:
             if item is not None and type(item) is not Flight:
                 item()
         del batch
-        if ended:
-            self._take_answers(ended)
-        del ended
         while len(self._busy) < self._slots and (tasks := self._scheduler.pull(self._slots - len(self._busy))):
             for task in tasks:
                 self._launch(task)
@@ -285,7 +290,7 @@ class RemoteBackend(Backend):
     def _lose(self, reason: str, error: BaseException | None) -> None:
         if self._lost is not None:
             return
-        message = f"backend {self.name!r} has lost its cluster: {reason}; make a new executor once it is there again"
+        message = self._message(reason)
         self._lost = (message, error)
         with self._lock:
             flights = list(self._flights.values())
@@ -297,6 +302,9 @@ class RemoteBackend(Backend):
         from taskrun.errors import WorkerCrashedError
 
         self._scheduler.break_down(message, error, WorkerCrashedError)
+
+    def _message(self, reason: str) -> str:
+        return f"backend {self.name!r} has lost its cluster: {reason}; make a new executor once it is there again"
 
     def _crash(self, task: Task, reason: str, error: BaseException | None) -> BaseException:
         from taskrun.errors import WorkerCrashedError

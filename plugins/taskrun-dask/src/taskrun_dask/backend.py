@@ -169,7 +169,7 @@ class DaskBackend(RemoteBackend):
         assert client is not None  # noqa: S101 - connected
         if future.status != "error":  # cancelled or lost
             if client.status != "running":
-                raise ConnectionError(f"the scheduler at {self._where()} went away")
+                return self.gone(flight, f"the scheduler at {self._where()} went away", None)
             return self._crashed(flight, f"Dask says that it was {future.status}, perhaps by somebody else's client", None)
         error = future.exception(_PATIENCE)
         if not isinstance(error, KilledWorker):
