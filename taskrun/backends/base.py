@@ -85,10 +85,11 @@ class Capabilities:
 class Backend(ABC):
     """A way to run calls; one instance serves one executor.
 
-    The executor calls the methods in this order: `configure`, `slots` and `start` once; then any of `wake`, `revoke`, `stop` and `notice_cancel` from
-    any thread at any time; then `shutdown` or `abort` (or both, or `abort` several times) and at last `join`.
-    None of the methods is called with a lock of the executor held, none but these three may raise, and none but `start` (and, on a backend
-    whose capabilities say ``concurrent=False``, `wake`) may run the user's code or wait for it.
+    The executor calls the methods in this order: `configure`, `slots` (where the user gives no `max_workers`) and `start` once;
+    then any of `wake`, `revoke`, `stop` and `notice_cancel` from any thread at any time; then `shutdown` or `abort` (or both,
+    or `abort` several times) and at last `join`. None of the methods is called with a lock of the executor held, none but the
+    first three may raise, and none but `start` (and, on a backend whose capabilities say ``concurrent=False``, `wake`) may run
+    the user's code or wait for it.
     """
 
     name: ClassVar[str]
@@ -121,16 +122,16 @@ class Backend(ABC):
     def configure(self, options: Mapping[str, Any]) -> None:
         """Take the options of its own that the user gave; called once, before `capabilities` is read.
 
-        For a backend whose capabilities depend on them: it may set `self.capabilities`. It starts nothing. Raises ConfigError for
-        a value it cannot use. `start` gets the same options in its settings.
+        For a backend whose capabilities depend on them: it may set `self.capabilities`. It starts nothing. Raises ConfigError
+        for a value it cannot use. `start` gets the same options in its settings.
         """
         return
 
     def slots(self) -> int | None:
         """Return how many workers there are, where somebody else has decided that; None: it is for us to say.
 
-        Asked after `configure` and right before `start`, if the user gives no `max_workers`. It may connect to find out; what it
-        opens is for `start` to use, or to close when that raises. Raises BackendUnavailableError when nobody is there.
+        Asked after `configure` and right before `start`, if the user gives no `max_workers`. It may connect to find out; what
+        it opens is for `start` to use, or to close when that raises. Raises BackendUnavailableError when nobody is there.
         """
         return None
 

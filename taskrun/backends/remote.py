@@ -4,8 +4,8 @@ One thread, the *feeder*, talks to the engine: it pulls while there are free slo
 to it through a SimpleQueue, which is re-entrant: `wake` may be called from a signal handler, while an engine's locks are not.
 `_lock` guards `_flights` and what is said of a flight from several threads.
 
-Tasks travel as bytes, pickled by taskrun, and so do their answers: the engine sees neither the user's function nor his keywords,
-and what arrives is what arrives on any other backend.
+Tasks travel as bytes, pickled by taskrun, and so do their answers: the engine sees neither the user's function nor his
+keywords, and what arrives is what arrives on any other backend.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Flight:
 
 
 class RemoteBackend(Backend):
-    """The base of a backend on a foreign engine: define `connect`, `send`, `collect` and `disconnect`, and `interrupt` if it can.
+    """The base of a backend on a foreign engine: define `connect`, `send`, `collect`, `disconnect`; `interrupt` if it can.
 
     As many tasks are sent as there are slots, so what is sent runs, as far as can be told. An engine that reports when a task
     really starts (`reports_starts`, `started`) has its time limits counted from there.
@@ -84,7 +84,7 @@ class RemoteBackend(Backend):
     reports_starts = False
     """`started` will be called for a task with a timeout."""
 
-    # -- what a backend defines; all are called in the feeder's thread, but `sever` ------------------------------------------------
+    # -- what a backend defines; all are called in the feeder's thread, but `sever` --------------------------------------------
 
     @abstractmethod
     def connect(self) -> None:
@@ -115,7 +115,7 @@ class RemoteBackend(Backend):
     def sever(self) -> None:
         """Kill what is ours at once, even in the middle of `connect` or `send`; from any thread, without waiting."""
 
-    # -- what it tells -------------------------------------------------------------------------------------------------------------
+    # -- what it tells ---------------------------------------------------------------------------------------------------------
 
     def ended(self, flight: Flight) -> None:
         """The engine is through with *flight*; in any thread."""
@@ -144,7 +144,7 @@ class RemoteBackend(Backend):
         self.lose(reason, error)
         return Failure(self._crash(flight.task, self._message(reason), error), "crashed")
 
-    # -- the contract --------------------------------------------------------------------------------------------------------------
+    # -- the contract ----------------------------------------------------------------------------------------------------------
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         from taskrun.engine.surroundings import locate_context_vars
@@ -172,7 +172,7 @@ class RemoteBackend(Backend):
     def _tell(self, what: Callable[[], object]) -> None:
         self._news.put(what)
 
-    # -- the feeder ------------------------------------------------------------------------------------------------------------------
+    # -- the feeder ------------------------------------------------------------------------------------------------------------
 
     def _feed(self) -> None:
         while True:
@@ -314,7 +314,7 @@ class RemoteBackend(Backend):
         crash.__cause__ = error
         return crash
 
-    # -- stopping --------------------------------------------------------------------------------------------------------------------
+    # -- stopping --------------------------------------------------------------------------------------------------------------
 
     def stop(self, task: Task, error: BaseException, cause: Literal["timeout", "killed"]) -> bool:
         now = time.monotonic()
@@ -366,7 +366,7 @@ class RemoteBackend(Backend):
         refuse_waiting_in(self._feeder)
         return nullcontext()
 
-    # -- ending ----------------------------------------------------------------------------------------------------------------------
+    # -- ending ----------------------------------------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
         self._closing = True

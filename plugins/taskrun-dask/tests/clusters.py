@@ -73,7 +73,9 @@ class Cluster:
         self._directory, self._tls = directory, tls
         self._processes: list[subprocess.Popen[bytes]] = []
         port = self.address.rpartition(":")[2]
-        self.scheduler = self._start("dask scheduler", "--host", f"{protocol}://127.0.0.1", "--port", port, "--no-dashboard", program=program)
+        self.scheduler = self._start(
+            "dask scheduler", "--host", f"{protocol}://127.0.0.1", "--port", port, "--no-dashboard", program=program
+        )
 
     def worker(self, *arguments: str, nanny: bool = False, program: str = "") -> subprocess.Popen[bytes]:
         """Start a worker; return its process."""

@@ -31,7 +31,17 @@ def varied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def test_keywords_of_dasks_are_the_functions(cluster: Cluster) -> None:
-    keywords = {"key": 1, "workers": 2, "resources": 3, "retries": 4, "pure": 5, "priority": 6, "fn": 7, "actor": 8, "timeout": 9}
+    keywords = {
+        "key": 1,
+        "workers": 2,
+        "resources": 3,
+        "retries": 4,
+        "pure": 5,
+        "priority": 6,
+        "fn": 7,
+        "actor": 8,
+        "timeout": 9,
+    }
     with taskrun.Executor("dask", address=cluster.address) as ex:
         assert ex.submit(told, 1, **keywords).result(PATIENCE) == ((1,), keywords)
 

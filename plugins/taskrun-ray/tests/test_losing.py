@@ -134,11 +134,13 @@ def test_another_cluster_than_that_of_the_process_is_refused(cluster: Cluster) -
 def test_nothing_outlives_a_program_that_is_killed(tmp_path: Path) -> None:
     log = tmp_path / "log"
     code = (
-        "import sys, taskrun; sys.path.insert(0, sys.argv[1]); from work import note_run\n"
+        "import sys, taskrun; from work import note_run\n"
         f"ex = taskrun.Executor('ray', max_workers=2, object_store_memory={STORE})\n"
-        "ex.submit(note_run, sys.argv[2], sys.argv[2] + '.never').result()"
+        "ex.submit(note_run, sys.argv[1], sys.argv[1] + '.never').result()"
     )
-    program = subprocess.Popen([sys.executable, "-c", code, os.path.dirname(__file__), str(log)])
+    program = subprocess.Popen(
+        [sys.executable, "-c", code, str(log)], env={**os.environ, "PYTHONPATH": os.path.dirname(__file__)}
+    )
     try:
         assert eventually(lambda: runs(log))
     finally:

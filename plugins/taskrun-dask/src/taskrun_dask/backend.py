@@ -98,7 +98,7 @@ class DaskBackend(RemoteBackend):
                 backend="dask",
             ) from error
 
-    # -- the feeder ----------------------------------------------------------------------------------------------------------------
+    # -- the feeder ------------------------------------------------------------------------------------------------------------
 
     def connect(self) -> None:
         if self._client is not None:
@@ -174,7 +174,7 @@ class DaskBackend(RemoteBackend):
         error = future.exception(_PATIENCE)
         if not isinstance(error, KilledWorker):
             wrong = BackendUnavailableError(
-                f"the Dask cluster at {self._where()} could not run task {flight.task.name!r}: {type(error).__name__}: {error}. "
+                f"the cluster at {self._where()} could not run task {flight.task.name!r}: {type(error).__name__}: {error}. "
                 "The same Python and the same taskrun-executor and taskrun-dask have to be on the scheduler and the workers",
                 backend="dask",
             )
@@ -194,8 +194,8 @@ class DaskBackend(RemoteBackend):
         task = flight.task
         pid = flight.where[2] if flight.where is not None else None
         crash = WorkerCrashedError(
-            f"{what} while it ran task {task.name!r} (attempt {task.number}). Dask does not say what it died of; the log of the "
-            "worker or of its nanny may. taskrun.Retry(on_crash=True) runs such tasks again",
+            f"{what} while it ran task {task.name!r} (attempt {task.number}). Dask does not say what it died of; the log of "
+            "the worker or of its nanny may. taskrun.Retry(on_crash=True) runs such tasks again",
             task=task.name,
             attempt=task.number,
             pid=pid,
@@ -210,10 +210,10 @@ class DaskBackend(RemoteBackend):
         if flight.handle is not None:
             flight.handle.release()
 
-    # -- stopping ------------------------------------------------------------------------------------------------------------------
+    # -- stopping --------------------------------------------------------------------------------------------------------------
 
     def interrupt(self, flight: Flight) -> None:
-        """Kill the worker of our own cluster that runs it, if it still does: nothing else is sent there before we hear of it."""
+        """Kill the worker of our own cluster that runs it, if it still does: nothing is sent there before we hear of that."""
         _, address, pid = flight.where
         if pid is None or flight not in self._busy or flight.handle.done() or address in self._killed:
             return  # if it has not begun, `started` asks again
@@ -236,7 +236,7 @@ class DaskBackend(RemoteBackend):
         if self._own is not None:
             self._own.kill()
 
-    # -- ending --------------------------------------------------------------------------------------------------------------------
+    # -- ending ----------------------------------------------------------------------------------------------------------------
 
     def disconnect(self) -> None:
         self._close_client()
@@ -260,4 +260,3 @@ class DaskBackend(RemoteBackend):
 
     def _where(self) -> str:
         return self._given.address or "this machine"
-

@@ -54,8 +54,8 @@ def connect(address: str, options: DaskOptions) -> Client:
     except Exception as error:  # of Dask, of TLS, of what is at that address instead
         raise BackendUnavailableError(
             f"no Dask scheduler answers at {address}, which was tried for {options.connect_timeout:g} s: {_reasons(error)}. "
-            "Is it running there, and reachable from here? A scheduler with TLS has an address that begins with tls:// and wants "
-            "tls_ca_file, tls_cert and tls_key",
+            "Is it running there, and reachable from here? A scheduler with TLS has an address that begins with tls:// and "
+            "wants tls_ca_file, tls_cert and tls_key",
             backend="dask",
         ) from error
 
@@ -63,8 +63,8 @@ def connect(address: str, options: DaskOptions) -> Client:
 def _probe(address: str, timeout: float, security: Any) -> None:
     """Connect and part again. Raises what Dask raises.
 
-    A client that runs in a thread of its own leaves that thread behind when it cannot connect, and nobody can close it; one that
-    runs on a loop of ours can be closed.
+    A client that runs in a thread of its own leaves that thread behind when it cannot connect, and nobody can close it; one
+    that runs on a loop of ours can be closed.
     """
     from distributed import Client
 
@@ -145,10 +145,8 @@ class OwnCluster:
             self._process.stdin.write(b"end\n")
         with suppress(OSError):
             self._process.stdin.close()
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_LIMIT)
-        except subprocess.TimeoutExpired:
-            pass
         self.kill()
         self._process.wait()
         self._told.close()
@@ -159,7 +157,7 @@ class OwnCluster:
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
-# -- in that process -------------------------------------------------------------------------------------------------------------
+# -- in that process -----------------------------------------------------------------------------------------------------------
 
 
 def main() -> None:

@@ -115,7 +115,11 @@ def _memory(name: str, value: Any) -> Any:
 
 def _names(name: str, value: Any) -> tuple[str, ...]:
     names = (value,) if isinstance(value, str) else value
-    if not isinstance(names, (list, tuple, set, frozenset)) or not names or not all(isinstance(one, str) and one for one in names):
+    if (
+        not isinstance(names, (list, tuple, set, frozenset))
+        or not names
+        or not all(isinstance(one, str) and one for one in names)
+    ):
         raise _wrong(name, "the name of a worker, or a list of names", value)
     return tuple(names)
 

@@ -73,7 +73,7 @@ class RayBackend(RemoteBackend):
             self._known = True
             self._gcs = ray.get_runtime_context().gcs_address
 
-    # -- the feeder ----------------------------------------------------------------------------------------------------------------
+    # -- the feeder ------------------------------------------------------------------------------------------------------------
 
     def connect(self) -> None:
         import ray
@@ -132,7 +132,7 @@ class RayBackend(RemoteBackend):
                 return self.gone(flight, self._nobody(), error)
             return Failure(self._crashed(flight, error, isinstance(error, of_ray.OutOfMemoryError)), "crashed")
         wrong = BackendUnavailableError(
-            f"the Ray cluster at {self._gcs} could not run task {flight.task.name!r}: {type(error).__name__}: {error}. The same "
+            f"the cluster at {self._gcs} could not run task {flight.task.name!r}: {type(error).__name__}: {error}. The same "
             "Python and the same taskrun-executor and taskrun-ray have to be on all of its nodes",
             backend="ray",
         )
@@ -142,8 +142,8 @@ class RayBackend(RemoteBackend):
     def _crashed(self, flight: Flight, error: BaseException, oom: bool) -> WorkerCrashedError:
         task = flight.task
         crash = WorkerCrashedError(
-            f"the worker died, was lost or was cancelled while it ran task {task.name!r} (attempt {task.number}), {flight.worker}: "
-            f"{error}. taskrun.Retry(on_crash=True) runs such tasks again",
+            f"the worker died, was lost or was cancelled while it ran task {task.name!r} (attempt {task.number}), "
+            f"{flight.worker}: {error}. taskrun.Retry(on_crash=True) runs such tasks again",
             task=task.name,
             attempt=task.number,
             oom=True if oom else None,
@@ -151,7 +151,7 @@ class RayBackend(RemoteBackend):
         crash.__cause__ = error
         return crash
 
-    # -- stopping ------------------------------------------------------------------------------------------------------------------
+    # -- stopping --------------------------------------------------------------------------------------------------------------
 
     def interrupt(self, flight: Flight) -> None:
         import ray
@@ -165,7 +165,7 @@ class RayBackend(RemoteBackend):
                 with suppress(Exception):  # of Ray: it has ended, or the cluster has
                     self.interrupt(flight)
 
-    # -- ending --------------------------------------------------------------------------------------------------------------------
+    # -- ending ----------------------------------------------------------------------------------------------------------------
 
     def disconnect(self) -> None:
         using, self._using, self._known = self._using, False, False

@@ -26,8 +26,8 @@ _guard = threading.Lock()
 def connect(options: RayOptions, workers: int | None) -> bool:
     """Be connected, starting a cluster for *workers* tasks at a time if there is no address; True: follow with `disconnect`.
 
-    Raises BackendUnavailableError within `connect_timeout` seconds or so where nobody answers, ConfigError where this process is
-    connected to another cluster.
+    Raises BackendUnavailableError within `connect_timeout` seconds or so where nobody answers, ConfigError where this process
+    is connected to another cluster.
     """
     import ray
 
@@ -81,8 +81,8 @@ def _refuse_another(address: str | None) -> None:
     connected = ray.get_runtime_context().gcs_address
     if address not in (None, "auto") and _resolved(str(address)) != _resolved(connected):
         raise ConfigError(
-            f"address is {address!r}, but this process is connected to the Ray cluster at {connected}; Ray knows one cluster for "
-            "a process: leave address out, or ray.shutdown() first",
+            f"address is {address!r}, but this process is connected to the Ray cluster at {connected}; Ray knows one cluster "
+            "for a process: leave address out, or ray.shutdown() first",
             setting="address",
         )
 
