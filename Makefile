@@ -21,7 +21,11 @@ PARALLEL = $(if $(filter-out 0 1,$(JOBS)),--dist worksteal --tx '$(JOBS)*popen//
 # The peers that the benchmarks measure stay out of the environment that the tests use.
 BENCH := .venv-bench-$(VERSION)
 
-.PHONY: help demo demo-all choosing test strikes test-clients test-all test-newest soak latency bench bench-quick docs lint typecheck format clean python
+PLUGINS := dask ray
+PLUGINS_VENV ?= .venv-plugins-$(VERSION)
+IN_PLUGINS_VENV := $(abspath $(PLUGINS_VENV))/bin/python
+
+.PHONY: help demo demo-all choosing test strikes test-clients test-plugins test-all test-newest soak latency bench bench-quick docs lint typecheck format clean python
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +48,17 @@ strikes: $(VENV)/installed ## Ctrl-C at each single moment, where `make test` ta
 
 test-clients: $(VENV)/installed-clients ## tests/clients with the large libraries too (NumPy, pandas, SciPy, Dask, scikit-learn)
 	$(IN_VENV) -W error -X dev -m pytest $(PARALLEL) tests/clients $(ARGS)
+
+test-plugins: $(PLUGINS_VENV)/installed ## plugins/ against real Dask and Ray clusters on this machine, and MPI, loky; PLUGINS=dask
+	@command -v mpiexec >/dev/null || echo "make: there is no MPI here, its test is skipped: apt-get install openmpi-bin libopenmpi-dev"
+	@command -v openssl >/dev/null || { echo "make: openssl is needed for the tests of TLS: apt-get install openssl"; exit 1; }
+	@failed=(); for plugin in $(PLUGINS); do \
+	  echo "== taskrun-$$plugin"; \
+	  (cd plugins/taskrun-$$plugin && $(IN_PLUGINS_VENV) -W error -m pytest $(ARGS)) || failed+=(taskrun-$$plugin); \
+	done; \
+	echo "== other executors"; \
+	$(IN_PLUGINS_VENV) -W error -m pytest tests/clients/test_other_executors.py $(ARGS) || failed+=(executors); \
+	echo "== failed: $${failed[*]:-none}"; [ $${#failed[@]} -eq 0 ]
 
 test-all: ## the tests on each of Python 3.11 to 3.14 found here
 	@found=(); failed=(); \
@@ -90,7 +105,7 @@ format: $(VENV)/installed-dev ## format the code
 	$(IN_VENV) -m ruff format .
 
 clean: ## remove the environments made here and what tools leave behind
-	rm -rf $(foreach v,$(VERSIONS),.venv-$(v) .venv-bench-$(v)) .newest .newest.log build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(foreach v,$(VERSIONS),.venv-$(v) .venv-bench-$(v) .venv-plugins-$(v)) .newest .newest.log build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find taskrun tests docs benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # The stamps are in the environment: removed with it, and older than pyproject.toml once that changes.
@@ -114,6 +129,18 @@ $(BENCH)/installed: pyproject.toml benchmarks/requirements.txt | python
 	@echo "installing taskrun and its peers into $(BENCH)"
 	@test -x $(BENCH)/bin/pip || $(PYTHON) -m venv $(BENCH)
 	@$(BENCH)/bin/python -m pip --disable-pip-version-check --quiet install -e . -r benchmarks/requirements.txt
+	@touch $@
+
+# Dask and Ray are too heavy for `make test` (some 500 MB): an environment of their own. mpi4py builds only where there is an MPI.
+$(PLUGINS_VENV)/installed: pyproject.toml $(wildcard plugins/*/pyproject.toml) | python
+	@echo "installing taskrun, the plugins, Dask and Ray into $(PLUGINS_VENV)"
+	@$(IN_PLUGINS_VENV) -m pip --version >/dev/null 2>&1 || { rm -rf $(PLUGINS_VENV) && $(PYTHON) -m venv $(PLUGINS_VENV); }
+	@$(IN_PLUGINS_VENV) -m pip -q --disable-pip-version-check install -e '.[test]' loky \
+	  $(foreach plugin,dask ray,-e 'plugins/taskrun-$(plugin)[test]') \
+	  || { echo "make: what the plugins need could not be installed for Python $(VERSION); Ray has wheels for few versions:"; \
+	       echo "make: choose another by PYTHON=python3.11 (see https://pypi.org/project/ray/#files)"; exit 1; }
+	@command -v mpiexec >/dev/null && $(IN_PLUGINS_VENV) -m pip -q --disable-pip-version-check install mpi4py \
+	  || echo "make: mpi4py is not installed"
 	@touch $@
 
 # Debian and Ubuntu keep ensurepip in a package of its own.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from taskrun.backends.base import Backend
     from taskrun.config_layers import Resolved
 
-__all__ = ["Choice", "choose", "merged_options"]
+__all__ = ["Choice", "choose", "located", "merged_options"]
 
 _names = itertools.count()
 _TASK_OPTIONS = tuple(field.name for field in fields(TaskOptions) if field.name != "backend")
@@ -47,11 +47,16 @@ class Choice:
     origins: Mapping[str, str]
 
     def located(self, error: ConfigError) -> ConfigError:
-        """Return *error* of the backend, which knows no origins, so that it tells where the value was written."""
-        origin = self.origins.get(error.setting or "")
-        if error.origin is not None or origin in (None, "argument", DEFAULT):
-            return error
-        return ConfigError(f"{origin}: {error}", setting=error.setting, origin=origin, allowed=error.allowed)
+        """Return *error* of the backend, so that it tells where the value was written."""
+        return located(error, self.origins)
+
+
+def located(error: ConfigError, origins: Mapping[str, str]) -> ConfigError:
+    """Return *error* of a backend, which knows no origins, so that it tells where the value was written."""
+    origin = origins.get(error.setting or "")
+    if error.origin is not None or origin in (None, "argument", DEFAULT):
+        return error
+    return ConfigError(f"{origin}: {error}", setting=error.setting, origin=origin, allowed=error.allowed)
 
 
 def choose(resolved: Resolved) -> Choice:
@@ -62,6 +67,10 @@ def choose(resolved: Resolved) -> Choice:
     values, origins = resolved.settings, resolved.origins
     backend = _make_backend(values["backend"], origins["backend"])
     own = options_for(type(backend), resolved)
+    try:
+        backend.configure(own)
+    except ConfigError as error:
+        raise located(error, origins) from error.__cause__
     _refuse_lacking(backend, values["require"], origins["require"])
     _report_unsupported(backend, resolved)
     if backend.capabilities.processes and values["cpu_affinity"] is not None:
@@ -94,7 +103,10 @@ def _make_backend(asked: Any, origin: str) -> Backend:
 
 
 def _default_workers(backend: Backend) -> int:
-    """Return how many workers this process may really use; inside a worker, its part of that."""
+    """Return how many workers there are elsewhere, or this process may really use; inside a worker, its part of that."""
+    slots = backend.slots()
+    if slots is not None:
+        return slots
     task = current_task()
     sharers = cpus.outer_workers * (task.workers if task is not None else 1)
     return backend.default_max_workers(max(1, cpus.cpu_count() // sharers))

@@ -19,7 +19,7 @@ import threading
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,10 +85,11 @@ class Capabilities:
 class Backend(ABC):
     """A way to run calls; one instance serves one executor.
 
-    The executor calls the methods in this order: `start` once; then any of `wake`, `revoke`, `stop` and `notice_cancel` from
-    any thread at any time; then `shutdown` or `abort` (or both, or `abort` several times) and at last `join`.
-    None of the methods is called with a lock of the executor held, none may raise, and none but `start` (and, on a backend
-    whose capabilities say ``concurrent=False``, `wake`) may run the user's code or wait for it.
+    The executor calls the methods in this order: `configure`, `slots` (where the user gives no `max_workers`) and `start` once;
+    then any of `wake`, `revoke`, `stop` and `notice_cancel` from any thread at any time; then `shutdown` or `abort` (or both,
+    or `abort` several times) and at last `join`. None of the methods is called with a lock of the executor held, none but the
+    first three may raise, and none but `start` (and, on a backend whose capabilities say ``concurrent=False``, `wake`) may run
+    the user's code or wait for it.
     """
 
     name: ClassVar[str]
@@ -118,12 +119,28 @@ class Backend(ABC):
         """Return how many workers to use when the user does not say; *cpus* is what this process may really use."""
         return cpus
 
+    def configure(self, options: Mapping[str, Any]) -> None:
+        """Take the options of its own that the user gave; called once, before `capabilities` is read.
+
+        For a backend whose capabilities depend on them: it may set `self.capabilities`. It starts nothing. Raises ConfigError
+        for a value it cannot use. `start` gets the same options in its settings.
+        """
+        return
+
+    def slots(self) -> int | None:
+        """Return how many workers there are, where somebody else has decided that; None: it is for us to say.
+
+        Asked after `configure` and right before `start`, if the user gives no `max_workers`. It may connect to find out; what
+        it opens is for `start` to use, or to close when that raises. Raises BackendUnavailableError when nobody is there.
+        """
+        return None
+
     @abstractmethod
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Get ready to pull from *scheduler*; called once, before any other method.
 
         Guarantees wanted: cheap (workers start when there is work); no worker thread or process is left when it raises.
-        Raises ConfigError for an option value it cannot use.
+        Raises ConfigError for an option value it cannot use, BackendUnavailableError when what it runs on cannot be reached.
         """
 
     @abstractmethod

@@ -48,7 +48,7 @@ def test_in_a_process_pool_a_task_that_failed_in_its_queue_does_not_run_afterwar
     with concurrent.futures.ProcessPoolExecutor(1) as pool:
         pool.submit(wait_for, str(go))
         retry = taskrun.Retry(max_attempts=2, on_timeout=True, wait="none")
-        with taskrun.Executor(pool, timeout=0.2, retry=retry) as ex:
+        with taskrun.Executor(pool, max_workers=2, timeout=0.2, retry=retry) as ex:
             future = ex.submit(append, str(log))
             assert isinstance(future.exception(PATIENCE), taskrun.TaskTimeoutError)
             go.touch()

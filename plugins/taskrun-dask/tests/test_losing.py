@@ -1,0 +1,173 @@
+"""What is lost is told within seconds, and what had finished stays: the scheduler, a worker, the way there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from clusters import PATIENCE, Cluster, eventually, free_port, running
+from work import die, die_once, note_run, runs
+
+import taskrun
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def mortal(tmp_path: Path) -> Cluster:
+    """A cluster that a test may harm, with nannies as `dask worker` starts them."""
+    with running(tmp_path, workers=0) as cluster:
+        for _ in range(2):
+            cluster.worker(nanny=True)
+        cluster.wait_for_workers(2)
+        yield cluster
+
+
+def test_a_scheduler_that_dies_fails_what_runs_and_what_waits(mortal: Cluster, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with taskrun.Executor("dask", address=mortal.address) as ex:
+        done = ex.submit(pow, 2, 3)
+        assert done.result(PATIENCE) == 8
+        running = [ex.submit(note_run, str(log), str(tmp_path / "never")) for _ in range(2)]
+        assert eventually(lambda: len(runs(log)) == 2)
+        waiting = ex.submit(pow, 2, 4)
+        again = ex.options(retry=taskrun.Retry(max_attempts=3, wait="none")).submit(pow, 2, 5)
+        mortal.kill(mortal.scheduler)
+        started = time.monotonic()
+        for future in (*running, waiting, again):
+            error = future.exception(PATIENCE)
+            assert isinstance(error, taskrun.WorkerCrashedError)
+            assert "has lost its cluster" in str(error)
+        with pytest.raises(taskrun.WorkerCrashedError, match="has lost its cluster"):
+            ex.submit(pow, 2, 6)
+    assert time.monotonic() - started < 10
+    assert done.result() == 8
+
+
+def test_a_scheduler_that_died_while_nothing_ran_is_missed_at_the_next_task(mortal: Cluster) -> None:
+    with taskrun.Executor("dask", address=mortal.address) as ex:
+        assert ex.submit(pow, 2, 3).result(PATIENCE) == 8
+        mortal.kill(mortal.scheduler)
+        assert eventually(lambda: ex.stats()["workers"] == [])
+        assert isinstance(ex.submit(pow, 2, 3).exception(PATIENCE), taskrun.WorkerCrashedError)
+
+
+def test_a_worker_that_dies_fails_its_task_alone_and_the_task_is_run_once(mortal: Cluster, tmp_path: Path) -> None:
+    log, other = tmp_path / "log", tmp_path / "other"
+    with taskrun.Executor("dask", address=mortal.address) as ex:
+        beside = ex.submit(note_run, str(other), str(tmp_path / "go"))
+        assert eventually(lambda: runs(other))
+        crashed = ex.submit(die, str(log))
+        error = crashed.exception(PATIENCE)
+        assert isinstance(error, taskrun.WorkerCrashedError)
+        assert "tcp://127.0.0.1" in str(error)
+        assert ex.submit(pow, 2, 3).result(PATIENCE) == 8
+        (tmp_path / "go").touch()
+        assert beside.result(PATIENCE) == runs(other)[0]
+        assert ex.submit(pow, 2, 3).result(PATIENCE) == 8
+    assert len(runs(log)) == 1  # `allowed-failures` of this scheduler is Dask's default, 3
+
+
+def test_a_crash_is_tried_again_if_the_policy_says_so(mortal: Cluster, tmp_path: Path) -> None:
+    retry = taskrun.Retry(max_attempts=3, on_crash=True, wait="none")
+    with taskrun.Executor("dask", address=mortal.address, retry=retry) as ex:
+        future = ex.submit(die_once, str(tmp_path / "log"))
+        assert future.result(PATIENCE) == "survived"
+        assert [type(attempt.error) for attempt in future.attempts] == [taskrun.WorkerCrashedError, type(None)]
+
+
+def test_a_task_whose_result_is_lost_is_not_run_again(mortal: Cluster, tmp_path: Path) -> None:
+    """Dask would compute it anew: what it knows of a task that is done is taken away from it."""
+    from distributed import Client
+    from taskrun_dask.worker import PREFIX, VERSIONS, OnlyOnce, run
+
+    from taskrun.backends.pickled_call import dump_call
+    from taskrun.future import Future
+    from taskrun.task import Task
+
+    log = tmp_path / "log"
+    call = dump_call(Task(note_run, (str(log),), {}, Future(), 0), [])
+    with Client(mortal.address, set_as_default=False) as client:
+        client.register_plugin(OnlyOnce())
+        future = client.submit(run, VERSIONS, None, 0, call, key=f"{PREFIX}0", pure=False)
+        assert eventually(lambda: future.status == "finished")
+        (pid,) = runs(log)
+        os.kill(pid, signal.SIGKILL)
+        assert eventually(lambda: future.status in ("lost", "cancelled"))
+        assert client.submit(pow, 2, 3).result(timeout=PATIENCE) == 8
+        assert len(runs(log)) == 1
+
+
+def test_a_worker_killed_in_its_own_cluster_is_replaced(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with taskrun.Executor("dask", max_workers=2) as ex:
+        futures = [ex.submit(note_run, str(log), str(tmp_path / "go")) for _ in range(2)]
+        assert eventually(lambda: len(runs(log)) == 2)
+        killed, left = runs(log)
+        os.kill(killed, signal.SIGKILL)
+        assert eventually(lambda: any(future.done() for future in futures))
+        (tmp_path / "go").touch()
+        found = [future.exception(PATIENCE) or future.result() for future in futures]
+        assert left in found
+        (error,) = [one for one in found if one != left]
+        assert isinstance(error, taskrun.WorkerCrashedError)
+        assert (error.pid, error.guilt) == (killed, "known")
+        assert ex.submit(pow, 2, 3).result(PATIENCE) == 8
+    assert len(runs(log)) == 2
+
+
+def test_an_address_where_nobody_listens_is_told_at_once() -> None:
+    started = time.monotonic()
+    with pytest.raises(taskrun.BackendUnavailableError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1"):
+        taskrun.Executor("dask", address=f"tcp://127.0.0.1:{free_port()}", connect_timeout=0.5)
+    assert time.monotonic() - started < 10
+
+
+def test_an_address_where_somebody_else_listens_is_told_at_once() -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(taskrun.BackendUnavailableError):
+        taskrun.Executor("dask", address=f"tcp://127.0.0.1:{server.getsockname()[1]}", connect_timeout=0.5)
+
+
+def test_a_worker_with_another_version_of_taskrun_is_named(tmp_path: Path) -> None:
+    with running(tmp_path, workers=0) as cluster:
+        cluster.worker(program='import taskrun; taskrun.__version__ = "0.0.1"')
+        cluster.wait_for_workers(1)
+        with taskrun.Executor("dask", address=cluster.address) as ex:
+            error = ex.options(retry=3).submit(pow, 2, 3).exception(PATIENCE)
+    assert isinstance(error, taskrun.BackendUnavailableError)
+    assert "taskrun 0.0.1" in str(error)
+    assert f"taskrun {taskrun.__version__}" in str(error)
+
+
+def test_a_scheduler_without_this_package_is_named(tmp_path: Path) -> None:
+    hidden = 'import sys; sys.modules["taskrun_dask"] = None'
+    with running(tmp_path, workers=0, program=hidden) as cluster:
+        with pytest.raises(taskrun.BackendUnavailableError, match="have to be installed there"):
+            taskrun.Executor("dask", address=cluster.address)
+
+
+def test_nothing_outlives_a_program_that_is_killed(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    code = (
+        "import sys, taskrun; sys.path.insert(0, sys.argv[1]); from work import note_run\n"
+        "ex = taskrun.Executor('dask', max_workers=2)\n"
+        "ex.submit(note_run, sys.argv[2], sys.argv[2] + '.never')"
+    )
+    here = os.path.dirname(__file__)
+    program = subprocess.Popen([sys.executable, "-c", code, here, str(log)])
+    try:
+        assert eventually(lambda: runs(log))
+    finally:
+        program.kill()
+        program.wait()
+    started = time.monotonic()
+    assert eventually(lambda: not os.path.exists(f"/proc/{runs(log)[0]}"))
+    assert time.monotonic() - started < 20

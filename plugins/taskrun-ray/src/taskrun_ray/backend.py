@@ -1,0 +1,176 @@
+"""Runs tasks on a Ray cluster: that at `address`, that of this process, or one that is started on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from taskrun.backends.remote import Failure, RemoteBackend
+from taskrun.errors import BackendUnavailableError, WorkerCrashedError
+from taskrun_ray.capabilities import RAY
+from taskrun_ray.cluster import answers, connect, disconnect
+from taskrun_ray.options import EXECUTOR, TASK, read_executor, read_task
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from taskrun.backends import Capabilities
+    from taskrun.backends.remote import Answer, Flight, Payload
+    from taskrun.options import WorkerSettings
+    from taskrun.scheduler import Scheduler
+
+__all__ = ["RayBackend"]
+
+_WATCH = 1.0  # seconds between two looks whether the cluster is there
+
+
+class RayBackend(RemoteBackend):
+    """Each attempt is a task of Ray's that it is told never to run again."""
+
+    name: ClassVar[str] = "ray"
+    capabilities: Capabilities = RAY
+    option_names: ClassVar[Mapping[str, str]] = EXECUTOR
+    task_option_names: ClassVar[Mapping[str, str]] = TASK
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        missing = importlib.util.find_spec("ray") is None
+        return "the package ray is not installed: pip install ray" if missing else None
+
+    def __init__(self) -> None:
+        self._using = self._known = False  # connected; by us
+
+    def configure(self, options: Mapping[str, Any]) -> None:
+        self._given = read_executor(options)
+
+    def slots(self) -> int | None:
+        """Return how many tasks the CPUs of the cluster are enough for, where there is a cluster already."""
+        import ray
+
+        if self._given.address is None and not ray.is_initialized():
+            return None
+        self._join_cluster(None)
+        cpus = ray.cluster_resources().get("CPU", 0.0)
+        return int(cpus // self._given.num_cpus) or None if self._given.num_cpus else None
+
+    def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
+        """Connect to the cluster that has an address; one of our own is started when there is work."""
+        try:
+            if self._given.address is not None:
+                self._join_cluster(None)
+            super().start(scheduler, settings)
+        except BaseException:
+            self.disconnect()
+            raise
+
+    def _join_cluster(self, workers: int | None) -> None:
+        import ray
+
+        if not self._known:
+            self._using = connect(self._given, workers)
+            self._known = True
+            self._gcs = ray.get_runtime_context().gcs_address
+
+    # -- the feeder ------------------------------------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        import ray
+
+        from taskrun_ray.worker import run
+
+        self._join_cluster(self._settings.max_workers)
+        # Run once, whatever happens: what is to be tried again is for the retry policy to say.
+        self._run = ray.remote(max_retries=0, retry_exceptions=False)(run)
+        self._watch()
+
+    def _watch(self) -> None:
+        """Look now and then: Ray itself waits for a cluster that is gone, and ends the program after a minute of that."""
+        if self._lost is None and not self._closing:
+            if not answers(self._gcs, self._given.connect_timeout):
+                self.lose(self._nobody(), None)
+                return
+            self._scheduler.timer.call_at(time.monotonic() + _WATCH, self._tell, self._watch)
+
+    def _nobody(self) -> str:
+        return f"nobody answers at {self._gcs} any more"
+
+    def send(self, flight: Flight, call: Payload) -> Any:
+        from taskrun_ray.worker import VERSIONS
+
+        task = flight.task
+        told = read_task(self._given, task.options.backend)
+        ref = self._run.options(name=task.name, **told).remote(VERSIONS, call)
+        flight.worker = task.worker = f"Ray task {ref.task_id().hex()}"
+        future = ref.future()
+        flight.handle = ref, future
+        future.add_done_callback(lambda _: self.ended(flight))
+        return flight.handle
+
+    def collect(self, flights: Sequence[Flight]) -> list[Answer | Failure | None]:
+        return [self._found(flight) for flight in flights]
+
+    def _found(self, flight: Flight) -> Answer | Failure:
+        from ray import exceptions as of_ray
+
+        future = flight.handle[1]
+        error = future.exception()
+        if error is None:
+            flight.worker = None  # the answer says who it was
+            return future.result()  # type: ignore[no-any-return]
+        crashes = (
+            of_ray.WorkerCrashedError,
+            of_ray.NodeDiedError,
+            of_ray.LocalRayletDiedError,
+            of_ray.OutOfMemoryError,
+            of_ray.TaskCancelledError,
+            of_ray.ObjectLostError,
+        )
+        if isinstance(error, crashes):
+            if not answers(self._gcs, self._given.connect_timeout):
+                return self.gone(flight, self._nobody(), error)
+            return Failure(self._crashed(flight, error, isinstance(error, of_ray.OutOfMemoryError)), "crashed")
+        wrong = BackendUnavailableError(
+            f"the cluster at {self._gcs} could not run task {flight.task.name!r}: {type(error).__name__}: {error}. The same "
+            "Python and the same taskrun-executor and taskrun-ray have to be on all of its nodes",
+            backend="ray",
+        )
+        wrong.__cause__ = error
+        return Failure(wrong, "initializer")
+
+    def _crashed(self, flight: Flight, error: BaseException, oom: bool) -> WorkerCrashedError:
+        task = flight.task
+        crash = WorkerCrashedError(
+            f"the worker died, was lost or was cancelled while it ran task {task.name!r} (attempt {task.number}), "
+            f"{flight.worker}: {error}. taskrun.Retry(on_crash=True) runs such tasks again",
+            task=task.name,
+            attempt=task.number,
+            oom=True if oom else None,
+        )
+        crash.__cause__ = error
+        return crash
+
+    # -- stopping --------------------------------------------------------------------------------------------------------------
+
+    def interrupt(self, flight: Flight) -> None:
+        import ray
+
+        if flight.handle is not None and not flight.handle[1].done():
+            ray.cancel(flight.handle[0], force=True, recursive=True)
+
+    def forget(self, flights: Sequence[Flight]) -> None:
+        for flight in flights:
+            if self._lost is None:
+                with suppress(Exception):  # of Ray: it has ended, or the cluster has
+                    self.interrupt(flight)
+
+    # -- ending ----------------------------------------------------------------------------------------------------------------
+
+    def disconnect(self) -> None:
+        using, self._using, self._known = self._using, False, False
+        if using:
+            disconnect()
+
+    def workers(self) -> list[str]:
+        return sorted({flight.worker for flight in list(self._flights.values()) if flight.worker is not None})
