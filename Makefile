@@ -13,9 +13,9 @@ IN_VENV := $(VENV)/bin/python
 PIP := $(IN_VENV) -m pip --disable-pip-version-check --quiet
 VERSIONS := 3.11 3.12 3.13 3.14
 
-# The tests wait for processes more than they work: as many at a time as there are CPUs. JOBS=1: one after the other.
+# The tests wait for processes more than they work: twice as many at a time as there are CPUs. JOBS=1: one after the other.
 # Each of pytest's processes is started like the first, with every warning an error.
-JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+JOBS ?= $(shell echo $$(( 2 * $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) )))
 PARALLEL = $(if $(filter-out 0 1,$(JOBS)),--dist worksteal --tx '$(JOBS)*popen//python=$(IN_VENV) -W error -X dev')
 
 # The peers that the benchmarks measure stay out of the environment that the tests use.
