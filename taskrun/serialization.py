@@ -187,7 +187,10 @@ def _fast(value: Any) -> bytes | None:
 
 def _means_the_same_elsewhere(data: bytes) -> bool:
     """Return whether a pickle names nothing that another process would not find, or find to be something else."""
-    return _MAIN not in data and not any(_as_pickled(name) in data for name in names_of_others())
+    if _MAIN in data:
+        return False
+    others = names_of_others()
+    return not (others and any(_as_pickled(name) in data for name in others))
 
 
 @functools.cache

@@ -7,6 +7,7 @@ from contextvars import copy_context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
+from taskrun.cpu_meter import CpuMeter
 from taskrun.task import Entered, entered
 
 if TYPE_CHECKING:
@@ -16,37 +17,7 @@ if TYPE_CHECKING:
     from taskrun.scheduler import Outcome, Scheduler
     from taskrun.task import Task
 
-__all__ = ["CpuMeter", "call", "outcome_of"]
-
-
-_SHORT = 50e-6  # seconds: of a call as short as this nobody asks what part of it was waiting
-_EVERY = 1e-3  # seconds between looks at the clock, while calls are short
-
-
-class CpuMeter:
-    """Tells what CPU time each of the calls of one thread took, without a look at the clock for each.
-
-    To look costs as much as some tiny tasks. So a short call is taken to have computed all the time; a longer one is charged
-    with what the thread has used since the last look, a millisecond before it at most, but not with more than it lasted.
-    """
-
-    __slots__ = ("_at", "_used")
-
-    def __init__(self) -> None:
-        self._at = 0.0  # time.monotonic() of the last look
-        self._used = 0.0
-
-    def reset(self) -> None:
-        """Look at the clock: what the thread did until now was no call's."""
-        self._used, self._at = time.thread_time(), time.monotonic()
-
-    def used(self, duration: float, ended: float) -> float:
-        """Return the CPU seconds of a call that lasted so long and ended just now (`time.monotonic`)."""
-        if duration < _SHORT and ended - self._at < _EVERY:
-            return duration
-        before = self._used
-        self._used, self._at = time.thread_time(), ended
-        return min(duration, self._used - before)
+__all__ = ["call", "outcome_of"]
 
 
 def call(

@@ -12,9 +12,10 @@ import time
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from taskrun.backends.base import Capabilities
-from taskrun.backends.calls import CpuMeter, call
+from taskrun.backends.calls import call
 from taskrun.backends.thread_like import ThreadLikeBackend, finalize, initialize, note_stack
 from taskrun.coroutines import CoroutineRunner
+from taskrun.cpu_meter import CpuMeter
 from taskrun.threads import OwnThread, take_politely
 
 if TYPE_CHECKING:

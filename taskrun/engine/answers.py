@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from taskrun.engine import channel
@@ -23,8 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Answers"]
 
+_TICK = 0.005  # seconds between looks, while a worker has more than one task in hand
 _READS = 8  # chunks read from one worker before the others have their turn
 _CAUSES: dict[int, Cause] = {channel.RAISED: "raised", channel.UNSENDABLE: "serialization", channel.TIMED_OUT: "timeout"}
+
+
+def _up_to(number: int) -> tuple[tuple[Any, ...], bytes]:
+    return (0, channel.UP_TO, number, 0.0, 0.0, 0.0, 0), b""
 
 
 class Answers:
@@ -60,13 +66,51 @@ class Answers:
                 self._take_frames(handle, frames)
         return more
 
+    def look(self, now: float) -> float | None:
+        """Find the answers that workers have had no occasion to tell of; return when to look again, or None."""
+        following: float | None = None
+        for handle in self._fleet.workers.values():
+            if len(handle.flight) < 2:
+                continue
+            due = handle.heard + _TICK
+            if due <= now:
+                self.look_at(handle)
+                due = now + _TICK
+            following = due if following is None else min(due, following)
+        return following
+
+    def look_at(self, handle: Handle) -> None:
+        """Find the answers that this worker must have given, since it has claimed the task after them."""
+        handle.heard = time.monotonic()
+        with self._fleet.lock:
+            last = handle.answered_unsaid()
+        if last >= 0:
+            self._take_frames(handle, [_up_to(last)])
+
+    def rest(self, handle: Handle) -> None:
+        """Find all answers of a dead worker that it had not told of."""
+        last = next(reversed(handle.flight), -1)
+        if last >= 0:
+            self._take_frames(handle, [_up_to(last)])
+
+    def _from_outbox(self, handle: Handle, last: int) -> list[tuple[Task | None, tuple[Any, ...], bytes | bytearray]]:
+        """Take the tasks up to number *last* out of the flight whose answers are in the outbox. Under the lock."""
+        outbox, flight = handle.outbox, handle.flight
+        if outbox is None:
+            return []
+        found = [(number, outbox.get(number)) for number in takewhile(last.__ge__, flight)]
+        return [(flight.pop(number), *answer) for number, answer in found if answer is not None]
+
     def _take_frames(self, handle: Handle, frames: list[tuple[tuple[Any, ...], bytes | bytearray]]) -> None:
         # The hot loop of the parent: one pass for what the lock guards, one for what runs the user's code.
         flight = handle.flight
         answers: list[tuple[Task | None, tuple[Any, ...], bytes | bytearray]] = []
         with self._fleet.lock:  # the supervisor's
             for header, payload in frames:
-                answers.append((flight.pop(header[2], None), header, payload))
+                if header[1] == channel.UP_TO:
+                    answers += self._from_outbox(handle, header[2])
+                else:
+                    answers.append((flight.pop(header[2], None), header, payload))
             head = next(iter(flight.values()), None)
             handle.seen = None if handle.seen is not head else head  # an idle worker keeps no task
         outcomes, label, loads = self._fleet.outcomes, handle.label, pickle.loads
@@ -92,8 +136,9 @@ class Answers:
                 outcomes.append((task, False, load_exception(bytes(payload)), _CAUSES[kind], run))
             if handle.stop is not None:
                 self._fleet.answered(handle, task)
-        handle.moved = time.monotonic()
-        handle.unresponsive = False
+        if answers:
+            handle.moved = handle.heard = time.monotonic()
+            handle.unresponsive = False
         self._fleet.progress()
         if size:
             self._fleet.check_size(handle, size)

@@ -9,7 +9,8 @@ A *frame* is a header of fixed size, whose first field is the length of the payl
                        SHIPMENT  payload: an object that tasks refer to (see `shipping`); in the header's slot, how many
                                  descriptors travel with it
     worker -> parent   READY, or NOT_READY with the error of the initializer
-                       one of DONE, RAISED, UNSENDABLE, TIMED_OUT for each task claimed
+                       one of DONE, RAISED, UNSENDABLE, TIMED_OUT for each task claimed; small ones in the outbox
+                       UP_TO     the answers up to the task with this number are in the outbox, where they were not sent
 
 A *token* is one byte for each TASK frame, in the same order: the frame's sequence number modulo 255. The worker claims a
 task by reading its token; the parent takes unstarted tasks back by reading their tokens from the same pipe. The kernel
@@ -35,7 +36,7 @@ REPLY: Final = struct.Struct("<QB7xQdddQ")
 """length, kind, sequence number, started (monotonic), duration, CPU seconds, resident bytes (0: not measured)."""
 
 TASK, TASK_MORE, FUNCTION, STATE, SHIPMENT = 1, 2, 3, 4, 5
-READY, NOT_READY, DONE, RAISED, UNSENDABLE, TIMED_OUT = 10, 11, 12, 13, 14, 15
+READY, NOT_READY, DONE, RAISED, UNSENDABLE, TIMED_OUT, UP_TO = 10, 11, 12, 13, 14, 15, 16
 
 LEAVE: Final = 255
 """The token that ends a worker."""

@@ -1,8 +1,9 @@
 """The parent's end of one worker: its channel, the tasks it holds, and the tokens that say which of them have begun.
 
-`flight` holds the tasks sent and not answered, oldest first: at most one that was claimed, then those that were not. How
-many were not is how many tokens are in the pipe; whoever reads a token has the task. The supervisor's lock guards `flight`
-and the pipe; everything else belongs to the I/O thread.
+`flight` holds the tasks sent and not known to be answered, oldest first: those that were claimed, of which the last one runs
+and the answers to the others are on their way or in the outbox, then those that were not. How many were not is how many tokens
+are in the pipe; whoever reads a token has the task. The supervisor's lock guards `flight` and the pipe; everything else belongs
+to the I/O thread.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import socket
 import struct
 import termios
 import time
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from taskrun import primitives
 from taskrun.engine import channel, notes, posix
+from taskrun.engine.outbox import Outbox
 from taskrun.shipping import Shipped
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ class Handle:
     def __init__(self, number: int) -> None:
         self.number = number
         self.pidfd = self.tokens_in = self.tokens_out = self.notes = -1
+        self.outbox: Outbox | None = None
+        """What it has answered and not sent; None once closed."""
         self.theirs: list[int] = []
         """Descriptors for the worker, closed here once it has them."""
         self.sock, theirs = socket.socketpair()
@@ -45,6 +50,7 @@ class Handle:
             ours.setblocking(False)
             self.tokens_out, self.tokens_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             self.notes = notes.new_notes(f"taskrun-worker-{number}")
+            self.outbox = Outbox(self.notes)
             self.theirs += [os.dup(self.tokens_out)]
             self.theirs += [os.dup(self.notes)]
         except BaseException:  # no descriptor is left: nothing must stay behind
@@ -85,6 +91,8 @@ class Handle:
         """When it last made progress: answered, or was given work while idle."""
         self.fed = self.born
         """When it was last given work: a few milliseconds of it, unless the bet is lost."""
+        self.heard = self.born
+        """When it was last looked into what it has answered."""
         self.seen: Task | None = None
         """A task that it is known to have claimed."""
         self.unresponsive = False
@@ -136,6 +144,13 @@ class Handle:
         (count,) = _INT.unpack(fcntl.ioctl(self.tokens_out, termios.FIONREAD, bytes(4)))
         return min(int(count) - self.leaving, len(self.flight)) if count else 0
 
+    def answered_unsaid(self) -> int:
+        """Return the number of the last task that must have been answered, since the next one is claimed; or -1."""
+        if len(self.flight) < 2:
+            return -1
+        claimed = len(self.flight) - self.unclaimed()
+        return -1 if claimed < 2 else next(islice(self.flight, claimed - 2, None))
+
     def has_claimed(self, task: Task) -> bool:
         """Return whether *task* of this flight has begun."""
         begun = len(self.flight) - self.unclaimed()
@@ -143,8 +158,10 @@ class Handle:
 
     def works_on(self, task: Task) -> bool:
         """Return whether the worker surely runs *task*, once nothing else can begin: claimed last and not answered."""
-        last = next(reversed(self.flight.values()), None)
-        return last is task and self.has_claimed(task) and self.reader.between_frames and not posix.unread(self.fd)
+        number, last = next(reversed(self.flight.items()), (-1, None))
+        if last is not task or not self.has_claimed(task) or self.outbox is None or self.outbox.get(number) is not None:
+            return False
+        return self.reader.between_frames and not posix.unread(self.fd)
 
     def take_back(self, only: Task | None = None) -> list[Task]:
         """Take tasks that have not begun out of the flight: all of them, or *only* that one; oldest first.
@@ -206,6 +223,9 @@ class Handle:
         """Close everything; also in a forked child of the parent."""
         self.close_theirs()
         self.sock.close()
+        if self.outbox is not None:
+            self.outbox.close()
+            self.outbox = None
         for fd in (self.tokens_in, self.tokens_out, self.notes, self.pidfd):
             if fd >= 0:
                 with contextlib.suppress(OSError):

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 
-from taskrun.engine import posix
+from taskrun.engine import outbox, posix
 
 __all__ = ["STACK_AT", "Asked", "ask_to_cancel", "has_stack", "new_notes", "prepare_stack", "read_stack", "take_up", "taken_up"]
 
-STACK_AT = 4096
-"""Where stacks begin. Before that, eight bytes each: the number of the task asked to cancel, plus one; of the one taken up."""
+STACK_AT = outbox.SIZE
+"""Where stacks begin, behind the outbox. Before it, eight bytes each: the number of the task asked to cancel, plus one; of the
+one taken up."""
 
 _MOST_STACK = 1 << 18
 _ENGINE = os.path.dirname(__file__)

@@ -125,7 +125,10 @@ class Supervisor:
 
     def _stop(self, task: Task, error: BaseException, cause: Cause, heard: threading.Event) -> None:
         heard.set()
+        place = task.place
         self._fleet.stop(task, error, cause)
+        if isinstance(place, Handle) and not place.dead:
+            self._answers.look_at(place)  # it may be over, and its worker busy with the next one
 
     def _take_back_in(self, tasks: list[Task]) -> None:
         self._fleet.returned += tasks  # looked up now: it is another list after each report
@@ -221,7 +224,7 @@ class Supervisor:
         self._report()
         self._hungry = self._dispatcher.feed()
         now = time.monotonic()
-        times = (self._fleet.tick(now), self._dispatcher.reclaim_overdue(now))
+        times = (self._answers.look(now), self._fleet.tick(now), self._dispatcher.reclaim_overdue(now))
         self._report()
         if self._ending and not self._end():
             return False
@@ -266,6 +269,7 @@ class Supervisor:
         for handle in [handle for handle in self._fleet.workers.values() if handle.dead]:
             while self._answers.read(handle):
                 pass
+            self._answers.rest(handle)
             self._fleet.bury(handle)
 
     def _report(self) -> None:

@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from taskrun import sharing, shipping
 from taskrun.coroutines import CoroutineRunner
+from taskrun.cpu_meter import CpuMeter
 from taskrun.engine import channel, generators, notes, posix, surroundings
 from taskrun.engine.alarm import SoftAlarm
 from taskrun.engine.attempt import without_frames_of
 from taskrun.engine.ending import end_a_copy, flush, run_exit_handlers
+from taskrun.engine.outbox import LARGEST, Outbox
 from taskrun.exceptions import dump_exception
 from taskrun.serialization import dump_result, load_arguments, load_function
 from taskrun.task import CurrentTask, entered, function_name
@@ -40,6 +42,8 @@ __all__ = ["Worker", "main", "serve"]
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _RSS_EVERY = 0.02  # seconds between looks at the resident size: a look costs as much as a tiny task
 _RSS_AFTER = 0.001  # seconds that a task has taken, for which one is worth it
+_QUICK = 0.0002  # seconds: before a call that took longer the last time, the parent is told of the answers in the outbox
+_TELL_AFTER = 0.0005  # ... and at the latest that many after the first of them
 _EXTRAS = struct.Struct("<I")
 _NO_ALARM = nullcontext()
 
@@ -70,7 +74,11 @@ class Worker:
         self._runner = CoroutineRunner()
         self._running = False  # the task's code runs: KeyboardInterrupt may be raised
         self._forked = False
-        self._cpu = 0.0
+        self._meter = CpuMeter(time.process_time)
+        self._outbox = Outbox(notes_fd)
+        self._untold = -1  # the last task whose answer is in the outbox and was not told of, or -1
+        self._untold_since = 0.0
+        self._quick: set[int] = set()  # the slots whose last call was short
         self._rss_at = 0.0
         self._statm = -1
         self._finalizer: Callable[[], object] | None = None
@@ -95,8 +103,8 @@ class Worker:
             self._reply(channel.NOT_READY, 0, 0.0, 0.0, 0.0, 0, dump_exception(error, task="initializer"))
             return False
         self._running = False
-        self._cpu = time.process_time()
-        self._reply(channel.READY, 0, time.monotonic(), 0.0, self._cpu, self._rss(), b"")
+        self._meter.reset()
+        self._reply(channel.READY, 0, time.monotonic(), 0.0, 0.0, self._rss(), b"")
         return True
 
     def _initialize(self) -> None:
@@ -124,12 +132,14 @@ class Worker:
             try:
                 token = read(tokens, 1)
             except BlockingIOError:
+                self._tell()
                 flush()  # what the task printed appears when there is nothing to do, not at the end: it may be killed
                 self._idle.poll()
                 continue
             if not token:
                 self._parent_gone()
             if token[0] == channel.LEAVE:
+                self._tell()
                 return
             self._run(*self._frame_of(token[0]))
             if self._forked:
@@ -195,6 +205,8 @@ class Worker:
             started = time.monotonic()
             self._answer_error(channel.UNSENDABLE, sequence, started, error, name)
             return
+        if self._untold >= 0 and slot not in self._quick:
+            self._tell()  # it may take its time
         started = time.monotonic()
         deadline = started + timeout if timeout else None
         current = CurrentTask(name, index, attempt, deadline, self._root, notes.Asked(self._notes, sequence))
@@ -222,11 +234,23 @@ class Worker:
         except BaseException as error:  # SerializationError, or what a signal handler of the user's raised
             self._answer_error(channel.UNSENDABLE, sequence, started, error, name)
             return
-        cpu = time.process_time()
-        used, self._cpu = cpu - self._cpu, cpu
+        ended = started + duration
+        used = self._meter.used(duration, ended)
         # A long task hides the cost of the look; a short one may have to be passed over.
-        rss = self._rss() if duration > _RSS_AFTER or started + duration - self._rss_at > _RSS_EVERY else 0
-        self._reply(channel.DONE, sequence, started, duration, used, rss, data)
+        rss = self._rss() if duration > _RSS_AFTER or ended - self._rss_at > _RSS_EVERY else 0
+        (self._quick.add if duration < _QUICK else self._quick.discard)(slot)
+        if not self._frames or len(data) > LARGEST:
+            self._reply(channel.DONE, sequence, started, duration, used, rss, data)
+            return
+        # More work is at hand: the answer goes where it is safe, and the parent is told of some at a time.
+        if self._forked:
+            end_a_copy()
+        self._outbox.put(sequence, channel.REPLY.pack(len(data), channel.DONE, sequence, started, duration, used, rss), data)
+        if self._untold < 0:
+            self._untold_since = ended
+        self._untold = sequence
+        if ended - self._untold_since > _TELL_AFTER:
+            self._tell()
 
     def _function(self, slot: int, extras: dict[str, Any] | None, name: str | None) -> Callable[..., Any]:
         if extras is not None and "fn" in extras:
@@ -261,14 +285,15 @@ class Worker:
     def _answer_error(self, kind: int, sequence: int, started: float, error: BaseException, name: str | None) -> None:
         duration = time.monotonic() - started
         data = dump_exception(error, task=name or "")
-        cpu = time.process_time()
-        used, self._cpu = cpu - self._cpu, cpu
+        used = self._meter.used(duration, started + duration)
         self._reply(kind, sequence, started, duration, used, self._rss(), data)
 
     def _reply(self, kind: int, sequence: int, started: float, duration: float, cpu: float, rss: int, data: bytes) -> None:
         if self._forked:
             end_a_copy()
         head = channel.REPLY.pack(len(data), kind, sequence, started, duration, cpu, rss)
+        if self._untold >= 0:
+            head = self._up_to() + head
         try:
             if len(data) < 1 << 16:
                 self._sock.sendall(head + data)  # one write: the parent finds whole frames
@@ -277,6 +302,18 @@ class Worker:
                 self._sock.sendall(data)
         except (BrokenPipeError, ConnectionResetError):
             self._parent_gone()
+
+    def _tell(self) -> None:
+        """Tell the parent of the answers in the outbox."""
+        if self._untold >= 0:
+            try:
+                self._sock.sendall(self._up_to())
+            except (BrokenPipeError, ConnectionResetError):
+                self._parent_gone()
+
+    def _up_to(self) -> bytes:
+        number, self._untold = self._untold, -1
+        return channel.REPLY.pack(0, channel.UP_TO, number, 0.0, 0.0, 0.0, 0)
 
     def _rss(self) -> int:
         self._rss_at = time.monotonic()
