@@ -79,35 +79,46 @@ class Completing(Closing):
             self._settle_plainly(outcomes)
             raise
 
-    def settle_one(self, outcome: Outcome) -> None:
-        """Do as `settle`, for a worker thread of ours that reports after each task: nothing strikes it in the middle."""
-        task, succeeded, value, _, run = outcome
-        if not succeeded:
-            self.settle((outcome,))
-            return
-        # The hot path of threads: `_resolve`, `_progress` and `_let_go` for the common case, in one piece.
-        take_politely(self.lock)
+    def settle_ours(self, outcomes: Sequence[Outcome]) -> None:
+        """Do as `settle`, in a thread of ours, which no Ctrl-C strikes in the middle."""
+        # The hot path of most backends: `_resolve` and `_let_go` in one piece.
+        lock, counts, deadlines = self.lock, self.counts, self._deadlines
+        over: list[Task] = []
+        failed: list[Outcome] = []
+        wanted = False  # a map or a callback wants to hear of it
+        take_politely(lock)
         try:
-            if task.settled:
-                return
-            task.settled = True
-            self._deadlines.drop(task)
-            future = task.future
-            future._records += ((task.number, task.queued, run, None),)
-            future._task = None
-            self._open -= 1
-            self.counts["succeeded"] += 1
-            future._finish(FINISHED, value, None)
-            called = future._callbacks
-            if called:
-                self.callbacks.add(future._invoke_callbacks)
-            ending = (self._closed is not None or self._room.limit is not None) and self._progress()
+            for outcome in outcomes:
+                task, succeeded, value, _, run = outcome
+                if task.settled:
+                    continue
+                task.settled = True
+                deadlines.drop(task)
+                if not succeeded:
+                    failed.append(outcome)
+                    continue
+                future = task.future
+                future._records += ((task.number, task.queued, run, None),)
+                future._task = None
+                self._open -= 1
+                counts["succeeded"] += 1
+                future._finish(FINISHED, value, None)
+                over.append(task)
+                if future._callbacks:
+                    self.callbacks.add(future._invoke_callbacks)
+                    wanted = True
+                elif task.owner is not None:
+                    wanted = True
+            ending = self._progress()
         finally:
-            self.lock.release()
-        if called or task.owner is not None:
-            self._let_go((task,))
+            lock.release()
+        if wanted:
+            self._let_go(over)
         else:
-            task.forget(NOBODY)
+            for task in over:
+                task.forget(NOBODY)
+        for outcome in failed:
+            self._decide(*outcome)
         if ending:
             self._end()
 

@@ -185,15 +185,25 @@ def _fast(value: Any) -> bytes | None:
     return data if _means_the_same_elsewhere(data) else None
 
 
+_others: tuple[str, ...] = ()
+_marks: tuple[bytes, ...] = ()  # what refers to them in a pickle
+
+
 def _means_the_same_elsewhere(data: bytes) -> bool:
     """Return whether a pickle names nothing that another process would not find, or find to be something else."""
+    global _others, _marks
     if _MAIN in data:
         return False
     others = names_of_others()
-    return not (others and any(_as_pickled(name) in data for name in others))
+    if others is not _others:
+        _marks = tuple(map(_as_pickled, others))  # first: another thread may look at both
+        _others = others
+    for mark in _marks:  # noqa: SIM110 - this is asked of each task and each result, and a generator costs more than it finds
+        if mark in data:
+            return False
+    return True
 
 
-@functools.cache
 def _as_pickled(name: str) -> bytes:
     """Return the opcode that refers to a module, or is a string of the user's that says the same: that does no harm."""
     encoded = name.encode("utf-8", "surrogatepass")

@@ -82,8 +82,20 @@ class TaskQueue:
     def take(self, limit: int) -> list[Task]:
         """Remove and return up to *limit* tasks."""
         tasks: list[Task] = []
-        while len(tasks) < limit and (task := self.take_one()) is not None:
-            tasks.append(task)
+        if len(self._order) == 1:  # as in `take_one`
+            plain, dead = self._plain, 0
+            while plain and len(tasks) < limit:
+                task = plain.popleft()
+                if task.settled:
+                    dead += 1
+                else:
+                    task.pulled = True
+                    tasks.append(task)
+            self._size -= len(tasks) + dead
+            self._dead -= dead
+            return tasks
+        while len(tasks) < limit and (first := self.take_one()) is not None:
+            tasks.append(first)
         return tasks
 
     def everything(self) -> list[Task]:
@@ -131,6 +143,9 @@ class CallerQueue(TaskQueue):
 
     def take_one(self) -> Task | None:
         return self._queue().take_one()
+
+    def take(self, limit: int) -> list[Task]:
+        return self._queue().take(limit)
 
     def everything(self) -> list[Task]:
         return self._queue().everything()

@@ -113,7 +113,7 @@ class InterpreterBackend(ThreadBackend):
                 worker.task = None
                 if not worker.abandoned:
                     there.ask(False)
-            scheduler.settle_one(outcome)
+            scheduler.settle_ours((outcome,))
             del task, outcome  # an idle worker keeps nothing alive
             old = settings.max_age_per_child is not None and there.moved > there.born + settings.max_age_per_child
             if worker.abandoned or there.broken or old or there.done == settings.max_tasks_per_child:

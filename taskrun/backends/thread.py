@@ -154,7 +154,7 @@ class ThreadBackend(ThreadLikeBackend):
                 continue
             outcome = call(scheduler, task, worker.name, worker.runner, meter)
             worker.task = None
-            scheduler.settle_one(outcome)
+            scheduler.settle_ours((outcome,))
             del task, outcome  # an idle worker keeps nothing alive
             done += 1
             if worker.abandoned or done == limit:

@@ -115,6 +115,7 @@ class Answers:
             handle.seen = None if handle.seen is not head else head  # an idle worker keeps no task
         outcomes, label, loads = self._fleet.outcomes, handle.label, pickle.loads
         size = 0
+        fn: Any = None  # of the last task: most often the next one's too
         for task, header, payload in answers:
             _, kind, sequence, started, duration, cpu, rss = header
             if task is None:
@@ -125,7 +126,9 @@ class Answers:
             run = (label, started, duration, cpu, rss or handle.rss)
             task.place = None
             if kind == channel.DONE:
-                slot = self._dispatcher.pace_slot(task.fn)
+                if fn is None or task.fn is not fn:
+                    fn = task.fn
+                    slot = self._dispatcher.pace_slot(fn)
                 if slot is not None:
                     slot.observe(duration)
                 try:

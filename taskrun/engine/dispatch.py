@@ -206,11 +206,14 @@ class Dispatcher:
         if chunk is not None:  # the user knows better
             self._pull_size = min(chunk, channel.MAX_AHEAD // 2)
             return list(takewhile(lambda task: task.options.chunksize == chunk, tasks[: self._pull_size]))
-        total = 0.0
+        total = each = 0.0
+        fn: Any = None
         for i, task in enumerate(tasks):
-            slot = self.pace_slot(task.fn)
-            seconds = slot.seconds if slot is not None and slot.seconds is not None else _BUDGET
-            total += seconds + _OVERHEAD
+            if fn is None or task.fn is not fn:  # most often it is that of the task before
+                fn = task.fn
+                slot = self.pace_slot(fn)
+                each = (slot.seconds if slot is not None and slot.seconds is not None else _BUDGET) + _OVERHEAD
+            total += each
             if total > _BUDGET and i:
                 self._pull_size = i
                 return tasks[:i]
@@ -313,11 +316,11 @@ class Dispatcher:
     def _encode(self, handle: Handle, task: Task, sequence: int, parts: list[Any]) -> None:
         """Append the frames of one task to *parts*: its function if the worker lacks it, then the call itself."""
         fn, options = task.fn, task.options
-        extras: dict[str, Any] = {}
+        extras: dict[str, Any] | None = None  # a hot loop: most tasks have none
         number = 0
         slot = self._functions.slot(fn)
         if slot is None:
-            extras["fn"] = dump_function(fn, task=task.name)
+            extras = {"fn": dump_function(fn, task=task.name)}
         else:
             number = slot.number
             has = handle.has
@@ -329,11 +332,11 @@ class Dispatcher:
                     parts.append(definition)
                     has[number] = slot.version
         if options.name is not None:
-            extras["name"] = options.name
+            extras = {**(extras or {}), "name": options.name}
         if task.context is not None:
             values = surroundings.context_payload(task.context, self._context_vars, task.name)
             if values is not None:
-                extras["vars"] = values
+                extras = {**(extras or {}), "vars": values}
         if task.seed_root != handle.root:
             handle.root = task.seed_root
             self._fleet.send_state(handle, {"root": task.seed_root})
