@@ -29,6 +29,14 @@ def hold(path: str) -> None:
         go.read(1)
 
 
+def hold_if(path: str | None, value: int) -> int:
+    """Return *value*, at once or after telling that it holds, and holding."""
+    if path is not None:
+        tell(path, "held")
+        hold(path)
+    return value
+
+
 def tell_and_hold(path: str, text: object = None) -> int:
     tell(path, os.getpid() if text is None else text)
     hold(path)

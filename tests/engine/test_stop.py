@@ -16,6 +16,7 @@ from patience import eventually, gone, stopped
 
 import taskrun
 from taskrun.engine.handle import Handle
+from taskrun.engine.notes import STACK_AT
 from taskrun.engine.stopping import Stop
 
 if TYPE_CHECKING:
@@ -278,7 +279,7 @@ class TestSteps:
         try:
             stop = Stop(None, TimeoutError(), "timeout", 10.0, patience=0.05)
             assert 10.0 < stop.step(handle, 10.0, lambda _, number: sent.append(number)) <= 10.05
-            os.pwrite(handle.notes, b"stack", 4096)
+            os.pwrite(handle.notes, b"stack", STACK_AT)
             assert stop.step(handle, 10.001, lambda _, number: sent.append(number)) <= 10.01
             assert sent == []
             later = stop.step(handle, 10.02, lambda _, number: sent.append(number))
@@ -294,11 +295,11 @@ class TestSteps:
     def test_a_stack_of_an_earlier_task_is_not_taken_for_that_of_a_later_one(self) -> None:
         handle = Handle(0)
         try:
-            os.pwrite(handle.notes, b"old stack\n", 4096)
+            os.pwrite(handle.notes, b"old stack\n", STACK_AT)
             assert (handle.has_stack(), handle.stack()) == (True, "old stack")
             handle.forget_stack()
             assert (handle.has_stack(), handle.stack()) == (False, None)
-            os.pwrite(handle.notes, b"new stack\n", 4096 + 10)
+            os.pwrite(handle.notes, b"new stack\n", STACK_AT + 10)
             assert handle.stack() == "new stack"
         finally:
             handle.close()

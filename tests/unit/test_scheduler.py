@@ -33,14 +33,19 @@ class ByHand(Backend):
     def start(self, scheduler: Any, settings: Any) -> None:
         self.scheduler = scheduler
         self.pulled: list[Task] = []
-        take_one = scheduler._queue.take_one
+        take_one, take = scheduler._queue.take_one, scheduler._queue.take
 
         def noting() -> Task | None:
             task = take_one()
             self.pulled += [task] if task is not None else []
             return task
 
-        scheduler._queue.take_one = noting
+        def noting_all(limit: int) -> list[Task]:
+            tasks = take(limit)
+            self.pulled += (task for task in tasks if task not in self.pulled)
+            return tasks
+
+        scheduler._queue.take_one, scheduler._queue.take = noting, noting_all
 
     def wake(self) -> None:
         self.asked.append(("wake",))

@@ -1,0 +1,109 @@
+"""Small answers wait in memory that worker and parent share, and none is lost or late for it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import jobs
+import pytest
+from patience import PATIENCE
+
+from taskrun.engine import answers, channel, notes
+from taskrun.engine.outbox import LARGEST, Outbox
+from taskrun.errors import WorkerCrashedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from patience import Wire
+
+    from taskrun.executor import Executor
+    from taskrun.submitting import OptionsView
+
+BACKENDS = ("process",)
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[Outbox, Outbox]]:
+    """The worker's and the parent's view of one outbox."""
+    fd = notes.new_notes("test")
+    views = Outbox(fd), Outbox(fd)
+    yield views
+    for view in views:
+        view.close()
+    os.close(fd)
+
+
+def head(number: int, payload: bytes) -> bytes:
+    return channel.REPLY.pack(len(payload), channel.DONE, number, 1.0, 2.0, 3.0, 4)
+
+
+def test_what_is_put_on_one_side_is_found_on_the_other(ends: tuple[Outbox, Outbox]) -> None:
+    for number in (0, 1, 255, 256, 70_000):
+        for payload in (b"", b"some", b"x" * LARGEST):
+            ends[0].put(number, head(number, payload), payload)
+            assert ends[1].get(number) == ((len(payload), channel.DONE, number, 1.0, 2.0, 3.0, 4), payload)
+
+
+def test_what_was_not_put_is_not_found_whatever_was_in_its_place_before(ends: tuple[Outbox, Outbox]) -> None:
+    assert ends[1].get(0) is None
+    ends[0].put(0, head(0, b"old"), b"old")
+    assert ends[1].get(256) is None
+    assert ends[1].get(1) is None
+
+
+def batch(ex: Executor, wire: Wire) -> OptionsView:
+    """Return a view whose tasks go to the only worker together, once the wire is released."""
+    view = ex.options(chunksize=50)
+    view.submit(jobs.tell_and_hold, wire.path, "held")
+    assert wire.hear() == "held"
+    return view
+
+
+def test_results_do_not_wait_for_a_long_task_behind_them(make: Callable, wire: Wire) -> None:
+    with make(max_workers=1) as ex:
+        view = batch(ex, wire)
+        futures = [view.submit(jobs.hold_if, wire.path if i == 30 else None, i) for i in range(40)]
+        wire.release()
+        assert [future.result(PATIENCE) for future in futures[:30]] == list(range(30))  # the task holds meanwhile
+        assert not futures[30].done()
+        wire.release()
+        assert [future.result(PATIENCE) for future in futures] == list(range(40))
+
+
+def test_results_of_a_worker_that_dies_before_it_has_told_of_them_are_there(
+    make: Callable, wire: Wire, tmp_path: object
+) -> None:
+    log = str(tmp_path / "log")
+    with make(max_workers=1) as ex:
+        view = batch(ex, wire)
+        futures = [view.submit(jobs.die_if, i == 30, log, i) for i in range(40)]
+        wire.release()
+        assert [future.result(PATIENCE) for future in futures[:30]] == list(range(30))
+        assert isinstance(futures[30].exception(PATIENCE), WorkerCrashedError)
+        assert [future.result(PATIENCE) for future in futures[31:]] == list(range(31, 40))
+
+
+def test_a_task_that_is_over_is_not_stopped_in_the_place_of_the_one_after_it(
+    make: Callable, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "_TICK", 2 * PATIENCE)  # nobody looks of his own accord
+    with make(max_workers=1) as ex:
+        view = batch(ex, wire)
+        futures = [view.submit(jobs.hold_if, wire.path if i == 1 else None, i) for i in range(2)]
+        wire.release()
+        assert wire.hear() == "held"
+        futures[0].kill()  # it is over, and nobody has heard of it
+        assert futures[0].result(PATIENCE) == 0
+        wire.release()
+        assert futures[1].result(PATIENCE) == 1
+
+
+def test_large_and_small_results_of_one_batch_are_those_of_their_tasks(make: Callable, wire: Wire) -> None:
+    with make(max_workers=1) as ex:
+        view = batch(ex, wire)
+        sizes = [1 if i % 3 else LARGEST + i for i in range(48)]
+        futures = [view.submit(bytes, size) for size in sizes]
+        wire.release()
+        assert [len(future.result(PATIENCE)) for future in futures] == sizes
