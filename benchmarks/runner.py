@@ -6,6 +6,7 @@ lie minutes apart, so that what disturbs one of them does not disturb all.
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import json
 import os
@@ -54,6 +55,9 @@ def plan(workloads: Sequence[str], only: Sequence[str], scale: Scale) -> list[tu
 
 def run(pairs: Sequence[tuple[str, str]], scale: Scale, rounds: int, seconds: float) -> dict[str, Any]:
     """Measure all *pairs* in each of so many *rounds*, or until *seconds* have gone by (one round at least)."""
+    # Peers come compiled; here not each environment lets Python keep what it compiled, and start-up would measure the compiler.
+    for package in ("taskrun", "benchmarks"):
+        compileall.compile_dir(_ROOT / package, quiet=1)
     until = time.monotonic() + seconds
     measurements: list[dict[str, Any]] = []
     began = datetime.now(UTC)
@@ -92,14 +96,14 @@ def _never(measurements: Sequence[dict[str, Any]], workload: str, contestant: st
 
 def _one(workload: str, contestant: str, scale: Scale) -> dict[str, Any]:
     ticks, used, began = machine.ticks(), _used(), time.monotonic()
-    # A session of its own: what a system leaves behind is ended with it.
+    # A process group of its own: what a system leaves behind is ended with it.
     child = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.child", workload, contestant, scale.name],
         cwd=_ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
+        process_group=0,
         env={**os.environ, "PYTHONWARNINGS": "ignore", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"},
     )
     try:
