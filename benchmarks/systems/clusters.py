@@ -49,7 +49,7 @@ class Ray(System):
 
         self._ray = ray
         self._remote: dict[Any, Any] = {}
-        ray.init(num_cpus=self.workers, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+        ray.init("local", num_cpus=self.workers, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
 
     def close(self) -> None:
         self._ray.shutdown()
