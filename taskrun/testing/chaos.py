@@ -224,6 +224,9 @@ class _Between:
     def settle(self, outcomes: Sequence[Outcome]) -> None:
         self._scheduler.settle([_played(outcome) for outcome in outcomes])
 
+    def settle_ours(self, outcomes: Sequence[Outcome]) -> None:
+        self._scheduler.settle_ours([_played(outcome) for outcome in outcomes])
+
 
 def _played(outcome: Outcome) -> Outcome:
     task, succeeded, error, _, run = outcome
