@@ -66,6 +66,8 @@ class _Meddler:
             else:
                 self._scheduler.settle((reported,))
 
+    settle_ours = settle
+
 
 class Broken(ThreadBackend):
     lost: ClassVar[list[tuple[Scheduler, Outcome]]] = []
