@@ -190,6 +190,16 @@ def with_child(file: str) -> None:
     child.wait()
 
 
+def slow_at_first() -> int:
+    """Return which attempt this is; the first takes its time."""
+    import taskrun
+
+    task = taskrun.current_task()
+    assert task is not None
+    time.sleep(60 if task.attempt == 1 else 0.1)
+    return task.attempt
+
+
 # -- awkward values -----------------------------------------------------------------------------------------------------------
 
 

@@ -15,11 +15,20 @@ from table import EVERY, THEMES, faults_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+SOAK_ONLY = {
+    # By other start methods: the same engine, but for how a worker is made.
+    *((theme, each) for theme in THEMES for each in EVERY if ":" in each and (theme, each) != ("crashes", "process:fork")),
+    # Each of its workers takes a tenth of a second of CPU to start; and here nothing depends on what a worker is.
+    *((theme, "pool") for theme in ("outcomes", "retries", "deadlocks", "nesting")),
+    *((theme, "dummy") for theme in THEMES if theme not in ("stops", "deadlocks")),
+}
+"""What costs more than `make test` can afford."""
+
 ROWS = [
     (theme, configuration)
     for theme in THEMES
     for configuration in EVERY
-    if any(configuration in fault.on for fault in faults_of(theme))
+    if (theme, configuration) not in SOAK_ONLY and any(configuration in fault.on for fault in faults_of(theme))
 ]
 
 

@@ -11,7 +11,6 @@ from multiprocessing import resource_tracker, spawn
 from typing import TYPE_CHECKING, NoReturn
 
 import acts
-import pytest
 from patience import PATIENCE, gone
 from table import EVERY, PROCESSES, fault
 
@@ -38,6 +37,8 @@ def all_broken(run: Run, text: str, count: int = 6) -> None:
         error = future.exception(2 * PATIENCE)
         assert isinstance(error, taskrun.InitializerError), repr(error)
         assert text in str(error)
+    import pytest  # not at the top: workers import this module for its initializers
+
     with pytest.raises(taskrun.InitializerError, match=text):
         run.submit(acts.give_back, 1)
 

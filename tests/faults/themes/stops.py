@@ -135,17 +135,10 @@ def a_retry_follows_a_timeout(case: Case) -> None:
     """Where the policy says so; with its whole time again."""
     retry = taskrun.Retry(max_attempts=2, wait="none", on_timeout=True)
     with case.executor(retry=retry) as run:
-        future = run.submit(slow_at_first, timeout=1.0)
+        future = run.submit(acts.slow_at_first, timeout=2.0)
         run.innocents(4)
         assert future.result(PATIENCE) == 2
         assert [type(attempt.error) for attempt in future.attempts] == [taskrun.TaskTimeoutError, type(None)]
-
-
-def slow_at_first() -> int:
-    task = taskrun.current_task()
-    assert task is not None
-    time.sleep(60 if task.attempt == 1 else 0.1)
-    return task.attempt
 
 
 # -- threads: nobody can stop them, but their future fails on time and their slot is given to another --------------------------
