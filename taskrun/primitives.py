@@ -314,13 +314,15 @@ _noted: weakref.WeakSet[Any] = weakref.WeakSet()
 
 def note_lock(lock: Any) -> Any:
     """Remember a lock that every forked child inherits; returns it."""
-    _noted.add(lock)
+    with _registry:
+        _noted.add(lock)
     return lock
 
 
 def noted_locks() -> list[Any]:
     """Return the locks that were noted and still exist."""
-    return list(_noted)
+    with _registry:  # it must not grow while it is read
+        return list(_noted)
 
 
 def locks_among(shipments: Iterable[Shipment]) -> list[Any]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ThreadProcess", "active_children"]
 
+_registry = threading.RLock()
 _started: WeakSet[ThreadProcess] = WeakSet()
 
 
@@ -72,15 +73,19 @@ class ThreadProcess(dummy.DummyProcess):
         if self._start_called:
             super().start()  # raises
         inherited: list[ThreadConnection] = []
+        before = self._args, self._kwargs
         self._args = tuple(_inherit(value, inherited) for value in self._args)
         self._kwargs = {name: _inherit(value, inherited) for name, value in self._kwargs.items()}
         self.run = partial(self._recorded, self.run, inherited)  # type: ignore[method-assign]
         try:
             super().start()
         except BaseException:
+            del self.run
+            self._args, self._kwargs = before
             _close(inherited)
             raise
-        _started.add(self)
+        with _registry:
+            _started.add(self)
 
     def _recorded(self, run: Callable[[], object], inherited: list[ThreadConnection]) -> None:
         del self.run  # the two refer to each other
@@ -129,7 +134,9 @@ def _close(inherited: list[ThreadConnection]) -> None:
 def active_children() -> list[ThreadProcess]:
     """Return the processes that the current thread has started and that still run."""
     here: Any = threading.current_thread()
-    return [each for each in list(_started) if each._parent is here and each.is_alive()]
+    with _registry:  # it must not grow while it is read
+        started = list(_started)
+    return [each for each in started if each._parent is here and each.is_alive()]
 
 
 def _cannot(what: str, instead: str) -> NoReturn:

@@ -33,6 +33,20 @@ def test_the_page_of_backends_is_what_the_code_says(generate):
     assert generate.renewed(page) == page, "the code has changed: run `make docs`"
 
 
+def test_the_page_of_contexts_is_what_the_code_says(generate):
+    page = generate.CONTEXTS.read_text(encoding="utf-8")
+    assert generate.renewed(page, generate.contexts_as_markdown()) == page, "the code has changed: run `make docs`"
+
+
+def test_what_a_context_has_is_looked_up_in_it(generate, monkeypatch):
+    table = generate.contexts_as_markdown()
+    monkeypatch.setattr(ThreadBackend, "capabilities", replace(ThreadBackend.capabilities, primitives="no"))
+    changed = generate.contexts_as_markdown()
+    cells = {row.split("|")[1].strip(): row.split("|")[3].strip() for row in changed.splitlines()}
+    assert (cells["`Lock`"], cells["`Queue`"], cells["`Pool`"], cells["arguments of tasks"]) == ("-", "-", "yes", "no")
+    assert changed != table
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
+import threading
 from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from contexts_support import BETWEEN_PROCESSES, KINDS, NAMES, Took, context_of
 from patience import PATIENCE, eventually
 
 import taskrun
+from taskrun import primitives
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,6 +125,57 @@ def test_a_connection_closed_here_is_open_there(context: Any) -> None:
     process.join(PATIENCE)
     process.close()
     here.close()
+
+
+def test_a_start_from_another_thread_is_refused_and_hurts_nothing() -> None:
+    context = context_of("thread")
+    here, there = context.Pipe()
+    process = context.Process(target=jobs.upper, args=(there,))
+    refused: list[BaseException] = []
+
+    def start() -> None:
+        try:
+            process.start()
+        except RuntimeError as error:
+            refused.append(error)
+
+    other = threading.Thread(target=start)
+    other.start()
+    other.join()
+    assert len(refused) == 1
+    process.start()
+    there.close()
+    here.send("abc")
+    assert here.recv() == "ABC"
+    here.send(None)
+    process.join(PATIENCE)
+    assert (process.exitcode, here.poll(0)) == (0, True)
+    with pytest.raises(EOFError):
+        here.recv()
+
+
+def test_locks_are_counted_while_others_make_more() -> None:
+    ended = threading.Event()
+
+    def make() -> None:
+        while not ended.is_set():
+            primitives.note_lock(Noted())
+
+    kept = {primitives.note_lock(Noted()) for _ in range(2000)}
+    maker, interval = threading.Thread(target=make), sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    maker.start()
+    try:
+        for _ in range(300):
+            assert kept <= set(primitives.noted_locks())
+    finally:
+        ended.set()
+        sys.setswitchinterval(interval)
+        maker.join()
+
+
+class Noted:
+    """As a lock, as far as it is only counted."""
 
 
 def test_terminate_and_kill_end_a_process_and_not_a_thread(context: Any, between_processes: bool) -> None:

@@ -1,7 +1,8 @@
 """The pages for those who come from the standard library: old programs and new ones print what the page says they print.
 
 On a page "```python new=NAME" holds the file of that name in the page's folder of examples, "```python old=NAME" before it what
-it replaces, and "```text" after it what both print.
+it replaces, and "```text" after it what both print. "needs=primitives", "needs=concurrent" after the name: a backend on which
+tasks can be passed all primitives, and one on which, besides, they run beside the caller.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 from programs.running import EVERY_BACKEND, ROOT, program_in
+
+from taskrun.plugins import describe_backends
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,17 +33,20 @@ class Example(NamedTuple):
     old: str
     new: str
     prints: str
+    needs: str = ""
 
 
 def examples(page: str) -> dict[str, Example]:
     text = (DOCS / "how-to" / f"{page}.md").read_text()
-    blocks = re.findall(r"^```(\w+)(?: (old|new)=(\w+))?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```(\w+)(?: (old|new)=(\w+)(?: needs=(\w+))?)?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     found: dict[str, dict[str, str]] = {}
     name = ""
-    for language, what, named, code in blocks:
+    for language, what, named, needs, code in blocks:
         if what:
             name = named
             found.setdefault(name, {})[what] = code
+            if needs:
+                found[name]["needs"] = needs
         elif language == "text":
             found[name]["prints"] = code
     return {name: Example(**parts) for name, parts in found.items()}
@@ -74,6 +80,10 @@ def test_an_old_program_prints_what_the_page_says(program: Program, page: str, n
 @pytest.mark.parametrize("backend", EVERY_BACKEND)
 @pytest.mark.parametrize(("page", "name"), EXAMPLES)
 def test_a_new_program_prints_the_same_on_every_backend(program: Program, page: str, name: str, backend: str) -> None:
+    (able,) = [info.cls.capabilities for info in describe_backends() if info.name == backend and info.cls]
+    needs = examples(page)[name].needs
+    if needs and not (able.primitives == "yes" and (able.concurrent or needs != "concurrent")):
+        pytest.skip(f"{backend} cannot do it, and the page says so")
     file = DOCS / "examples" / PAGES[page] / f"{name}.py"
     status, out, err = program.end(program.start(str(file), env={"TASKRUN_BACKEND": backend}))
     said = [line for line in err.splitlines() if not SLOW.match(line)]
