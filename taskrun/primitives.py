@@ -92,10 +92,11 @@ def _in_shared_memory(obj: Any) -> bool:
 class _Primitive(Shipment):
     """A primitive pickled; the object itself is not kept alive by it."""
 
-    __slots__ = ("_descriptors", "_parts", "lock")
+    __slots__ = ("_descriptors", "_once", "_parts", "lock")
 
-    def __init__(self, key: bytes, obj: Any, dumps: Callable[[Any], bytes]) -> None:
+    def __init__(self, key: bytes, obj: Any, dumps: Callable[[Any], bytes], *, once: bool = False) -> None:
         super().__init__(key)
+        self._once = once
         self._descriptors: list[int] = []
         self.lock: weakref.ref[Any] | None = weakref.ref(obj) if _is_one_of(_LOCKS, obj) else None
         """If it is a lock that its holder takes along when it dies."""
@@ -119,6 +120,10 @@ class _Primitive(Shipment):
     @property
     def descriptors(self) -> Sequence[int]:
         return self._descriptors
+
+    @property
+    def awaited(self) -> bool:
+        return self._once and bool(self._descriptors)
 
     def __del__(self) -> None:
         while self._descriptors:
@@ -212,7 +217,7 @@ def reduce_primitive(obj: Any, dumps: Callable[[Any], bytes]) -> Any:
         raise _refused(obj)
     if not _is_one_of(_WITH_IDENTITY, obj) and not _in_shared_memory(obj):
         within = _inside_of_another()
-        once = _Primitive(shipping.new_key(), obj, dumps)
+        once = _Primitive(shipping.new_key(), obj, dumps, once=not within)
         found.append(once)
         return _another if within else _the_only, (once.key,)
     with _registry:

@@ -74,6 +74,11 @@ class Shipment(ABC):
         """What the worker gets duplicates of; open as long as this object lives."""
         return ()
 
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody may wait for the last of its descriptors to be closed: it must not lie unread in a socket."""
+        return False
+
 
 @contextmanager
 def collecting() -> Iterator[list[Shipment]]:

@@ -262,6 +262,8 @@ class Dispatcher:
             try:
                 self._encode(handle, task, sequence, parts)
                 if found:
+                    if any(one.awaited for one in found):
+                        handle.carrying = {sequence, *(each for each in handle.carrying if each > handle.answered)}
                     self._ship(handle, found)
                     found.clear()
             except BaseException as error:  # pickling runs the user's code, which may raise anything

@@ -78,6 +78,8 @@ class Handle:
         """Runs one suspect task and takes no other beside it."""
         self.has: dict[int, int] = {}
         """Functions the worker has: slot number -> version."""
+        self.carrying: set[int] = set()
+        """Sequence numbers of tasks that were sent with descriptors whose end somebody may wait for."""
         self.shipped = Shipped()
         """What tasks refer to and the worker has."""
         self.root: int | None = None
@@ -180,6 +182,10 @@ class Handle:
             if only is None or task is only:
                 del self.flight[sequence]
                 back.append(task)
+                if sequence in self.carrying:
+                    self.leaving = to_leave = (
+                        True  # it has the task's connections in its socket, and may not read them for long
+                    )
             else:
                 stay.append(token)
         if to_leave:
