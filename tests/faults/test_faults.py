@@ -19,7 +19,7 @@ SOAK_ONLY = {
     # By other start methods: the same engine, but for how a worker is made.
     *((theme, each) for theme in THEMES for each in EVERY if ":" in each and (theme, each) != ("crashes", "process:fork")),
     # Each of its workers takes a tenth of a second of CPU to start; and here nothing depends on what a worker is.
-    *((theme, "pool") for theme in ("outcomes", "retries", "deadlocks", "nesting")),
+    *((theme, "pool") for theme in THEMES if theme not in ("crashes", "stops", "parents")),
     *((theme, "dummy") for theme in THEMES if theme not in ("stops", "deadlocks")),
 }
 """What costs more than `make test` can afford."""

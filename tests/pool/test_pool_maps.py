@@ -52,7 +52,7 @@ def test_whatever_can_be_iterated(make: Any, kind: str) -> None:
 
 
 def test_a_map_of_many_items(make: Any, kind: str) -> None:
-    count = {"fork": 100, "pool": 1_000, "dummy": 2_000, "asyncio": 2_000}.get(kind, 20_000)
+    count = {"fork": 100, "pool": 1_000, "dummy": 2_000, "asyncio": 2_000}.get(kind, 4_000)
     pool = make(kind)
     assert pool.map(jobs.identity, range(count)) == list(range(count))
     assert list(pool.imap(jobs.identity, range(count), chunksize=100)) == list(range(count))

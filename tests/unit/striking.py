@@ -50,6 +50,14 @@ def _moments(code: CodeType) -> set[int]:
     return found
 
 
+def _in_a_destructor(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
+
+
 @contextmanager
 def _strike(moment: int) -> Iterator[list[str]]:
     """Raise KeyboardInterrupt at the given moment of the block; yields a list that tells where it was, once it was."""
@@ -68,7 +76,7 @@ def _strike(moment: int) -> Iterator[list[str]]:
     def trace(frame: FrameType, event: str, arg: object) -> Any:
         # Python swallows what is raised in a destructor; and the standard library is as it is (a Ctrl-C in `Thread.start` may
         # leave a thread that waits for ever).
-        if frame.f_code.co_name == "__del__" or not frame.f_code.co_filename.startswith(_OURS):
+        if not frame.f_code.co_filename.startswith(_OURS) or _in_a_destructor(frame):
             return None
         frame.f_trace_opcodes = True
         if event == "opcode" and frame.f_lasti in _moments(frame.f_code):
