@@ -28,7 +28,7 @@ SQUARES = [number * number for number in range(100)]
 
 @pytest.mark.parametrize("chunksize", [None, 1, 7, 20, 1000])
 def test_map_returns_the_results_in_order(make: Any, kind: str, chunksize: int | None) -> None:
-    pool, count = make(kind), 20 if kind == "fork" else 100
+    pool, count = make(kind), 6 if kind == "fork" else 100
     expected = SQUARES[:count]
     assert pool.map(jobs.square, range(count), chunksize) == expected
     assert pool.map(jobs.square, iter(range(count)), chunksize=chunksize) == expected
@@ -52,7 +52,7 @@ def test_whatever_can_be_iterated(make: Any, kind: str) -> None:
 
 
 def test_a_map_of_many_items(make: Any, kind: str) -> None:
-    count = {"fork": 100, "pool": 1_000, "dummy": 2_000, "asyncio": 2_000}.get(kind, 4_000)
+    count = {"fork": 30, "pool": 1_000, "dummy": 2_000, "asyncio": 2_000}.get(kind, 4_000)
     pool = make(kind)
     assert pool.map(jobs.identity, range(count)) == list(range(count))
     assert list(pool.imap(jobs.identity, range(count), chunksize=100)) == list(range(count))

@@ -14,6 +14,7 @@ import pytest
 PATIENCE = 300.0  # seconds; it takes about ten
 
 
+@pytest.mark.timeout(PATIENCE)
 @pytest.mark.parametrize("backend", ["serial", "thread", "process", "pool", "dummy", "fork", "asyncio", "adapter"])
 def test_it_stays_sound_and_ends(backend: str) -> None:
     path = Path(__file__).with_name("struck_anywhere.py")
