@@ -48,9 +48,10 @@ class CoroutineRunner(Interrupts):
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Return what *coroutine* returns, run in the current context."""
+        outer = self._running  # known before anything can strike below
         try:
             with self._lock:
-                outer, self._running = self._running, Interruptible(coroutine)
+                self._running = Interruptible(coroutine)
             # What `interrupt` has raised in this thread just before strikes here, not in asyncio.
             _give_way()
             return self._run(self._running)
