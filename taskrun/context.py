@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from taskrun.backends.start_methods import chosen_method
 from taskrun.choice import choose
 from taskrun.config import resolve
+from taskrun.context_common import CommonContext
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
     from concurrent import futures as standard
 
     from taskrun.backends.base import Backend
@@ -55,38 +55,20 @@ def context_of(backend: Backend, settings: WorkerSettings) -> Any:
     return _Poor(backend.name, ["Queue"] if kind == "Queue" else [])
 
 
-class _Poor:
+class _Poor(CommonContext):
     """The context of a backend that has few of these, or none."""
 
     def __init__(self, backend: str, has: list[str]) -> None:
         self.backend_name = backend
         self._has = has
 
-    def Pool(  # noqa: N802 - multiprocessing's names, here and below
-        self,
-        processes: int | None = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: Iterable[Any] = (),
-        maxtasksperchild: int | None = None,
-    ) -> Any:
-        """Return a `taskrun.Pool` on this backend."""
-        from taskrun.pool import Pool
-
-        return Pool(processes, initializer, initargs, maxtasksperchild, context=self)
-
-    def Queue(self, maxsize: int = 0) -> Any:  # noqa: N802
+    def Queue(self, maxsize: int = 0) -> Any:  # noqa: N802 - multiprocessing's name
         """Return a queue between interpreters, for objects that can be pickled."""
         if "Queue" not in self._has:
             self._refuse("Queue")
         from concurrent import interpreters  # type: ignore[attr-defined, unused-ignore]  # Python 3.14 and later
 
         return interpreters.create_queue(maxsize)
-
-    def cpu_count(self) -> int:
-        """Return how many CPUs the machine has."""
-        from multiprocessing import cpu_count
-
-        return cpu_count()
 
     def __getattr__(self, name: str) -> Any:
         if name not in NAMES:

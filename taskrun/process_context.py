@@ -10,11 +10,10 @@ import multiprocessing
 from multiprocessing import context as contexts
 from typing import TYPE_CHECKING, Any
 
+from taskrun.context_common import CommonContext
 from taskrun.primitives import note_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
     from taskrun.engine.launch import StartMethod
 
 __all__ = ["make_process_context"]
@@ -25,7 +24,7 @@ _PASSED_ON = (
 )
 
 
-class _Common(contexts.BaseContext):
+class _Common(CommonContext, contexts.BaseContext):
     """A context of multiprocessing's, for one backend."""
 
     def __init__(self, backend: str, method: StartMethod, chosen: StartMethod | None) -> None:
@@ -48,18 +47,6 @@ class _Common(contexts.BaseContext):
     def RLock(self) -> Any:  # noqa: N802
         """Return a lock that its holder can acquire again, likewise."""
         return note_lock(self._inner.RLock())
-
-    def Pool(  # noqa: N802
-        self,
-        processes: int | None = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: Iterable[Any] = (),
-        maxtasksperchild: int | None = None,
-    ) -> Any:
-        """Return a `taskrun.Pool` on this backend."""
-        from taskrun.pool import Pool
-
-        return Pool(processes, initializer, initargs, maxtasksperchild, context=self)
 
     def Manager(self) -> Any:  # noqa: N802
         """Return a manager with a process of its own; it does not run `__main__` unless a type registered there needs it."""

@@ -10,13 +10,13 @@ import threading
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from taskrun.context_common import CommonContext
 from taskrun.task import current_task
 from taskrun.thread_locks import ThreadBoundedSemaphore, ThreadCondition, ThreadLock, ThreadRLock, ThreadSemaphore
 from taskrun.thread_pipe import ThreadConnection, pipe
 from taskrun.thread_process import ThreadProcess, active_children
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
     from types import TracebackType
 
 __all__ = ["ThreadContext"]
@@ -96,7 +96,7 @@ class ThreadSimpleQueue:
             raise OSError("handle is closed")
 
 
-class ThreadContext:
+class ThreadContext(CommonContext):
     """The context of a backend whose workers are threads."""
 
     Process = ThreadProcess
@@ -154,24 +154,6 @@ class ThreadContext:
         from multiprocessing.managers import BaseManager
 
         return BaseManager
-
-    def Pool(  # noqa: N802
-        self,
-        processes: int | None = None,
-        initializer: Callable[..., object] | None = None,
-        initargs: Iterable[Any] = (),
-        maxtasksperchild: int | None = None,
-    ) -> Any:
-        """Return a `taskrun.Pool` on this backend."""
-        from taskrun.pool import Pool
-
-        return Pool(processes, initializer, initargs, maxtasksperchild, context=self)
-
-    def cpu_count(self) -> int:
-        """Return how many CPUs the machine has."""
-        from multiprocessing import cpu_count
-
-        return cpu_count()
 
     def __repr__(self) -> str:
         return f"<taskrun context of backend {self.backend_name!r}>"

@@ -168,7 +168,8 @@ class Handle:
     def take_back(self, only: Task | None = None) -> list[Task]:
         """Take tasks that have not begun out of the flight: all of them, or *only* that one; oldest first.
 
-        The tokens of the others, and the one to leave, are put back in order.
+        The tokens of the others, and the one to leave, are put back in order. A worker that was sent connections with a task
+        that is taken back leaves: whoever waits for the end of one would wait for it to read its socket.
         """
         tokens = self._read_tokens()
         if not tokens:
@@ -182,10 +183,8 @@ class Handle:
             if only is None or task is only:
                 del self.flight[sequence]
                 back.append(task)
-                if sequence in self.carrying:
-                    self.leaving = to_leave = (
-                        True  # it has the task's connections in its socket, and may not read them for long
-                    )
+                if sequence in self.carrying:  # its connections lie in the worker's socket, which it may not read for long
+                    self.leaving = to_leave = True
             else:
                 stay.append(token)
         if to_leave:

@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jobs
 import pytest
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from patience import Wire
+
+    from taskrun.task import Task
 
 
 def hold_or_log(i: int, file: str, path: str | None = None) -> int:
@@ -228,3 +230,17 @@ class TestTokens:
         done.set()
         thread.join()
         assert sorted([*claimed, *(task.number for task in back)]) == list(range(200))
+
+
+def test_a_worker_that_may_keep_connections_of_a_task_taken_back_leaves() -> None:
+    handle, task = Handle(0), cast("Task", object())
+    try:
+        for number, carrying in enumerate((False, True)):
+            handle.flight = {number: task}
+            handle.carrying = {number} if carrying else set()
+            handle.put_tokens(bytes((number,)))
+            assert handle.take_back() == [task]
+            assert handle.leaving is carrying
+            assert handle._read_tokens() == (bytes((channel.LEAVE,)) if carrying else b"")
+    finally:
+        handle.close()
