@@ -31,19 +31,8 @@ _HINTS = (
     (("generator", "coroutine", "async_generator"), "pass what it is made from, or list(...) of it"),
     (
         (
-            *(
-                "lock",
-                "Lock",
-                "RLock",
-                "Condition",
-                "Event",
-                "Semaphore",
-                "Barrier",
-                "Queue",
-                "SimpleQueue",
-                "SynchronizedBase",
-            ),
-            *("ThreadLock", "ThreadSimpleQueue", "ThreadConnection"),
+            *("lock", "Lock", "RLock", "Condition", "Event", "Semaphore", "Barrier"),
+            *("Queue", "SimpleQueue", "SynchronizedBase", "ThreadLock", "ThreadSimpleQueue", "ThreadConnection"),
         ),
         (
             "let ex.context (or taskrun.get_context) make it, whose locks, queues and shared values can be passed to tasks, "
