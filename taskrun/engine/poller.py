@@ -46,15 +46,6 @@ class Poller:
         """Wait for events: (descriptor, mask) each. *timeout* in seconds, -1: for ever."""
         return self._epoll.poll(timeout)
 
-    def has_news(self) -> bool:
-        """Return whether `poll` would return at once. In any thread."""
-        try:
-            look = select.poll()
-            look.register(self._epoll, select.POLLIN)
-            return bool(look.poll(0))
-        except ValueError:  # it is closed
-            return False
-
     def close(self) -> None:
         """Close the epoll, not what it listened to."""
         self._owners.clear()

@@ -57,8 +57,6 @@ __all__ = ["Supervisor"]
 _log = logging.getLogger("taskrun")
 
 _MOST_TROUBLE = 20
-_GIVE_WAY_EVERY = 128  # tasks submitted
-_LONG_ENOUGH = 50e-6  # seconds for a thread to wake up in
 _HELD_UP = 0.25  # seconds after which a stop is carried out by another thread
 
 _living: weakref.WeakSet[Supervisor] = weakref.WeakSet()
@@ -84,7 +82,6 @@ class Supervisor:
         self._ending = False
         self.closed = False
         self._trouble = 0
-        self._woken = 0
         self._alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poller = poller = Poller()
         poller.add(self._alarm, WAKE)
@@ -107,18 +104,6 @@ class Supervisor:
         # the scheduler's lock, then looks here.
         if self._asleep and self._hungry:
             self._ring()
-        self._woken += 1  # by several threads at once perhaps: it need not be exact
-        if not self._woken % _GIVE_WAY_EVERY:
-            self._give_way()
-
-    def _give_way(self) -> None:
-        """Let the I/O thread have the interpreter if news wait for it.
-
-        A thread that submits in a loop keeps the interpreter for 5 ms at a time, in which the workers run out of work. To offer
-        it (`sleep(0)`) is not enough: it would be taken back before the other has woken up.
-        """
-        if self._poller.has_news() and threading.current_thread() is not self.thread:
-            time.sleep(_LONG_ENOUGH)
 
     def _ring(self) -> None:
         self._asleep = False
