@@ -1,41 +1,47 @@
-"""One Executor over every way Python runs work concurrently; the concurrency model is a setting."""
+"""One Executor over every way Python runs work concurrently; the concurrency model is a setting.
+
+A name is imported from its module when it is first asked for, as `concurrent.futures` does with its executors: whoever
+only imports taskrun pays next to nothing, and so does the process from which workers are forked.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
 
-from taskrun.backends.base import Capabilities
-from taskrun.config import using
-from taskrun.context import get_context
-from taskrun.default_executor import get_executor
-from taskrun.errors import (
-    BackendUnavailableError,
-    ConfigError,
-    InitializerError,
-    JournalError,
-    QueueFullError,
-    RemoteError,
-    RemoteTraceback,
-    SerializationError,
-    TaskKilledError,
-    TaskrunError,
-    TaskTimeoutError,
-    UnfinishedMapWarning,
-    UnknownBackendError,
-    UnsafeForkWarning,
-    UnsupportedOptionError,
-    UnsupportedOptionWarning,
-)
-from taskrun.executor import Executor
-from taskrun.future import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Future
-from taskrun.pool import Pool
-from taskrun.retry import Retry
-from taskrun.sharing import shared
-from taskrun.task import current_task
-from taskrun.waiting import as_completed, wait
-
+TYPE_CHECKING = False  # read by type checkers as typing's, whose import costs more than the rest of this file
 if TYPE_CHECKING:
-    from taskrun.errors import WorkerCrashedError
+    from typing import Any
+
+    from taskrun.backends.base import Capabilities
+    from taskrun.config import using
+    from taskrun.context import get_context
+    from taskrun.default_executor import get_executor
+    from taskrun.errors import (
+        BackendUnavailableError,
+        ConfigError,
+        InitializerError,
+        JournalError,
+        QueueFullError,
+        RemoteError,
+        RemoteTraceback,
+        SerializationError,
+        TaskKilledError,
+        TaskrunError,
+        TaskTimeoutError,
+        UnfinishedMapWarning,
+        UnknownBackendError,
+        UnsafeForkWarning,
+        UnsupportedOptionError,
+        UnsupportedOptionWarning,
+        WorkerCrashedError,
+    )
+    from taskrun.executor import Executor
+    from taskrun.future import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Future
+    from taskrun.pool import Pool
+    from taskrun.retry import Retry
+    from taskrun.sharing import shared
+    from taskrun.task import current_task
+    from taskrun.waiting import as_completed, wait
 
 __all__ = [
     "ALL_COMPLETED",
@@ -74,10 +80,35 @@ __all__ = [
 
 __version__ = "0.1.0"
 
+_HOME = {
+    "ALL_COMPLETED": "future",
+    "FIRST_COMPLETED": "future",
+    "FIRST_EXCEPTION": "future",
+    "Capabilities": "backends.base",
+    "Executor": "executor",
+    "Future": "future",
+    "Pool": "pool",
+    "Retry": "retry",
+    "as_completed": "waiting",
+    "current_task": "task",
+    "get_context": "context",
+    "get_executor": "default_executor",
+    "shared": "sharing",
+    "using": "config",
+    "wait": "waiting",
+}
+"""Where a name lives that is not an error's or warning's."""
 
-def __getattr__(name: str) -> Any:
-    if name == "WorkerCrashedError":  # its base lives in a module that imports multiprocessing
-        from taskrun import errors
+if not TYPE_CHECKING:  # seen by a type checker, it would make every name right
 
-        return errors.WorkerCrashedError
-    raise AttributeError(f"module 'taskrun' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        if name in __all__:
+            value = globals()[name] = getattr(import_module(f"taskrun.{_HOME.get(name, 'errors')}"), name)
+            return value
+        if name in ("backends", "errors"):  # used through `import taskrun`, without an import of their own
+            return import_module(f"taskrun.{name}")
+        raise AttributeError(f"module 'taskrun' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

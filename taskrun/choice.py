@@ -5,8 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import itertools
 import os
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskrun import cpus
 from taskrun.config import DEFAULT, import_object, options_for, report_unsupported
@@ -14,7 +13,6 @@ from taskrun.errors import ConfigError, UnsupportedOptionError, did_you_mean
 from taskrun.options import NO_OPTIONS, TaskOptions, WorkerSettings
 from taskrun.plugins import load_backend
 from taskrun.progress import bar_available
-from taskrun.retry import Retry
 from taskrun.settings import check_setting
 from taskrun.task import current_task
 
@@ -27,16 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["Choice", "choose", "located", "merged_options"]
 
 _names = itertools.count()
-_TASK_OPTIONS = tuple(field.name for field in fields(TaskOptions) if field.name != "backend")
-_WORKER_SETTINGS = tuple(
-    field.name for field in fields(WorkerSettings) if field.name not in {"max_workers", "name", "backend_options"}
-)
+_TASK_OPTIONS = tuple(name for name in TaskOptions._fields if name != "backend")
+_WORKER_SETTINGS = tuple(name for name in WorkerSettings._fields if name not in {"max_workers", "name", "backend_options"})
 _ONLY_IN_PROCESSES = ("env", "cpu_affinity", "inner_max_num_threads")
 _ONLY_WITH_INITIALIZER = ("initializer", "finalizer")
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """What an executor is made of."""
 
     backend: Backend
@@ -84,7 +79,7 @@ def choose(resolved: Resolved) -> Choice:
         backend_options=own,
         **{name: values[name] for name in _WORKER_SETTINGS},
     )
-    options = replace(NO_OPTIONS, **{name: values[name] for name in ("timeout", "soft_timeout", "retry")})
+    options = NO_OPTIONS._replace(**{name: values[name] for name in ("timeout", "soft_timeout", "retry")})
     return Choice(backend, settings, options, values["max_pending"], values["seed"], origins)
 
 
@@ -172,11 +167,13 @@ def merged_options(base: TaskOptions, options: Mapping[str, Any], backend: Backe
             )
         else:
             changes[option] = _checked_option(option, value)
-    return replace(base, **changes, backend=own)
+    return base._replace(**changes, backend=own)
 
 
 def _checked_option(option: str, value: Any) -> Any:
     if option == "retry":
+        from taskrun.retry import Retry
+
         return Retry.of(value)
     if option in {"timeout", "soft_timeout", "name"}:
         return None if value is None else check_setting(option, value)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from taskrun.config_apply import import_object, options_for, report_unsupported, unknown_options
@@ -127,11 +126,11 @@ def _config_files() -> list[ConfigFile]:
         file = read_config_file(path)
         where = f"environment variable {CONFIG_VARIABLE}"
         if not file.parsed:  # whoever named it may have meant another one
-            told = [replace(mistake, origin=f"{where}: {mistake.origin}") for mistake in file.mistakes]
-            file = replace(file, mistakes=told)
+            told = [mistake._replace(origin=f"{where}: {mistake.origin}") for mistake in file.mistakes]
+            file = file._replace(mistakes=told)
         if not os.path.lexists(path):
             problem = f"there is no file {path}"
-            file = ConfigFile(path, mistakes=[Mistake("", where, problem, "the path of a TOML file")])
+            file = ConfigFile(path, Layer(), mistakes=[Mistake("", where, problem, "the path of a TOML file")])
         project: ConfigFile | None = file
     else:
         project = find_project_file()
@@ -174,12 +173,14 @@ def _unknown_backend(backend: Any, origin: str) -> list[Mistake]:
     return [Mistake("backend", origin, problem, ", ".join(known), error)]
 
 
-@dataclass(slots=True)
 class _Merged:
-    settings: dict[str, Any] = field(default_factory=dict)
-    origins: dict[str, str] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)
-    weaker: set[str] = field(default_factory=set)
+    __slots__ = ("options", "origins", "settings", "weaker")
+
+    def __init__(self) -> None:
+        self.settings: dict[str, Any] = {}
+        self.origins: dict[str, str] = {}
+        self.options: dict[str, Any] = {}
+        self.weaker: set[str] = set()
 
 
 def _merge(layers: list[Layer], mistakes: list[Mistake]) -> _Merged:
@@ -232,12 +233,12 @@ def _merge_table(name: str, layers: list[Layer], merged: _Merged, mistakes: list
 
 def _retry_of(base: Retry | None, values: dict[str, Any]) -> Retry | None:
     """Return the policy *base* with the fields in *values* changed."""
+    if not values:
+        return base
     from dataclasses import fields
 
     from taskrun.retry import Retry
 
-    if not values:
-        return base
     if base is not None:
         values = {item.name: getattr(base, item.name) for item in fields(base) if item.init} | values
     return Retry.of(values)

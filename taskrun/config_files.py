@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskrun.config_layers import Layer
 from taskrun.setting_checks import WrongValueError, show
 from taskrun.settings import SETTINGS, Mistake, checked_value, misspelt, mistake_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["ConfigFile", "find_project_file", "find_user_file", "read_config_file"]
 
@@ -27,14 +27,13 @@ PROJECT_FILE = "taskrun.toml"
 PYPROJECT = "pyproject.toml"
 
 
-@dataclass(slots=True)
-class ConfigFile:
+class ConfigFile(NamedTuple):
     """A configuration file as read: its top level, its profiles, and what is wrong with it."""
 
     path: str
-    top: Layer = field(default_factory=Layer)
-    profiles: dict[str, Layer] = field(default_factory=dict)
-    mistakes: list[Mistake] = field(default_factory=list)
+    top: Layer
+    profiles: Mapping[str, Layer] = MappingProxyType({})
+    mistakes: Sequence[Mistake] = ()
     """All mistakes, those of the profiles included."""
     mentions: bool = True
     """Whether a pyproject.toml has a [tool.taskrun]."""
@@ -75,7 +74,7 @@ def _project_file_in(folder: str) -> ConfigFile | None:
     # A pyproject.toml that does not parse may well not mean us; the file that is all ours counts then.
     if pyproject is not None and pyproject.mentions and pyproject.parsed:
         problem = f"both {own} and [tool.taskrun] in {shared} configure taskrun; keep one of them"
-        file = replace(file, mistakes=[Mistake("", own, problem), *file.mistakes])
+        file = file._replace(mistakes=[Mistake("", own, problem), *file.mistakes])
     return file
 
 
@@ -115,13 +114,13 @@ def read_config_file(path: str, *, ignore_if_foreign: bool = False) -> ConfigFil
 
 
 def _broken(path: str, problem: str) -> ConfigFile:
-    return ConfigFile(path, mistakes=[Mistake("", path, problem)], parsed=False)
+    return ConfigFile(path, Layer(), mistakes=[Mistake("", path, problem)], parsed=False)
 
 
 def _parse_file(path: str, data: bytes, ignore_if_foreign: bool) -> ConfigFile:
     shared = os.path.basename(path) == PYPROJECT
     if shared and ignore_if_foreign and b"taskrun" not in data:
-        return ConfigFile(path, mentions=False)  # not ours to complain about, even when it does not parse
+        return ConfigFile(path, Layer(), mentions=False)  # not ours to complain about, even when it does not parse
     table, problem = _parse_toml(data)
     if problem is not None:
         return _broken(path, problem)
@@ -130,7 +129,7 @@ def _parse_file(path: str, data: bytes, ignore_if_foreign: bool) -> ConfigFile:
         tool = table.get("tool")
         if not isinstance(tool, dict) or "taskrun" not in tool:
             if ignore_if_foreign:
-                return ConfigFile(path, mentions=False)
+                return ConfigFile(path, Layer(), mentions=False)
             return _broken(path, "there is no table [tool.taskrun]")
         table, prefix = tool["taskrun"], "tool.taskrun."
         if not isinstance(table, dict):
@@ -158,17 +157,19 @@ def _parse_toml(data: bytes) -> tuple[dict[str, Any], str | None]:
 
 def _check_file(path: str, table: Mapping[str, Any], prefix: str) -> ConfigFile:
     profiles = table.get("profiles", {})
-    file = ConfigFile(path, _check_table(path, {k: v for k, v in table.items() if k != "profiles"}, prefix))
-    file.mistakes += file.top.mistakes
+    top = _check_table(path, {k: v for k, v in table.items() if k != "profiles"}, prefix)
+    read: dict[str, Layer] = {}
+    mistakes = list(top.mistakes)
+    file = ConfigFile(path, top, read, mistakes)
     if not isinstance(profiles, dict):
         problem = f"profiles must be a table of tables, not {show(profiles)}"
-        file.mistakes.append(Mistake("profiles", _key(path, f"{prefix}profiles"), problem, "[profiles.NAME]"))
+        mistakes.append(Mistake("profiles", _key(path, f"{prefix}profiles"), problem, "[profiles.NAME]"))
         return file
     for name, content in profiles.items():
         origin = f"{prefix}profiles.{name}"
         if not isinstance(content, dict):
             problem = f"a profile must be a table, not {show(content)}"
-            file.mistakes.append(Mistake("profiles", _key(path, origin), problem, f"[profiles.{name}]"))
+            mistakes.append(Mistake("profiles", _key(path, origin), problem, f"[profiles.{name}]"))
             continue
         inner = {key: value for key, value in content.items() if key not in ("profile", "profiles")}
         layer = _check_table(path, inner, f"{origin}.")
@@ -176,8 +177,8 @@ def _check_file(path: str, table: Mapping[str, Any], prefix: str) -> ConfigFile:
             if nested in content:
                 problem = "a profile cannot choose or hold another profile"
                 layer.mistakes.append(Mistake(nested, _key(path, f"{origin}.{nested}"), problem))
-        file.profiles[name] = layer
-        file.mistakes += layer.mistakes
+        read[name] = layer
+        mistakes += layer.mistakes
     return file
 
 

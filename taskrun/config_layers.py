@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from taskrun.setting_checks import WrongValueError, retry_table, variables
 from taskrun.settings import SETTINGS, Mistake, Setting, checked_value, misspelt, mistake_of, parsed_value
@@ -20,16 +19,18 @@ PREFIX = "TASKRUN_"
 CONFIG_VARIABLE = "TASKRUN_CONFIG"
 
 
-@dataclass(slots=True)
 class Layer:
     """What one source says, each value with its origin. Never changed once it is made: files' layers are shared."""
 
-    settings: dict[str, tuple[Any, str]] = field(default_factory=dict)
-    tables: dict[str, dict[str, tuple[Any, str]]] = field(default_factory=dict)
-    """The keys of `retry` and `env`, which merge across sources key by key."""
-    options: dict[str, tuple[Any, str]] = field(default_factory=dict)
-    """Names that are no settings: options of the backend, if it knows them."""
-    mistakes: list[Mistake] = field(default_factory=list)
+    __slots__ = ("mistakes", "options", "settings", "tables")
+
+    def __init__(self) -> None:
+        self.settings: dict[str, tuple[Any, str]] = {}
+        self.tables: dict[str, dict[str, tuple[Any, str]]] = {}
+        """The keys of `retry` and `env`, which merge across sources key by key."""
+        self.options: dict[str, tuple[Any, str]] = {}
+        """Names that are no settings: options of the backend, if it knows them."""
+        self.mistakes: list[Mistake] = []
 
     def put(self, name: str, value: Any, origin: str, key_origin: str) -> None:
         """Enter a checked value; *key_origin* is the origin of a table's key, which goes in place of ``{}``."""
@@ -40,8 +41,7 @@ class Layer:
             self.settings[name] = (value, origin)
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(NamedTuple):
     """The settings that apply to an executor, durations in seconds, sizes in bytes."""
 
     settings: dict[str, Any]
@@ -57,8 +57,7 @@ class Resolved:
     """The configuration files that were read, the strongest first."""
 
 
-@dataclass(frozen=True, slots=True)
-class SettingInfo:
+class SettingInfo(NamedTuple):
     """One line of `taskrun config`."""
 
     name: str

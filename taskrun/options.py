@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from taskrun.retry import Retry
 
+_NONE: Mapping[str, Any] = MappingProxyType({})
+
 __all__ = ["NO_OPTIONS", "TaskOptions", "WorkerSettings"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskOptions:
+class TaskOptions(NamedTuple):
     """What `Executor.options(...)` can say about a task; one value is shared by all tasks submitted with it."""
 
     name: str | None = None
@@ -31,15 +32,14 @@ class TaskOptions:
     chunksize: int | None = None
     progress: bool | Callable[[int, int | None], object] = False
     """`map` shows a progress bar on standard error, or calls this with (done, total or None)."""
-    backend: Mapping[str, Any] = field(default_factory=dict)
+    backend: Mapping[str, Any] = _NONE
     """The backend's own options, by name."""
 
 
 NO_OPTIONS = TaskOptions()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSettings:
+class WorkerSettings(NamedTuple):
     """What a backend needs to know to make and recycle workers. Durations in seconds, sizes in bytes; None means no limit."""
 
     max_workers: int
@@ -61,4 +61,4 @@ class WorkerSettings:
     inner_max_num_threads: int | None = None
     """Threads that BLAS and OpenMP may use in each worker."""
     seed: int | None = None
-    backend_options: Mapping[str, Any] = field(default_factory=dict)
+    backend_options: Mapping[str, Any] = _NONE

@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskrun.errors import BackendUnavailableError, ConfigError, UnknownBackendError
 
@@ -35,8 +34,7 @@ BUILTIN: Mapping[str, str] = {
 """Name -> "module:class". A built-in name always means the built-in backend, whatever else registers it."""
 
 
-@dataclass(frozen=True, slots=True)
-class BackendInfo:
+class BackendInfo(NamedTuple):
     """One registered backend, for `taskrun backends`."""
 
     name: str
@@ -48,8 +46,7 @@ class BackendInfo:
     """Why it cannot be used, and what to do; None when it can."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     """What somebody registered."""
 
     name: str

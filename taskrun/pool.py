@@ -6,7 +6,6 @@ import operator
 import time
 import warnings
 import weakref
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -193,7 +192,7 @@ class Pool:
         """Return the options of a map's tasks. Raises ValueError in the original's words."""
         if chunksize is not None and operator.index(chunksize) < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize}")
-        return replace(self._executor._options, chunksize=chunksize)
+        return self._executor._options._replace(chunksize=chunksize)
 
     # -- ending ----------------------------------------------------------------------------------------------------------------
 

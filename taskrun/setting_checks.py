@@ -178,11 +178,9 @@ def context_vars(name: str, value: Any) -> tuple[Any, ...]:
 
 def capability_names(name: str, value: Any) -> tuple[str, ...]:
     """Check names of fields of `Capabilities`."""
-    from dataclasses import fields
-
     from taskrun.backends.base import Capabilities
 
-    known = [field.name for field in fields(Capabilities)]
+    known = Capabilities._fields
     wanted = _names(name, value)
     for item in wanted:
         if item not in known:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from taskrun import setting_checks as checks
 from taskrun.errors import ConfigError, UnsupportedOptionError, did_you_mean
@@ -36,8 +35,7 @@ Source = Literal["argument", "file", "environment"]
 """Where a value comes from: Python code (an argument, `using`), a TOML file, or an environment variable."""
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One setting: a parameter of `taskrun.Executor`."""
 
     name: str
@@ -227,8 +225,7 @@ _TABLE = (
 SETTINGS: Mapping[str, Setting] = {setting.name: setting for setting in _TABLE}
 
 
-@dataclass(frozen=True, slots=True)
-class Mistake:
+class Mistake(NamedTuple):
     """One thing wrong in one source; all of them are told in one error."""
 
     setting: str
@@ -321,7 +318,7 @@ def unknown_option(name: str, origin: str, known: Iterable[str], backend: str | 
     hint = sentence(did_you_mean(name, known))
     mistake = Mistake(name, origin, f"unknown option {name!r}{owner}{hint}", ", ".join(known))
     error = UnsupportedOptionError(str(mistake), option=name, backend=backend, origin=origin, allowed=mistake.allowed)
-    return replace(mistake, error=error)
+    return mistake._replace(error=error)
 
 
 def sentence(hint: str) -> str:

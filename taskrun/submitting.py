@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent import futures as standard
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, TypeVarTuple, overload
 
 from taskrun.choice import merged_options
@@ -122,7 +121,7 @@ class Submitting(standard.Executor):
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
-        options = self._options if chunksize is None else replace(self._options, chunksize=chunksize)
+        options = self._options if chunksize is None else self._options._replace(chunksize=chunksize)
         return start_map(self._scheduler, fn, iterables, options, timeout=timeout, buffersize=buffersize, ordered=ordered)
 
     def options(self, **options: Any) -> OptionsView:

@@ -7,7 +7,6 @@ import importlib.util
 import re
 import subprocess
 import sys
-from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -40,7 +39,7 @@ def test_the_page_of_contexts_is_what_the_code_says(generate):
 
 def test_what_a_context_has_is_looked_up_in_it(generate, monkeypatch):
     table = generate.contexts_as_markdown()
-    monkeypatch.setattr(ThreadBackend, "capabilities", replace(ThreadBackend.capabilities, primitives="no"))
+    monkeypatch.setattr(ThreadBackend, "capabilities", ThreadBackend.capabilities._replace(primitives="no"))
     changed = generate.contexts_as_markdown()
     cells = {row.split("|")[1].strip(): row.split("|")[3].strip() for row in changed.splitlines()}
     assert (cells["`Lock`"], cells["`Queue`"], cells["`Pool`"], cells["arguments of tasks"]) == ("-", "-", "yes", "no")
@@ -50,7 +49,7 @@ def test_what_a_context_has_is_looked_up_in_it(generate, monkeypatch):
 @pytest.mark.parametrize(
     "change",
     [
-        {"capabilities": replace(ThreadBackend.capabilities, kill="no")},
+        {"capabilities": ThreadBackend.capabilities._replace(kill="no")},
         {"option_names": {"thread_name_prefix": "something else"}},
         {"task_option_names": {"colour": "str: of the thread"}},
     ],
@@ -82,7 +81,7 @@ def test_the_table_is_the_same_where_a_backend_is_not_usable_and_others_are_regi
 
 
 def test_each_field_of_capabilities_is_explained():
-    assert list(explanations()) == [field.name for field in fields(Capabilities)]
+    assert list(explanations()) == list(Capabilities._fields)
     assert all(explanations().values())
 
 

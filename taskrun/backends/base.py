@@ -18,8 +18,7 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,8 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Backend", "Capabilities", "refuse_waiting_in"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capabilities:
+class Capabilities(NamedTuple):
     """What a backend can do, as data: tests, documentation, `require=` and error messages read it; nobody asks for a name.
 
     A field that is false (False, "no") means "cannot". The words are those of the table of backends in the documentation.
@@ -75,10 +73,9 @@ class Capabilities:
 
     def lacks(self, names: tuple[str, ...]) -> list[str]:
         """Return those of *names* that this backend cannot do; an unknown field name raises ValueError."""
-        known = {field.name for field in fields(self)}
-        unknown = [name for name in names if name not in known]
+        unknown = [name for name in names if name not in self._fields]
         if unknown:
-            raise ValueError(f"require= names unknown capabilities {unknown}; known: {sorted(known)}")
+            raise ValueError(f"require= names unknown capabilities {unknown}; known: {sorted(self._fields)}")
         return [name for name in names if getattr(self, name) in (False, "no")]
 
 

@@ -6,7 +6,6 @@ import threading
 import time
 import traceback
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from taskrun.backends.base import Backend, Capabilities
@@ -53,7 +52,7 @@ class SerialBackend(Backend):
                 allowed="True or False",
             )
         if self._check_pickle:  # threading's locks and queues do not pickle, and would not mean anything elsewhere
-            self.capabilities = replace(self.capabilities, primitives="no")
+            self.capabilities = self.capabilities._replace(primitives="no")
         self._inside: set[int] = set()  # identifiers of the threads that run a task; each adds and removes its own
         self._reporting: set[int] = set()  # ... that report one, in `wake`
         self._ready = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-from dataclasses import asdict
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ def able(info: BackendInfo) -> dict[str, Any]:
     """Return what a backend's class can do, by the names of the fields, in their order; whether or not it is usable here."""
     found = getattr(info.cls, "capabilities", None)
     # A backend may only know once it is made (an adapter, say); then there is nothing to show about the class.
-    return asdict(found) if isinstance(found, Capabilities) else {}
+    return found._asdict() if isinstance(found, Capabilities) else {}
 
 
 def capability_rows(infos: Sequence[BackendInfo]) -> list[list[str]]:

@@ -13,7 +13,6 @@ import queue
 import threading
 import time
 from contextlib import nullcontext
-from dataclasses import replace
 from multiprocessing import sharedctypes
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -79,7 +78,7 @@ class Broken(ThreadBackend):
     """Settings that it puts in the place of the user's."""
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
-        settings = replace(settings, **self.worse)
+        settings = settings._replace(**self.worse)
         super().start(_Meddler(scheduler, self, settings), settings)  # type: ignore[arg-type]
 
     def before(self, task: Task) -> None: ...
@@ -118,7 +117,7 @@ class NeverMakesUp(Broken):
 
 
 class ClaimsToStopCoroutines(Broken):
-    capabilities = replace(ThreadBackend.capabilities, kill="coroutines")
+    capabilities = ThreadBackend.capabilities._replace(kill="coroutines")
 
 
 class OwnPrimitives(Broken):
@@ -156,7 +155,7 @@ class AnyLock(Broken):
 class SilentAboutLocks(Broken):
     """Does not look at the locks that a dead worker had."""
 
-    capabilities = replace(ThreadBackend.capabilities, crash_isolation=True)
+    capabilities = ThreadBackend.capabilities._replace(crash_isolation=True)
 
     def before(self, task: Task) -> None:
         if task.fn is die_with:
@@ -168,11 +167,11 @@ def _die_in_silence() -> None:
 
 
 class ClaimsProcesses(Broken):
-    capabilities = replace(ThreadBackend.capabilities, processes=True)
+    capabilities = ThreadBackend.capabilities._replace(processes=True)
 
 
 class ClaimsToRecycle(Broken):
-    capabilities = replace(ThreadBackend.capabilities, recycle_by_state=True)
+    capabilities = ThreadBackend.capabilities._replace(recycle_by_state=True)
 
 
 class LacksNothing(Broken):
@@ -330,7 +329,7 @@ class ClonesClasses(Broken):
 
 
 class ClaimsToPickle(Broken):
-    capabilities = replace(ThreadBackend.capabilities, pickles="yes")
+    capabilities = ThreadBackend.capabilities._replace(pickles="yes")
 
 
 class Silent(Broken):
@@ -367,7 +366,7 @@ class StopsAtShutdown(Broken):
 
 class NoSoftTimeout(Broken):
     def before(self, task: Task) -> None:
-        task.options = replace(task.options, soft_timeout=None)
+        task.options = task.options._replace(soft_timeout=None)
 
 
 class CallsItACrash(Broken):

@@ -105,18 +105,56 @@ def test_an_upward_import_would_be_found() -> None:
 HEAVY = ("multiprocessing", "asyncio", "sqlite3", "tenacity", "structlog", "cloudpickle", "typer", "rich", "click")
 
 
+SLOW = ("inspect", "ast", "dataclasses", "difflib", "random")
+"""Modules whose import costs as much as all of what an executor needs of taskrun."""
+
+
+def loaded(code: str, *names: str) -> str:
+    code += "\nimport sys; print([name for name in sys.argv[1:] if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=True, timeout=50)
+    return done.stdout.strip()
+
+
 def test_importing_taskrun_loads_nothing_heavy() -> None:
-    code = "import sys, taskrun; print([name for name in sys.argv[1:] if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code, *HEAVY], capture_output=True, text=True, check=True, timeout=50)
-    assert done.stdout.strip() == "[]"
+    assert loaded("import taskrun", *HEAVY, *SLOW, "typing", "concurrent.futures", "taskrun.executor", "taskrun.errors") == "[]"
+
+
+def test_using_an_executor_loads_nothing_heavy() -> None:
+    assert loaded('import taskrun\nwith taskrun.Executor("thread") as ex: ex.submit(int).result()', *HEAVY, *SLOW) == "[]"
+
+
+def test_the_process_that_workers_come_from_loads_nothing_heavy() -> None:
+    assert loaded("import taskrun.engine.template, taskrun.engine.worker", *HEAVY, *SLOW, "taskrun.executor") == "[]"
 
 
 def test_the_names_handed_out_are_those_of_all() -> None:
+    assert set(taskrun.__all__) <= set(dir(taskrun))
     for name in taskrun.__all__:
         assert getattr(taskrun, name) is not None
     modules = {name_of(file).partition(".")[0] for file in FILES}
     public = {name for name in vars(taskrun) if not name.startswith("_")} - modules
-    assert public - {"annotations", "TYPE_CHECKING", "Any"} <= set(taskrun.__all__)
+    assert public - {"annotations", "TYPE_CHECKING", "import_module"} <= set(taskrun.__all__)
+
+
+def test_a_name_is_declared_where_it_is_handed_out() -> None:
+    """The imports for type checkers and those at run time are the same."""
+    (checked,) = (
+        node
+        for node in ast.parse((PACKAGE / "__init__.py").read_text()).body
+        if isinstance(node, ast.If) and node.body
+        if ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    declared = {alias.name: node.module for node in checked.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    del declared["Any"]
+    homes = {name: f"taskrun.{taskrun._HOME.get(name, 'errors')}" for name in taskrun.__all__}
+    assert declared == homes
+
+
+def test_backends_and_errors_are_found_without_an_import_of_their_own() -> None:
+    code = "import taskrun\nprint(taskrun.backends.Backend.__name__, taskrun.errors.ConfigError.__name__)"
+    assert loaded(code) == "Backend ConfigError\n[]"
+    with pytest.raises(AttributeError, match="module 'taskrun' has no attribute 'executer'"):
+        taskrun.executer  # noqa: B018 # type: ignore[attr-defined]
 
 
 def test_authors_of_backends_find_the_contract_in_taskrun_backends() -> None:

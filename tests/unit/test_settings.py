@@ -212,5 +212,5 @@ def test_every_setting_is_documented() -> None:
 
 
 def test_every_capability_can_be_required() -> None:
-    names = tuple(Capabilities.__dataclass_fields__)
+    names = Capabilities._fields
     assert check_setting("require", names) == names

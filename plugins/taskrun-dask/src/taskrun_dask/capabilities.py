@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from taskrun.backends import Capabilities
 
 __all__ = ["OWN", "THEIRS"]
@@ -20,5 +18,5 @@ THEIRS = Capabilities(
 )
 """On a cluster reached by its address."""
 
-OWN = replace(THEIRS, names_guilty=True, kill="yes")
+OWN = THEIRS._replace(names_guilty=True, kill="yes")
 """On one that the executor started: each worker is a process that runs one task at a time."""
