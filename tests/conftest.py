@@ -1,7 +1,8 @@
-"""After every test: nothing left behind."""
+"""Around every test: nothing left behind, and no time lost on what all tests share."""
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,12 @@ from leftovers import Inventory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector from the thousands of tests, fixtures and modules; what a fork's child touches is copied, too."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import suppress
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ __all__ = ["Inventory", "children"]
 HELPER_THREADS = {
     "taskrun-janitor": "one for the process: does what destructors must not do themselves",
 }
+
+
+LISTS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
+"""Most kernels are built with this list; without it each process of the machine is asked, before and after each test."""
 
 
 class Inventory:
@@ -48,7 +53,7 @@ class Inventory:
         while found := self.left():
             if time.monotonic() > deadline:
                 return found
-            if looks % 100 == 0:
+            if looks % 100 == 5:  # not at once: most need a moment only, and this takes longer than all of many a test
                 import gc
 
                 gc.collect()  # what a reference cycle holds is not lost; a thread that ends may let go of one at its very end
@@ -96,20 +101,30 @@ def _processes() -> list[int]:
 
 def children(*parents: int) -> list[int]:
     """Return the pids of the children of these processes, dead ones included that nobody has reaped."""
+    if not LISTS_CHILDREN:
+        return [pid for pid in map(int, filter(str.isdigit, _listed("/proc"))) if _parent(pid) in parents]
     found: list[int] = []
-    try:
-        pids = [name for name in os.listdir("/proc") if name.isdigit()]
-    except OSError:
-        return found
-    for pid in pids:
-        try:
-            with open(f"/proc/{pid}/stat", "rb") as stat:
-                parent = int(stat.read().rpartition(b")")[2].split()[1])
-        except OSError:
-            continue
-        if parent in parents:
-            found.append(int(pid))
+    for parent in parents:
+        for thread in _listed(f"/proc/{parent}/task"):
+            with suppress(OSError), open(f"/proc/{parent}/task/{thread}/children", "rb") as file:
+                found += map(int, file.read().split())
     return found
+
+
+def _listed(folder: str) -> list[str]:
+    """Return what is in *folder*; nothing when it is gone, or this is no Linux."""
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return int(stat.read().rpartition(b")")[2].split()[1])
+    except OSError:
+        return None
 
 
 def _descriptors() -> dict[int, str]:

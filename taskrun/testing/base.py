@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 from contextlib import contextmanager
@@ -111,6 +112,22 @@ class Behaviours:
             yield held
         finally:
             held.go_on()
+
+    @contextmanager
+    def full_until_shutdown(self, directory: Path) -> Iterator[taskrun.Executor]:
+        """Make an executor whose one worker is held until the executor was told to shut down; all else waits till then."""
+        with self.executor(max_workers=1) as executor:
+            held = Held(directory, executor, executor.submit, "held")
+            self.until(held.started)
+
+            def go_on_then() -> None:
+                self.until(lambda: executor.closed)
+                held.go_on()
+
+            opener = threading.Thread(target=go_on_then)
+            opener.start()
+            yield executor
+        opener.join()
 
     def until(self, condition: Callable[[], object]) -> None:
         """Wait until *condition* holds; an assertion fails when it does not in time."""

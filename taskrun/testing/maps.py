@@ -122,12 +122,12 @@ class MapBehaviours(Behaviours):
     @pytest.mark.parametrize("buffersize", [None, 2])
     def test_a_map_never_iterated_runs_to_its_end(self, buffersize: int | None, tmp_path: Path) -> None:
         ran = tmp_path / "ran"
-        with self.executor() as ex:
+        with self.full_until_shutdown(tmp_path) as ex:
             ex.map(tasks.write_line, [str(ran)] * 100, range(100), buffersize=buffersize)
         assert sorted(map(int, ran.read_text().split())) == list(range(100))
 
-    def test_results_can_be_read_after_shutdown(self) -> None:
-        with self.executor() as ex:
+    def test_results_can_be_read_after_shutdown(self, tmp_path: Path) -> None:
+        with self.full_until_shutdown(tmp_path) as ex:
             results = ex.map(tasks.add, range(100))
             windowed = ex.map(tasks.add, range(100), buffersize=2)
         assert list(results) == list(range(100))
