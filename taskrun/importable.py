@@ -54,7 +54,7 @@ def names_of_others() -> tuple[str, ...]:
     count = len(sys.modules)
     if count != _known_modules:  # one that takes another's place is not noticed; asked for each task, this has to be cheap
         _known_modules = count
-        modules = list(sys.modules.items())
+        modules = list(sys.modules.copy().items())  # copied in one step: other threads may import meanwhile
         suspects = {name for name, module in modules if "." not in name and _suspicious(module)} - {*_MAIN}
         strangers = {name for name in suspects if not importable(name)}
         _others = tuple(name for name, _ in modules if name.partition(".")[0] in strangers or name in _FOR_CHILDREN)

@@ -168,6 +168,11 @@ def dump_upward(value: Any) -> bytes:
 _forked = False
 
 
+def get_ready_to_fork() -> None:
+    """Look up here, once, what each child would look up for its first pickle, copying every page that it looks at."""
+    _means_the_same_elsewhere(b"")
+
+
 def note_fork() -> None:
     """In a forked child: the classes that it has inherited are those of the parent, for whom results are pickled."""
     global _forked

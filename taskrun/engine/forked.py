@@ -15,7 +15,7 @@ from taskrun.engine.child import become_child
 from taskrun.engine.kept import KeptProcess
 from taskrun.engine.launch import fork_warning_ignored
 from taskrun.exceptions import load_exception
-from taskrun.serialization import load_outcome
+from taskrun.serialization import get_ready_to_fork, load_outcome
 
 if TYPE_CHECKING:
     from taskrun.options import WorkerSettings
@@ -62,6 +62,7 @@ class ForkedChild(KeptProcess):
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()
+        get_ready_to_fork()
         parent = os.getpid()
         with fork_warning_ignored(__name__):
             pid = os.fork()

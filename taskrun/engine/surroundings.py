@@ -71,10 +71,18 @@ def _inner_threads(settings: WorkerSettings, cpu_count: int) -> int:
 
 def _environ(settings: WorkerSettings, threads: int) -> dict[str, str]:
     environ = dict(os.environ)
-    for name in _THREAD_VARIABLES:
-        environ.setdefault(name, str(threads))
-    environ.update({str(key): str(value) for key, value in (settings.env or {}).items()})
+    environ.update(_changes(settings, threads))
     return environ
+
+
+def _changes(settings: WorkerSettings, threads: int) -> dict[str, str]:
+    """Return the environment variables that a worker has otherwise than its parent."""
+    changes = dict.fromkeys(_THREAD_VARIABLES, str(threads))
+    for name in _THREAD_VARIABLES:
+        if name in os.environ:
+            del changes[name]
+    changes.update({str(key): str(value) for key, value in (settings.env or {}).items()})
+    return changes
 
 
 def _working_directory() -> str | None:
@@ -101,8 +109,8 @@ def _locate(item: Any) -> tuple[str, ContextVar[Any]]:
         if isinstance(variable, ContextVar):
             return item, variable
     elif isinstance(item, ContextVar):
-        for name, module in list(sys.modules.items()):
-            for attribute, value in list(getattr(module, "__dict__", {}).items()):
+        for name, module in sys.modules.copy().items():
+            for attribute, value in getattr(module, "__dict__", {}).copy().items():
                 if value is item and name != "__main__":
                     return f"{name}:{attribute}", item
     raise ConfigError(
@@ -135,7 +143,13 @@ def apply(setup: dict[str, Any]) -> None:
     if setup["cwd"] is not None:
         with contextlib.suppress(OSError):
             os.chdir(setup["cwd"])
-    _take(setup["environ"], setup["affinity"], setup["threads"])
+    environ = setup["environ"]
+    if dict(os.environ) != environ:
+        zone = os.environ.get("TZ")
+        os.environ.clear()
+        os.environ.update(environ)
+        _follow(zone)
+    _adjust(setup["affinity"], setup["threads"])
     if setup["authkey"] is not None:
         import multiprocessing
 
@@ -154,17 +168,20 @@ def apply_settings(settings: WorkerSettings, number: int) -> None:
     """Do as `apply` in a child that has inherited its parent's surroundings, and lacks only what *settings* change."""
     threads = _inner_threads(settings, cpus.cpu_count())
     affinity = settings.cpu_affinity
-    _take(_environ(settings, threads), affinity[number % len(affinity)] if affinity else None, threads)
+    zone = os.environ.get("TZ")
+    os.environ.update(_changes(settings, threads))
+    _follow(zone)
+    _adjust(affinity[number % len(affinity)] if affinity else None, threads)
     cpus.outer_workers *= settings.max_workers
 
 
-def _take(environ: dict[str, str], cpu: int | None, threads: int) -> None:
-    if dict(os.environ) != environ:
-        zone = os.environ.get("TZ")
-        os.environ.clear()
-        os.environ.update(environ)
-        if os.environ.get("TZ") != zone:
-            time.tzset()
+def _follow(zone: str | None) -> None:
+    """Have the C library notice that the time zone is *zone* no longer."""
+    if os.environ.get("TZ") != zone:
+        time.tzset()
+
+
+def _adjust(cpu: int | None, threads: int) -> None:
     if cpu is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {cpu})
     limit = loaded("threadpoolctl", "threadpool_limits")
