@@ -43,8 +43,8 @@ test: $(VENV)/installed ## the tests; ARGS='-k retry' goes to pytest
 	@$(IN_VENV) -m compileall -q taskrun  # they start some thousand interpreters, and not each environment keeps what it compiled
 	$(IN_VENV) -W error -X dev -m pytest $(PARALLEL) $(ARGS)
 
-strikes: $(VENV)/installed ## Ctrl-C at each single moment, where `make test` takes a third of them
-	TASKRUN_STRIKE_STEP=1 $(IN_VENV) -W error -X dev -m pytest tests/unit/test_struck_anywhere.py tests/pool/test_struck_pool.py $(ARGS)
+strikes: $(VENV)/installed ## Ctrl-C at each single moment, where `make test` takes a fifth of them
+	STRIKE_STEP=1 $(IN_VENV) -W error -X dev -m pytest tests/unit/test_struck_anywhere.py tests/pool/test_struck_pool.py $(ARGS)
 
 test-clients: $(VENV)/installed-clients ## tests/clients with the large libraries too (NumPy, pandas, SciPy, Dask, scikit-learn)
 	$(IN_VENV) -W error -X dev -m pytest $(PARALLEL) tests/clients $(ARGS)

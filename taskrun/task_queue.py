@@ -42,17 +42,20 @@ class TaskQueue:
 
     def put(self, task: Task) -> None:
         """Add *task* behind those of its priority."""
-        task.pulled = False
         priority = task.options.priority
-        (self._level(priority) if priority else self._plain).append(task)
+        level = self._level(priority) if priority else self._plain
+        # No call in between, here and below: Ctrl-C, which may strike after any call, finds all of this done or nothing.
+        task.pulled = False
         self._size += 1
+        level.append(task)
 
     def put_back(self, tasks: Sequence[Task]) -> None:
         """Add *tasks* before those of their priority, keeping their order."""
         for task in reversed(tasks):
+            level = self._level(task.options.priority)
             task.pulled = False
-            self._level(task.options.priority).appendleft(task)
-        self._size += len(tasks)
+            self._size += 1
+            level.appendleft(task)
 
     def take_one(self) -> Task | None:
         """Remove and return the first task, or None."""

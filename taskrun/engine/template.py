@@ -37,6 +37,7 @@ UNKNOWN_STATUS = 1 << 20
 
 BOOTSTRAP = "import sys; sys.path[:] = sys.argv[2:]; from taskrun.engine.template import main; main(int(sys.argv[1]))"
 CONTROL_FD = 3
+_IDLE = 50  # milliseconds without a request that are a pause
 
 
 class _Child:
@@ -80,18 +81,23 @@ class _Server:
         self._poll = select.poll()
         self._connections: dict[int, socket.socket] = {}
         self._children: dict[int, _Child] = {}  # by pidfd
-        self._preloaded = False
+        self._to_load = True  # see `_load_more`
         for fd in (control.fileno(), parent):
             self._poll.register(fd, select.POLLIN)
 
     def run(self) -> None:
+        from taskrun.engine import worker  # noqa: F401 - loaded once, for all of them
+
         # What is here now is shared by all workers for good: the collector must not touch (and so copy) it.
         gc.collect()
         gc.freeze()
         try:
             while True:
-                for fd, _ in self._poll.poll():
+                ready = self._poll.poll(_IDLE if self._to_load else None)
+                for fd, _ in ready:
                     self._handle(fd)
+                if not ready:
+                    self._load_more()
         finally:
             for child in self._children.values():
                 posix.signal_group(child.pid, signal.SIGKILL)
@@ -168,12 +174,10 @@ class _Server:
         finally:
             for fd in fds:
                 os.close(fd)
-        if not self._preloaded:
-            self._preload()
 
-    def _preload(self) -> None:
-        """Load what most workers come to need, once the first one is on its way: it does not wait for this."""
-        self._preloaded = True
+    def _load_more(self) -> None:
+        """Load what most workers come to need, in the first pause: nobody waits for this."""
+        self._to_load = False
         try:
             import taskrun.by_value  # noqa: F401 - loaded for the workers
         except Exception:  # an error that the worker will meet and report, where it matters

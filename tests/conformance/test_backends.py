@@ -42,7 +42,7 @@ class TestDummy(BackendConformance):
 
 class TestFork(BackendConformance):
     backend = "fork"
-    many = 100  # a fork costs milliseconds, from this process some ten
+    many = 40  # a fork costs milliseconds, from this process some ten
 
 
 class TestAsyncio(BackendConformance):

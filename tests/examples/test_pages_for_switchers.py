@@ -72,7 +72,9 @@ def test_an_old_program_prints_what_the_page_says(program: Program, page: str, n
     example = examples(page)[name]
     # Not with warnings as errors: the original forks while it has threads, of which Python 3.12 warns.
     command = [sys.executable, program.write(f"{name}.py", example.old)]
-    process = subprocess.Popen(command, cwd=program.directory, env=program.env, stdout=subprocess.PIPE, text=True, process_group=0)
+    process = subprocess.Popen(
+        command, cwd=program.directory, env=program.env, stdout=subprocess.PIPE, text=True, process_group=0
+    )
     program.started.append(process)
     assert program.end(process)[:2] == (0, example.prints)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PATIENCE = 300.0  # seconds; it takes about ten
-EVERY_MOMENT = os.environ.get("TASKRUN_STRIKE_STEP") == "1"  # `make strikes`
+EVERY_MOMENT = os.environ.get("STRIKE_STEP") == "1"  # `make strikes`
 
 
 @pytest.mark.timeout(PATIENCE)
