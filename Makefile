@@ -50,7 +50,7 @@ test-clients: $(VENV)/installed-clients ## tests/clients with the large librarie
 	$(IN_VENV) -W error -X dev -m pytest $(PARALLEL) tests/clients $(ARGS)
 
 test-plugins: $(PLUGINS_VENV)/installed ## plugins/ against real Dask and Ray clusters on this machine, and MPI, loky; PLUGINS=dask
-	@command -v mpiexec >/dev/null || echo "make: there is no MPI here, its test is skipped: apt-get install openmpi-bin libopenmpi-dev"
+	@command -v mpiexec >/dev/null || echo "make: there is no MPI here, its test is skipped"
 	@command -v openssl >/dev/null || { echo "make: openssl is needed for the tests of TLS: apt-get install openssl"; exit 1; }
 	@failed=(); for plugin in $(PLUGINS); do \
 	  echo "== taskrun-$$plugin"; \
@@ -139,7 +139,11 @@ $(PLUGINS_VENV)/installed: pyproject.toml $(wildcard plugins/*/pyproject.toml) |
 	  $(foreach plugin,dask ray,-e 'plugins/taskrun-$(plugin)[test]') \
 	  || { echo "make: what the plugins need could not be installed for Python $(VERSION); Ray has wheels for few versions:"; \
 	       echo "make: choose another by PYTHON=python3.11 (see https://pypi.org/project/ray/#files)"; exit 1; }
-	@command -v mpiexec >/dev/null && $(IN_PLUGINS_VENV) -m pip -q --disable-pip-version-check install mpi4py \
+	@{ command -v mpicc && command -v openssl; } >/dev/null || { echo "installing MPI and openssl by apt"; \
+	  apt-get -qq install -y openmpi-bin libopenmpi-dev openssl >/dev/null \
+	  || { apt-get -qq update && apt-get -qq install -y openmpi-bin libopenmpi-dev openssl >/dev/null; } \
+	  || echo "make: that was refused; as root: apt-get install openmpi-bin libopenmpi-dev openssl"; }
+	@command -v mpicc >/dev/null && $(IN_PLUGINS_VENV) -m pip -q --disable-pip-version-check install mpi4py \
 	  || echo "make: mpi4py is not installed"
 	@touch $@
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import stat
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskrun.config_layers import Layer
@@ -32,7 +31,7 @@ class ConfigFile(NamedTuple):
 
     path: str
     top: Layer
-    profiles: Mapping[str, Layer] = MappingProxyType({})
+    profiles: Mapping[str, Layer] = {}
     mistakes: Sequence[Mistake] = ()
     """All mistakes, those of the profiles included."""
     mentions: bool = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -10,9 +9,9 @@ if TYPE_CHECKING:
 
     from taskrun.retry import Retry
 
-_NONE: Mapping[str, Any] = MappingProxyType({})
-
 __all__ = ["NO_OPTIONS", "TaskOptions", "WorkerSettings"]
+
+_NONE: Mapping[str, Any] = {}  # no MappingProxyType: that does not pickle
 
 
 class TaskOptions(NamedTuple):
