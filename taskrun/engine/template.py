@@ -38,6 +38,7 @@ UNKNOWN_STATUS = 1 << 20
 BOOTSTRAP = "import sys; sys.path[:] = sys.argv[2:]; from taskrun.engine.template import main; main(int(sys.argv[1]))"
 CONTROL_FD = 3
 _IDLE = 50  # milliseconds without a request that are a pause
+_MANY = 8  # workers after which no pause is waited for: more will come
 
 
 class _Child:
@@ -82,6 +83,7 @@ class _Server:
         self._connections: dict[int, socket.socket] = {}
         self._children: dict[int, _Child] = {}  # by pidfd
         self._to_load = True  # see `_load_more`
+        self._forks = 0
         for fd in (control.fileno(), parent):
             self._poll.register(fd, select.POLLIN)
 
@@ -96,7 +98,7 @@ class _Server:
                 ready = self._poll.poll(_IDLE if self._to_load else None)
                 for fd, _ in ready:
                     self._handle(fd)
-                if not ready:
+                if self._to_load and (not ready or self._forks >= _MANY):
                     self._load_more()
         finally:
             for child in self._children.values():
@@ -152,6 +154,7 @@ class _Server:
 
     def _fork(self, connection: socket.socket, number: int, streams: int, fds: list[int]) -> None:
         template = os.getpid()
+        self._forks += 1
         try:
             pid = os.fork()
         except OSError as error:
@@ -179,7 +182,9 @@ class _Server:
         """Load what most workers come to need, in the first pause: nobody waits for this."""
         self._to_load = False
         try:
-            import taskrun.by_value  # noqa: F401 - loaded for the workers
+            import multiprocessing  # noqa: F401 - loaded for the workers
+
+            import taskrun.by_value  # noqa: F401 - likewise
         except Exception:  # an error that the worker will meet and report, where it matters
             return
         gc.freeze()
