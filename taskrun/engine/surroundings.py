@@ -143,12 +143,7 @@ def apply(setup: dict[str, Any]) -> None:
     if setup["cwd"] is not None:
         with contextlib.suppress(OSError):
             os.chdir(setup["cwd"])
-    environ = setup["environ"]
-    if dict(os.environ) != environ:
-        zone = os.environ.get("TZ")
-        os.environ.clear()
-        os.environ.update(environ)
-        _follow(zone)
+    _take_environ(setup["environ"])
     _adjust(setup["affinity"], setup["threads"])
     if setup["authkey"] is not None:
         import multiprocessing
@@ -173,6 +168,16 @@ def apply_settings(settings: WorkerSettings, number: int) -> None:
     _follow(zone)
     _adjust(affinity[number % len(affinity)] if affinity else None, threads)
     cpus.outer_workers *= settings.max_workers
+
+
+def _take_environ(environ: dict[str, str]) -> None:
+    """Change what is different: a few of many variables, in a process whose every touch of memory is a copy."""
+    own = dict(os.environ)
+    if own != environ:
+        for name in own.keys() - environ.keys():
+            del os.environ[name]
+        os.environ.update(environ.items() - own.items())
+        _follow(own.get("TZ"))
 
 
 def _follow(zone: str | None) -> None:
