@@ -6,6 +6,7 @@ only imports taskrun pays next to nothing, and so does the process from which wo
 
 from __future__ import annotations
 
+import threading  # noqa: F401  # Python asks for the end of threads only if this was loaded before its exit
 from importlib import import_module
 
 TYPE_CHECKING = False  # read by type checkers as typing's, whose import costs more than the rest of this file
