@@ -185,7 +185,7 @@ def capability_names(name: str, value: Any) -> tuple[str, ...]:
     for item in wanted:
         if item not in known:
             hint = did_you_mean(item, known) if isinstance(item, str) else ""
-            raise WrongValueError(f"{name} names the unknown capability {show(item)}.{hint}")
+            raise WrongValueError(f"{name} names the unknown capability {show(item)}{hint and '.'}{hint}")
     return wanted
 
 
@@ -212,13 +212,17 @@ def variables(name: str, value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise WrongValueError(f"{name} must be a table of variables, not {show(value)}")
     checked: dict[str, str] = {}
+    problems: list[str] = []
     for key, item in value.items():
         if not isinstance(key, str) or not key or "=" in key or "\0" in key:
-            raise WrongValueError(f"{name} has {show(key)}, which cannot be the name of a variable")
-        if not (isinstance(item, str) or _is_number(item)) or "\0" in str(item):
+            problems.append(f"{name} has {show(key)}, which cannot be the name of a variable")
+        elif not (isinstance(item, str) or _is_number(item)) or "\0" in str(item):
             # Not the value: variables hold passwords.
-            raise WrongValueError(f"{name}.{key} must be a string without NUL, not of type {type(item).__name__}")
-        checked[key] = str(item)
+            problems.append(f"{name}.{key} must be a string without NUL, not of type {type(item).__name__}")
+        else:
+            checked[key] = str(item)
+    if problems:
+        raise WrongValueError("; ".join(problems))
     return checked
 
 

@@ -542,6 +542,33 @@ def resolve_all() -> object:
 
 
 @pytest.mark.parametrize(
+    ("backend", "line", "told"),
+    [
+        ("process", 'start_method = "forky"', "start_method='forky' is unknown; allowed: forkserver, spawn, fork"),
+        ("pool", 'mp_context = "forky"', "mp_context='forky' is unknown; allowed: forkserver, spawn, fork"),
+        ("serial", 'check_pickle = "yes"', "check_pickle must be True or False, not 'yes'"),
+    ],
+)
+def test_a_wrong_option_of_the_backend_is_told_with_the_other_mistakes(
+    sources: Sources, backend: str, line: str, told: str
+) -> None:
+    sources.write(sources.project, f'backend = "{backend}"\n{line}\n')
+    assert f"{sources.project}, key {line.split()[0]}: {told}" in mistakes_of(describe)
+    sources.write(sources.project, f'backend = "{backend}"\n{line}\nmax_workers = 0\nfoo = 3\n')
+    for call in (describe, taskrun.Executor):
+        text = mistakes_of(call)
+        assert "3 mistakes in the configuration:" in text
+        assert f"{sources.project}, key {line.split()[0]}: {told}" in text
+
+
+def test_all_variables_that_cannot_be_are_told_at_once(sources: Sources) -> None:
+    sources.write(sources.project, '[env]\nA = [1]\n"B=C" = "x"\n')
+    text = mistakes_of(describe)
+    assert "env.A must be a string" in text
+    assert "'B=C' (str), which cannot be the name of a variable" in text
+
+
+@pytest.mark.parametrize(
     ("line", "told"),
     [
         ('start_method = "bogus"', "start_method='bogus' is unknown"),
