@@ -13,6 +13,7 @@ TYPE_CHECKING = False  # read by type checkers as typing's, whose import costs m
 if TYPE_CHECKING:
     from typing import Any
 
+    import taskrun.backends  # noqa: F401  # as below, used through `import taskrun`
     from taskrun.backends.base import Capabilities
     from taskrun.config import using
     from taskrun.context import get_context
