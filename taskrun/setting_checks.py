@@ -51,9 +51,9 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _unquote(value: object) -> str:
-    """Return a hint when a number or truth value was written as text."""
-    if isinstance(value, str) and re.fullmatch(r"-?\d+(\.\d+)?|true|false", value.strip(), re.IGNORECASE):
+def _unquote(value: object, right: str) -> str:
+    """Return a hint when what matches *right* was written as text."""
+    if isinstance(value, str) and re.fullmatch(right, value.strip(), re.IGNORECASE):
         return " (write it without quotes)"
     return ""
 
@@ -68,7 +68,7 @@ def integer(minimum: int | None = None, *, too_small: str = "", exact: type[Exce
         try:
             number = operator.index(value)  # takes NumPy's integers too
         except TypeError:
-            raise WrongValueError(f"{name} {article}, not {show(value)}{_unquote(value)}", exact=exact) from None
+            raise WrongValueError(f"{name} {article}, not {show(value)}{_unquote(value, '-?[0-9]+')}", exact=exact) from None
         if minimum is not None and number < minimum:
             raise WrongValueError(f"{name} {too_small or f'must be at least {minimum}'}, not {number}")
         return number
@@ -111,7 +111,7 @@ def size(name: str, value: Any) -> int:
 def boolean(name: str, value: Any) -> bool:
     """Check a truth value; nothing but True and False is one."""
     if not isinstance(value, bool):
-        raise WrongValueError(f"{name} must be true or false, not {show(value)}{_unquote(value)}")
+        raise WrongValueError(f"{name} must be true or false, not {show(value)}{_unquote(value, 'true|false')}")
     return value
 
 

@@ -310,6 +310,14 @@ def test_all_mistakes_of_all_sources_are_told_at_once(sources: Sources) -> None:
         assert expected in text
 
 
+def test_quotes_are_blamed_only_where_they_are_to_blame(sources: Sources) -> None:
+    sources.write(sources.project, 'seed = "1.5"\nstrict = "1"\n')
+    sources.setenv(TASKRUN_MAX_WORKERS="2.5")
+    assert "(write it without quotes)" not in mistakes_of(describe)
+    sources.write(sources.project, 'seed = "15"\nstrict = "true"\n')
+    assert mistakes_of(describe).count("(write it without quotes)") == 2
+
+
 def test_max_workers_of_zero_has_the_standard_words_from_every_source(sources: Sources) -> None:
     words = "max_workers must be greater than 0"
     assert words in mistakes_of(lambda: resolve({"max_workers": 0}))
