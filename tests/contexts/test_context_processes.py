@@ -78,7 +78,7 @@ def test_join_ends_with_its_timeout(context: Any) -> None:
 
 
 def test_an_exit_code_is_what_it_left_with(context: Any, kind: str, capfd: Any) -> None:
-    for code, expected in ((None, 0), (3, 3), ("words", 1), (False, 0)):
+    for code, expected in ((None, 0), (3, 3), ("words", 1), (False, 0), (True, 1), (-1, 255), (256, 0)):
         process = context.Process(target=jobs.leave, args=(code,))
         process.start()
         process.join(PATIENCE)
