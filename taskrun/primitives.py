@@ -318,10 +318,9 @@ _noted: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def note_lock(lock: Any) -> Any:
-    """Remember a Lock or an RLock that every forked child inherits; returns it, as anything else."""
-    if _is_one_of(_LOCKS, lock):
-        with _registry:
-            _noted.add(lock)
+    """Remember a lock that every forked child inherits; returns it."""
+    with _registry:
+        _noted.add(lock)
     return lock
 
 

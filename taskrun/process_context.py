@@ -51,14 +51,14 @@ class _Common(CommonContext, contexts.BaseContext):
     def Condition(self, lock: Any = None) -> Any:  # noqa: N802
         """Return a condition; its lock likewise."""
         condition = self._inner.Condition(lock)
-        note_lock(condition._lock)  # type: ignore[attr-defined]  # not in typeshed
+        _note_if_owned(condition._lock)  # type: ignore[attr-defined]  # not in typeshed
         return condition
 
-    def Value(self, typecode_or_type: Any, *args: Any, lock: Any = True) -> Any:  # type: ignore[override]  # noqa: N802
+    def Value(self, typecode_or_type: Any, *args: Any, lock: Any = True) -> Any:  # noqa: N802
         """Return a ctypes object in memory that workers see; its lock, if it has one, likewise."""
         return _noted(self._inner.Value(typecode_or_type, *args, lock=lock), lock)
 
-    def Array(  # type: ignore[override]  # noqa: N802
+    def Array(  # noqa: N802
         self, typecode_or_type: Any, size_or_initializer: Any, *, lock: Any = True
     ) -> Any:
         """Return a ctypes array in memory that workers see; its lock, if it has one, likewise."""
@@ -94,8 +94,16 @@ class _Common(CommonContext, contexts.BaseContext):
 
 def _noted(shared: Any, lock: Any) -> Any:
     if lock is not False:
-        note_lock(shared.get_lock())
+        _note_if_owned(shared.get_lock())
     return shared
+
+
+def _note_if_owned(lock: Any) -> None:
+    """Note a lock that may be a semaphore, which nobody owns, or anything of the user's."""
+    from multiprocessing.synchronize import Lock, RLock  # refused where there are no semaphores
+
+    if isinstance(lock, (Lock, RLock)):
+        note_lock(lock)
 
 
 class _Spawn(_Common, contexts.SpawnContext):

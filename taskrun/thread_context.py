@@ -5,6 +5,7 @@ They have the interface that they have between processes, so that a program need
 
 from __future__ import annotations
 
+import multiprocessing
 import queue
 import threading
 from typing import TYPE_CHECKING, Any
@@ -32,12 +33,14 @@ class ThreadQueue(queue.Queue[Any]):
         super().__init__(maxsize)
         self._closed_for: WeakSet[object] = WeakSet()
 
-    def put(self, obj: Any = _NOTHING, block: bool = True, timeout: float | None = None, *, item: Any = _NOTHING) -> None:
+    def put(  # type: ignore[override]
+        self, obj: Any = _NOTHING, block: bool = True, timeout: float | None = None, *, item: Any = _NOTHING
+    ) -> None:
         """Put an object, *obj* by multiprocessing's name and *item* by queue's. Raises queue.Full, or ValueError if closed."""
         self._check_open()
         super().put(_given(obj, item), block, _not_negative(timeout))
 
-    def put_nowait(self, obj: Any = _NOTHING, *, item: Any = _NOTHING) -> None:
+    def put_nowait(self, obj: Any = _NOTHING, *, item: Any = _NOTHING) -> None:  # type: ignore[override]
         """Put an object if there is room. Raises as `put`."""
         self.put(_given(obj, item), False)
 
@@ -125,6 +128,14 @@ class ThreadContext(CommonContext):
     SimpleQueue = ThreadSimpleQueue
     current_process = staticmethod(threading.current_thread)
     active_children = staticmethod(active_children)
+    # What programs catch and call, whichever kind they have got.
+    ProcessError = multiprocessing.ProcessError
+    BufferTooShort = multiprocessing.BufferTooShort
+    TimeoutError = multiprocessing.TimeoutError
+    AuthenticationError = multiprocessing.AuthenticationError
+    freeze_support = staticmethod(multiprocessing.freeze_support)
+    get_logger = staticmethod(multiprocessing.get_logger)
+    log_to_stderr = staticmethod(multiprocessing.log_to_stderr)
 
     def __init__(self, backend: str) -> None:
         self.backend_name = backend

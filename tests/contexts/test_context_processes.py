@@ -219,6 +219,13 @@ def test_who_am_i_and_how_many_cpus(context: Any) -> None:
     assert context.active_children() == [] or all(each.is_alive() for each in context.active_children())
 
 
+def test_what_programs_catch_is_there_on_every_backend(context: Any) -> None:
+    for name in ("ProcessError", "BufferTooShort", "TimeoutError", "AuthenticationError"):
+        assert getattr(context, name) is getattr(multiprocessing, name)
+    assert context.freeze_support() is None
+    assert context.get_logger() is multiprocessing.get_logger()
+
+
 @pytest.mark.parametrize("backend", NAMES)
 def test_an_executors_context_is_that_of_its_backend(backend: str) -> None:
     with taskrun.Executor(backend, max_workers=1) as ex:
