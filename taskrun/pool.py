@@ -40,6 +40,8 @@ class Pool:
     configuration, for each item of a map. Raises what the original raises for wrong arguments, and what `Executor` raises.
     """
 
+    _state = INIT  # for `__del__`, if `__init__` is refused its arguments
+
     def __init__(
         self,
         processes: int | None = None,
@@ -50,7 +52,6 @@ class Pool:
         *,
         backend: str | Backend | standard.Executor | None = None,
     ) -> None:
-        self._state = INIT  # for `__del__`, if this raises
         if processes is not None and (processes := operator.index(processes)) < 1:
             raise ValueError("Number of processes must be at least 1")
         tasks: object = maxtasksperchild  # whatever the type checker was told

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["make_process_context"]
 
 _PASSED_ON = (
-    *("Semaphore", "BoundedSemaphore", "Condition", "Event", "Barrier", "Queue", "JoinableQueue", "SimpleQueue", "Pipe"),
-    *("RawValue", "RawArray", "Value", "Array"),
+    *("Semaphore", "BoundedSemaphore", "Event", "Barrier", "Queue", "JoinableQueue", "SimpleQueue", "Pipe"),
+    *("RawValue", "RawArray"),
 )
 
 
@@ -48,6 +48,22 @@ class _Common(CommonContext, contexts.BaseContext):
         """Return a lock that its holder can acquire again, likewise."""
         return note_lock(self._inner.RLock())
 
+    def Condition(self, lock: Any = None) -> Any:  # noqa: N802
+        """Return a condition; its lock likewise."""
+        condition = self._inner.Condition(lock)
+        _note_if_owned(condition._lock)  # type: ignore[attr-defined]  # not in typeshed
+        return condition
+
+    def Value(self, typecode_or_type: Any, *args: Any, lock: Any = True) -> Any:  # noqa: N802
+        """Return a ctypes object in memory that workers see; its lock, if it has one, likewise."""
+        return _noted(self._inner.Value(typecode_or_type, *args, lock=lock), lock)
+
+    def Array(  # noqa: N802
+        self, typecode_or_type: Any, size_or_initializer: Any, *, lock: Any = True
+    ) -> Any:
+        """Return a ctypes array in memory that workers see; its lock, if it has one, likewise."""
+        return _noted(self._inner.Array(typecode_or_type, size_or_initializer, lock=lock), lock)
+
     def Manager(self) -> Any:  # noqa: N802
         """Return a manager with a process of its own; it does not run `__main__` unless a type registered there needs it."""
         from multiprocessing.managers import SyncManager
@@ -74,6 +90,20 @@ class _Common(CommonContext, contexts.BaseContext):
 
     def __repr__(self) -> str:
         return f"<taskrun context of backend {self.backend_name!r}, start method {self.get_start_method()!r}>"
+
+
+def _noted(shared: Any, lock: Any) -> Any:
+    if lock is not False:
+        _note_if_owned(shared.get_lock())
+    return shared
+
+
+def _note_if_owned(lock: Any) -> None:
+    """Note a lock that may be a semaphore, which nobody owns, or anything of the user's."""
+    from multiprocessing.synchronize import Lock, RLock  # refused where there are no semaphores
+
+    if isinstance(lock, (Lock, RLock)):
+        note_lock(lock)
 
 
 class _Spawn(_Common, contexts.SpawnContext):

@@ -5,6 +5,7 @@ They have the interface that they have between processes, so that a program need
 
 from __future__ import annotations
 
+import multiprocessing
 import queue
 import threading
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["ThreadContext"]
 
 
+_NOTHING: Any = object()  # what was not given
+
+
 class ThreadQueue(queue.Queue[Any]):
     """A queue that can be closed, as one between processes: for the task or thread that closes it, not for the others."""
 
@@ -29,10 +33,16 @@ class ThreadQueue(queue.Queue[Any]):
         super().__init__(maxsize)
         self._closed_for: WeakSet[object] = WeakSet()
 
-    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
-        """Put an object. Raises queue.Full, or ValueError when the queue was closed."""
+    def put(  # type: ignore[override]
+        self, obj: Any = _NOTHING, block: bool = True, timeout: float | None = None, *, item: Any = _NOTHING
+    ) -> None:
+        """Put an object, *obj* by multiprocessing's name and *item* by queue's. Raises queue.Full, or ValueError if closed."""
         self._check_open()
-        super().put(item, block, _not_negative(timeout))
+        super().put(_given(obj, item), block, _not_negative(timeout))
+
+    def put_nowait(self, obj: Any = _NOTHING, *, item: Any = _NOTHING) -> None:  # type: ignore[override]
+        """Put an object if there is room. Raises as `put`."""
+        self.put(_given(obj, item), False)
 
     def get(self, block: bool = True, timeout: float | None = None) -> Any:
         """Take an object. Raises queue.Empty, or ValueError when the queue was closed."""
@@ -54,6 +64,12 @@ class ThreadQueue(queue.Queue[Any]):
     def _check_open(self) -> None:
         if self._closed_for and _user() in self._closed_for:
             raise ValueError(f"Queue {self!r} is closed")
+
+
+def _given(obj: Any, item: Any) -> Any:
+    if (obj is _NOTHING) is (item is _NOTHING):
+        raise TypeError("put() takes one object: obj")
+    return item if obj is _NOTHING else obj
 
 
 def _user() -> object:
@@ -112,6 +128,14 @@ class ThreadContext(CommonContext):
     SimpleQueue = ThreadSimpleQueue
     current_process = staticmethod(threading.current_thread)
     active_children = staticmethod(active_children)
+    # What programs catch and call, whichever kind they have got.
+    ProcessError = multiprocessing.ProcessError
+    BufferTooShort = multiprocessing.BufferTooShort
+    TimeoutError = multiprocessing.TimeoutError
+    AuthenticationError = multiprocessing.AuthenticationError
+    freeze_support = staticmethod(multiprocessing.freeze_support)
+    get_logger = staticmethod(multiprocessing.get_logger)
+    log_to_stderr = staticmethod(multiprocessing.log_to_stderr)
 
     def __init__(self, backend: str) -> None:
         self.backend_name = backend

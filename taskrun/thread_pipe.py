@@ -39,6 +39,7 @@ class ThreadConnection:
     def __init__(self, reading: _Lane | None, writing: _Lane | None) -> None:
         self._reading = reading
         self._writing = writing
+        self._spoilt = False  # by a message that was too long: it can still send
         self._open = [True]  # whoever takes that out is the one to close it
 
     @property
@@ -49,7 +50,7 @@ class ThreadConnection:
     @property
     def readable(self) -> bool:
         """Whether it receives."""
-        return self._reading is not None
+        return self._reading is not None and not self._spoilt
 
     @property
     def writable(self) -> bool:
@@ -97,13 +98,16 @@ class ThreadConnection:
         return pickle.loads(message) if type(message) is _Bytes else message
 
     def recv_bytes(self, maxlength: int | None = None) -> bytes:
-        """Receive bytes. Raises OSError, and closes, when there are more than *maxlength*."""
+        """Receive bytes. Raises OSError when there are more than *maxlength*; then this end receives no more."""
         if maxlength is not None and maxlength < 0:
             raise ValueError("negative maxlength")
         message = self._next()
         data = bytes(message) if type(message) is _Bytes else pickle.dumps(message)
         if maxlength is not None and len(data) > maxlength:
-            self.close()
+            if self._writing is None:
+                self.close()
+            else:
+                self._spoilt = True
             raise OSError("bad message length")
         return data
 
@@ -139,7 +143,7 @@ class ThreadConnection:
 
     def _readable_lane(self) -> _Lane:
         self._check_open()
-        if self._reading is None:
+        if self._reading is None or self._spoilt:
             raise OSError("connection is write-only")
         return self._reading
 

@@ -93,7 +93,7 @@ class ThreadProcess(dummy.DummyProcess):
             run()
         except SystemExit as error:
             code = error.code
-            self._exitcode = code if isinstance(code, int) else 0 if code is None else 1
+            self._exitcode = code & 0xFF if isinstance(code, int) else 0 if code is None else 1  # as of a process
             if code is not None and not isinstance(code, int):
                 print(code, file=sys.stderr)  # as a process does
         except BaseException:

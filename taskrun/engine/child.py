@@ -14,7 +14,7 @@ from taskrun.coroutines import CoroutineRunner
 from taskrun.engine import notes, posix, surroundings
 from taskrun.engine.answer import ANSWER, NOT_READY
 from taskrun.engine.attempt import About, awaited, run_attempt
-from taskrun.engine.ending import end_a_copy, forget_exit_handlers, run_exit_handlers
+from taskrun.engine.ending import end_a_copy, forget_exit_handlers, renew_primitives, run_exit_handlers
 from taskrun.exceptions import dump_exception
 from taskrun.serialization import note_fork
 
@@ -32,6 +32,7 @@ def become_child(parent: int, number: int, task: Task, settings: WorkerSettings,
         posix.leave_parent(parent)
         _free_import_locks()
         forget_exit_handlers()
+        renew_primitives()
         note_fork()
         status = _Child(number, task, settings, answers, notes_fd).work()
     except BaseException:  # nothing may return into the parent's loop

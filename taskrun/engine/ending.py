@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from taskrun.coroutines import CoroutineRunner
 
-__all__ = ["end_a_copy", "flush", "forget_exit_handlers", "run_exit_handlers"]
+__all__ = ["end_a_copy", "flush", "forget_exit_handlers", "renew_primitives", "run_exit_handlers"]
 
 
 def forget_exit_handlers() -> None:
@@ -33,6 +33,17 @@ def forget_exit_handlers() -> None:
     if util is not None:
         getattr(util, "_finalizer_registry", {}).clear()
         atexit.register(util._exit_function)  # it flushes the queues that a task has used
+
+
+def renew_primitives() -> None:
+    """In a child of a plain `os.fork`, after `forget_exit_handlers`: do what multiprocessing does in children of its own.
+
+    Without it what was inherited is taken for what the parent did with it: an RLock that a thread there held is never given
+    back by whoever acquires it here, and a queue waits for a thread that does not exist to write what is put.
+    """
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        getattr(util, "_run_after_forkers", lambda: None)()
 
 
 def run_exit_handlers(finalizer: Callable[[], object] | None, runner: CoroutineRunner) -> int:

@@ -20,7 +20,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from taskrun.engine import posix, template
-from taskrun.engine.ending import forget_exit_handlers
+from taskrun.engine.ending import forget_exit_handlers, renew_primitives
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -330,6 +330,7 @@ def _become_forked_worker(parent: int, fds: list[int], serve: Callable[..., int]
     try:
         posix.leave_parent(parent)
         forget_exit_handlers()
+        renew_primitives()
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         if null > 0:

@@ -246,6 +246,18 @@ class PrimitiveBehaviours(Behaviours):
             assert error.held_locks[0] in str(error)
             assert ex.submit(acquire_twice, [other], other).result(self.patience)
 
+    def test_a_lock_of_a_value_or_a_condition_left_locked_is_reported_too(self) -> None:
+        with self.executor() as ex:
+            if not ex.capabilities.crash_isolation or self.context_lacks(ex):
+                return
+            seen: set[str] = set()
+            for made in (ex.context.Value("i", 0), ex.context.Array("i", 1), ex.context.Condition()):
+                error = ex.submit(die_with, made).exception(self.patience)
+                assert isinstance(error, taskrun.WorkerCrashedError)
+                new = set(error.held_locks) - seen  # where all are inherited, those before are named again
+                assert [name.split()[0] for name in new] == ["RLock"]
+                seen |= new
+
     def context_lacks(self, ex: taskrun.Executor) -> bool:
         """Return whether the backend has no primitives, or queues only; then see that the others are refused."""
         if ex.capabilities.primitives == "yes":

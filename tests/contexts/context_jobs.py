@@ -120,6 +120,12 @@ def take_and_say(lock: Any, said: Any) -> None:
     lock.release()
 
 
+def hold_and_say(lock: Any, said: Any) -> None:
+    said.put("begun")
+    with lock:
+        pass
+
+
 def take_thrice(lock: Any, said: Any, go_on: Any) -> None:
     with lock, lock, lock:
         said.put(3)

@@ -125,8 +125,9 @@ def test_bytes_are_received_into_a_buffer(make: Any) -> None:
     assert b.recv() == "still here"
 
 
-def test_more_bytes_than_the_receiver_allows_end_the_connection(make: Any) -> None:
-    a, b = make()
+@pytest.mark.parametrize("duplex", [True, False])
+def test_after_more_bytes_than_the_receiver_allows_it_receives_no_more(make: Any, duplex: bool) -> None:
+    b, a = make(duplex)
     a.send_bytes(b"x" * 10)
     assert b.recv_bytes(10) == b"x" * 10
     with pytest.raises(ValueError, match="maxlength"):
@@ -134,7 +135,13 @@ def test_more_bytes_than_the_receiver_allows_end_the_connection(make: Any) -> No
     a.send_bytes(b"x" * 11)
     with pytest.raises(OSError, match="bad message"):
         b.recv_bytes(10)
-    assert not b.readable or b.closed
+    assert b.closed is not duplex
+    if duplex:
+        assert b.readable is False
+        with pytest.raises(OSError, match="write-only"):
+            b.recv()
+        b.send("still here")
+        assert a.recv() == "still here"
 
 
 @pytest.mark.parametrize("duplex", [True, False])

@@ -78,7 +78,7 @@ def test_join_ends_with_its_timeout(context: Any) -> None:
 
 
 def test_an_exit_code_is_what_it_left_with(context: Any, kind: str, capfd: Any) -> None:
-    for code, expected in ((None, 0), (3, 3), ("words", 1), (False, 0)):
+    for code, expected in ((None, 0), (3, 3), ("words", 1), (False, 0), (True, 1), (-1, 255), (256, 0)):
         process = context.Process(target=jobs.leave, args=(code,))
         process.start()
         process.join(PATIENCE)
@@ -217,6 +217,13 @@ def test_who_am_i_and_how_many_cpus(context: Any) -> None:
     assert context.cpu_count() == multiprocessing.cpu_count()
     assert context.current_process().name in {"MainProcess", "MainThread"}
     assert context.active_children() == [] or all(each.is_alive() for each in context.active_children())
+
+
+def test_what_programs_catch_is_there_on_every_backend(context: Any) -> None:
+    for name in ("ProcessError", "BufferTooShort", "TimeoutError", "AuthenticationError"):
+        assert getattr(context, name) is getattr(multiprocessing, name)
+    assert context.freeze_support() is None
+    assert context.get_logger() is multiprocessing.get_logger()
 
 
 @pytest.mark.parametrize("backend", NAMES)

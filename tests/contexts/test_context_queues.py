@@ -59,6 +59,12 @@ def test_a_full_queue_takes_no_more(make: Any, name: str, beside: Any) -> None:
         q.put_nowait(3)
     with pytest.raises(queue.Full):
         q.put(3, block=True, timeout=0.01)
+    with pytest.raises(queue.Full):
+        q.put(obj=3, block=False)
+    with pytest.raises(queue.Full):
+        q.put_nowait(obj=3)
+    with pytest.raises(TypeError):
+        q.put()
     putter = beside(q.put, 3)
     assert [q.get(timeout=PATIENCE) for _ in range(3)] == [1, 2, 3]
     putter.result()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import context_jobs as jobs
@@ -80,6 +81,19 @@ def test_an_rlock_is_taken_again_within_a_task_and_kept_from_the_others(ex: task
     lock.release()
 
 
+def test_a_lock_that_the_parent_held_as_the_task_began_is_free_after_it(ex: taskrun.Executor, made: Any) -> None:
+    said = made()
+    for make in (ex.context.RLock, ex.context.Condition, partial(ex.context.Value, "i")):
+        lock = make()
+        lock.acquire()
+        task = ex.submit(jobs.hold_and_say, lock, said)
+        assert said.get(timeout=PATIENCE) == "begun"
+        lock.release()
+        task.result(PATIENCE)
+        assert lock.acquire(True, PATIENCE)
+        lock.release()
+
+
 def test_a_plain_lock_is_released_by_another_task_than_took_it(ex: taskrun.Executor) -> None:
     lock = ex.context.Lock()
     assert ex.submit(jobs.acquire, lock).result(PATIENCE)
@@ -152,6 +166,15 @@ def test_a_queue_keeps_the_order_of_each_task_and_loses_nothing(ex: taskrun.Exec
     assert all([number for who, number in got if who == name] == list(range(100)) for name in "ab")
     for task in tasks:
         task.result(PATIENCE)
+
+
+def test_a_queue_that_the_parent_has_used_takes_what_a_task_puts(ex: taskrun.Executor, made: Any) -> None:
+    for name in ("Queue", "JoinableQueue", "SimpleQueue"):
+        q = made(name)
+        q.put("from the parent")
+        assert q.get() == "from the parent"
+        ex.submit(q.put, "from the task").result(PATIENCE)
+        assert (q.get() if name == "SimpleQueue" else q.get(timeout=PATIENCE)) == "from the task"
 
 
 def test_a_queue_that_a_task_has_closed_is_open_to_the_next_and_to_the_parent(ex: taskrun.Executor, made: Any) -> None:

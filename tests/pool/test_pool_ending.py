@@ -53,6 +53,13 @@ def test_the_initializer_is_a_callable(make: Any, kind: str) -> None:
         make(kind, 2, "prepare")
 
 
+def test_a_pool_that_was_refused_its_arguments_is_dropped_in_silence() -> None:
+    wrong: dict[str, Any] = {"workers": 3}
+    with pytest.raises(TypeError, match="workers"):
+        taskrun.Pool(**wrong)
+    gc.collect()  # pytest fails on what `__del__` raises
+
+
 def test_arguments_may_be_given_by_position_as_for_the_original(backend: str) -> None:
     with taskrun.Pool(1, jobs.prepare, [1, 2], 10, None, backend=backend) as pool:
         assert pool.apply(jobs.prepared)[-2:] == [1, 2]
