@@ -6,12 +6,14 @@ only imports taskrun pays next to nothing, and so does the process from which wo
 
 from __future__ import annotations
 
+import threading  # noqa: F401  # Python asks for the end of threads only if this was loaded before its exit
 from importlib import import_module
 
 TYPE_CHECKING = False  # read by type checkers as typing's, whose import costs more than the rest of this file
 if TYPE_CHECKING:
     from typing import Any
 
+    import taskrun.backends  # noqa: F401  # as below, used through `import taskrun`
     from taskrun.backends.base import Capabilities
     from taskrun.config import using
     from taskrun.context import get_context

@@ -28,6 +28,7 @@ _MOST_PARTS = 500
 """Parts that are looked at on one level: enough for most objects, and an end for those with millions."""
 
 _HINTS = (
+    (("Future", "MapResults"), "wait for the result and pass that"),
     (("generator", "coroutine", "async_generator"), "pass what it is made from, or list(...) of it"),
     (
         (

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from taskrun.config_apply import import_object, options_for, report_unsupported, unknown_options
+from taskrun.config_apply import import_object, options_for, report_unsupported, wrong_options
 from taskrun.config_files import ConfigFile, find_project_file, find_user_file, read_config_file
 from taskrun.config_layers import CONFIG_VARIABLE, Layer, Resolved, SettingInfo, environment_layer, python_layer
 from taskrun.cpus import cpu_count
@@ -97,7 +97,7 @@ def resolve(arguments: Mapping[str, Any], *, profile: str | None = None) -> Reso
     merged = _merge(layers, mistakes)
     resolved = Resolved(merged.settings, merged.origins, merged.options, frozenset(merged.weaker), _paths(files))
     if mistakes:  # else whoever makes the backend asks it
-        mistakes += unknown_options(resolved)
+        mistakes += wrong_options(resolved)
     raise_mistakes(mistakes)
     return resolved
 
@@ -105,7 +105,7 @@ def resolve(arguments: Mapping[str, Any], *, profile: str | None = None) -> Reso
 def describe(profile: str | None = None) -> list[SettingInfo]:
     """Return every setting with its value and origin, the keys of tables and backend options too; raises as `resolve`."""
     resolved = resolve({}, profile=profile)
-    raise_mistakes(unknown_options(resolved))
+    raise_mistakes(wrong_options(resolved))
     rows: list[SettingInfo] = []
     for name, setting in SETTINGS.items():
         value = resolved.settings[name]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from taskrun.backends.base import Backend
     from taskrun.config_layers import Resolved
 
-__all__ = ["import_object", "options_for", "report_unsupported", "unknown_options"]
+__all__ = ["import_object", "options_for", "report_unsupported", "wrong_options"]
 
 
 def import_object(reference: str, setting: str, origin: str) -> Any:
@@ -67,17 +67,24 @@ def options_for(cls: type[Backend], resolved: Resolved) -> dict[str, Any]:
     return taken
 
 
-def unknown_options(resolved: Resolved) -> list[Mistake]:
-    """Return the mistakes that `options_for` would raise, if that can be told without importing anybody's plugin."""
+def wrong_options(resolved: Resolved) -> list[Mistake]:
+    """Return the mistakes in backend options, unknown ones and wrong values, if no plugin has to be imported to tell them."""
     from taskrun.plugins import BUILTIN, load_backend
 
     name = resolved.settings["backend"]
     if not isinstance(name, str) or name not in BUILTIN:
         return []
     try:
-        return list(_unknown(load_backend(name), resolved).values())
+        cls = load_backend(name)
     except TaskrunError:  # it cannot be used on this machine
         return []
+    mistakes = list(_unknown(cls, resolved).values())
+    try:
+        cls().configure({name: value for name, value in resolved.backend_options.items() if name in cls.option_names})
+    except ConfigError as error:
+        setting = error.setting or ""
+        mistakes.append(Mistake(setting, resolved.origins.get(setting, f"backend {name!r}"), str(error)))
+    return mistakes
 
 
 def _unknown(cls: type[Backend], resolved: Resolved) -> dict[str, Mistake]:

@@ -50,7 +50,7 @@ def context_of(backend: Backend, settings: WorkerSettings) -> Any:
         from taskrun.process_context import make_process_context
 
         # A backend that does not let the user choose has inherited everything.
-        chosen = chosen_method(settings) if "start_method" in backend.option_names else None
+        chosen = chosen_method(settings.backend_options) if "start_method" in backend.option_names else None
         return make_process_context(backend.name, chosen)
     return _Poor(backend.name, ["Queue"] if kind == "Queue" else [])
 

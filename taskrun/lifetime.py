@@ -98,7 +98,10 @@ def _after_fork_in_child() -> None:
 # `threading._shutdown` joins non-daemon threads before `atexit` runs; tasks may depend on what those threads own. The hook the
 # standard executors use is private, so it is asked for with care.
 _register: Callable[[Callable[[], None]], object] = getattr(threading, "_register_atexit", atexit.register)
-_register(_at_exit)
+try:
+    _register(_at_exit)
+except RuntimeError:  # first used by a thread that outlives the main one, or in an atexit function: too late to submit
+    _exiting = True
 
 
 _finished_before: set[str] = set()

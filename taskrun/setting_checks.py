@@ -51,9 +51,9 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _unquote(value: object) -> str:
-    """Return a hint when a number or truth value was written as text."""
-    if isinstance(value, str) and re.fullmatch(r"-?\d+(\.\d+)?|true|false", value.strip(), re.IGNORECASE):
+def _unquote(value: object, right: str) -> str:
+    """Return a hint when what matches *right* was written as text."""
+    if isinstance(value, str) and re.fullmatch(right, value.strip(), re.IGNORECASE):
         return " (write it without quotes)"
     return ""
 
@@ -68,7 +68,7 @@ def integer(minimum: int | None = None, *, too_small: str = "", exact: type[Exce
         try:
             number = operator.index(value)  # takes NumPy's integers too
         except TypeError:
-            raise WrongValueError(f"{name} {article}, not {show(value)}{_unquote(value)}", exact=exact) from None
+            raise WrongValueError(f"{name} {article}, not {show(value)}{_unquote(value, '-?[0-9]+')}", exact=exact) from None
         if minimum is not None and number < minimum:
             raise WrongValueError(f"{name} {too_small or f'must be at least {minimum}'}, not {number}")
         return number
@@ -111,7 +111,7 @@ def size(name: str, value: Any) -> int:
 def boolean(name: str, value: Any) -> bool:
     """Check a truth value; nothing but True and False is one."""
     if not isinstance(value, bool):
-        raise WrongValueError(f"{name} must be true or false, not {show(value)}{_unquote(value)}")
+        raise WrongValueError(f"{name} must be true or false, not {show(value)}{_unquote(value, 'true|false')}")
     return value
 
 
@@ -185,7 +185,7 @@ def capability_names(name: str, value: Any) -> tuple[str, ...]:
     for item in wanted:
         if item not in known:
             hint = did_you_mean(item, known) if isinstance(item, str) else ""
-            raise WrongValueError(f"{name} names the unknown capability {show(item)}.{hint}")
+            raise WrongValueError(f"{name} names the unknown capability {show(item)}{hint and '.'}{hint}")
     return wanted
 
 
@@ -212,13 +212,17 @@ def variables(name: str, value: Any) -> dict[str, str]:
     if not isinstance(value, Mapping):
         raise WrongValueError(f"{name} must be a table of variables, not {show(value)}")
     checked: dict[str, str] = {}
+    problems: list[str] = []
     for key, item in value.items():
         if not isinstance(key, str) or not key or "=" in key or "\0" in key:
-            raise WrongValueError(f"{name} has {show(key)}, which cannot be the name of a variable")
-        if not (isinstance(item, str) or _is_number(item)) or "\0" in str(item):
+            problems.append(f"{name} has {show(key)}, which cannot be the name of a variable")
+        elif not (isinstance(item, str) or _is_number(item)) or "\0" in str(item):
             # Not the value: variables hold passwords.
-            raise WrongValueError(f"{name}.{key} must be a string without NUL, not of type {type(item).__name__}")
-        checked[key] = str(item)
+            problems.append(f"{name}.{key} must be a string without NUL, not of type {type(item).__name__}")
+        else:
+            checked[key] = str(item)
+    if problems:
+        raise WrongValueError("; ".join(problems))
     return checked
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from concurrent import futures as standard
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, TypeVarTuple, overload
 
@@ -115,8 +116,13 @@ class Submitting(standard.Executor):
         *,
         ordered: bool,
     ) -> MapResults[Any]:
-        if chunksize is not None and chunksize < 1:  # the standard library's texts, here and below
-            raise ValueError("chunksize must be >= 1.")
+        if chunksize is not None:
+            try:
+                chunksize = operator.index(chunksize)  # takes NumPy's integers too
+            except TypeError:
+                raise TypeError("chunksize must be an integer or None") from None
+            if chunksize < 1:  # the standard library's texts, here and below
+                raise ValueError("chunksize must be >= 1.")
         if buffersize is not None and not isinstance(buffersize, int):
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:

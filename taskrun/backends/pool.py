@@ -11,11 +11,11 @@ import time
 from collections import deque
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskrun.backends.base import Capabilities, refuse_waiting_in
 from taskrun.backends.pool_workers import PoolWorkers
-from taskrun.backends.start_methods import MP_CONTEXT
+from taskrun.backends.start_methods import MP_CONTEXT, chosen_method
 from taskrun.errors import SerializationError
 from taskrun.serialization import not_sent
 
@@ -48,6 +48,9 @@ class PoolBackend(PoolWorkers):
         "start_method": 'how workers are made: "forkserver" (default: from multiprocessing\'s fork server), "spawn" or "fork"',
         **MP_CONTEXT,
     }
+
+    def configure(self, options: Mapping[str, Any]) -> None:
+        chosen_method(options)  # raises
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Start two threads of ours; workers are made when there is work."""

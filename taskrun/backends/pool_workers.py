@@ -46,7 +46,7 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
         from taskrun.engine.pooled import PooledWorker
         from taskrun.engine.surroundings import locate_context_vars
 
-        method = chosen_method(settings)
+        method = chosen_method(settings.backend_options)
         self._context_vars = locate_context_vars(settings.context_vars)
         self._context = get_context(method)
         if method == "fork":

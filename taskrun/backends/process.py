@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from taskrun.backends.base import Backend, Capabilities, refuse_waiting_in
 from taskrun.backends.start_methods import MP_CONTEXT, chosen_method, warn_of_threads
@@ -50,11 +50,14 @@ class ProcessBackend(Backend):
         missing = supported()
         return None if missing is None else f'the process backend needs {missing}; use backend="thread" here'
 
+    def configure(self, options: Mapping[str, Any]) -> None:
+        chosen_method(options)  # raises
+
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         from taskrun.engine.supervisor import Supervisor
         from taskrun.engine.surroundings import locate_context_vars
 
-        method = chosen_method(settings)
+        method = chosen_method(settings.backend_options)
         context_vars = locate_context_vars(settings.context_vars)
         if method == "fork":
             warn_of_threads('start_method="fork"', 'the default start_method="forkserver"')

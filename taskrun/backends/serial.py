@@ -6,7 +6,7 @@ import threading
 import time
 import traceback
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from taskrun.backends.base import Backend, Capabilities
 from taskrun.backends.calls import call
@@ -40,19 +40,20 @@ class SerialBackend(Backend):
         "check_pickle": "True: calls and results are pickled both ways, to find what a worker process would refuse"
     }
 
+    def configure(self, options: Mapping[str, Any]) -> None:
+        check_pickle = options.get("check_pickle", False)
+        if not isinstance(check_pickle, bool):
+            raise ConfigError(
+                f"check_pickle must be True or False, not {check_pickle!r}", setting="check_pickle", allowed="True or False"
+            )
+        if check_pickle:  # threading's locks and queues do not pickle, and would not mean anything elsewhere
+            self.capabilities = self.capabilities._replace(primitives="no")
+
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Remember whom to serve; the initializer runs before the first task."""
         self._scheduler = scheduler
         self._settings = settings
         self._check_pickle = settings.backend_options.get("check_pickle", False)
-        if not isinstance(self._check_pickle, bool):
-            raise ConfigError(
-                f"check_pickle must be True or False, not {self._check_pickle!r}",
-                setting="check_pickle",
-                allowed="True or False",
-            )
-        if self._check_pickle:  # threading's locks and queues do not pickle, and would not mean anything elsewhere
-            self.capabilities = self.capabilities._replace(primitives="no")
         self._inside: set[int] = set()  # identifiers of the threads that run a task; each adds and removes its own
         self._reporting: set[int] = set()  # ... that report one, in `wake`
         self._ready = False

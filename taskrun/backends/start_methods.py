@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from taskrun.errors import ConfigError, UnsafeForkWarning
 from taskrun.threads import threads_of_others
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from taskrun.engine.launch import StartMethod
-    from taskrun.options import WorkerSettings
 
 __all__ = ["MP_CONTEXT", "chosen_method", "warn_of_threads"]
 
@@ -19,9 +20,8 @@ MP_CONTEXT = {"mp_context": "the standard executors' synonym: a multiprocessing 
 _METHODS: tuple[StartMethod, ...] = ("forkserver", "spawn", "fork")
 
 
-def chosen_method(settings: WorkerSettings) -> StartMethod:
-    """Return the start method that the options name. Raises ConfigError."""
-    options = settings.backend_options
+def chosen_method(options: Mapping[str, Any]) -> StartMethod:
+    """Return the start method that the backend's *options* name. Raises ConfigError."""
     chosen = options.get("start_method")
     synonym = options.get("mp_context")
     if synonym is not None and not isinstance(synonym, str):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["CommandError", "ExitCode", "writing"]
+__all__ = ["CommandError", "ExitCode", "say", "writing"]
 
 
 class ExitCode(IntEnum):
@@ -35,6 +36,13 @@ class CommandError(Exception):
     def __init__(self, message: str, code: ExitCode = ExitCode.USAGE) -> None:
         super().__init__(message)
         self.code = code
+
+
+def say(text: str) -> None:
+    """Print *text* on standard error, if that is there and takes it: the exit code says the rest."""
+    if sys.stderr is not None:  # print would take standard output
+        with contextlib.suppress(OSError, ValueError):
+            print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from taskrun.cli.exits import CommandError, ExitCode
+from taskrun.cli.exits import CommandError, ExitCode, say
 from taskrun.cli.flow import Flow, in_order
 from taskrun.cli.inputs import Format, Item, items, plan, total_weight
 from taskrun.cli.output import Record, Results, record_of
@@ -103,7 +103,7 @@ def run(wanted: Run) -> ExitCode:
                     _collect(flow, wanted, results, tally, advance)
             except KeyboardInterrupt:
                 tally.interrupted = True
-                _say(_summary(tally, time.monotonic() - started, who))
+                say(_summary(tally, time.monotonic() - started, who))
                 raise  # through the executor's `with`: that stops what still runs
             except CommandError:  # the results cannot be written: nobody would ever see what still runs
                 flow.stop()
@@ -111,7 +111,7 @@ def run(wanted: Run) -> ExitCode:
                 raise
             finally:
                 flow.stop()
-    _say(_summary(tally, time.monotonic() - started, who))
+    say(_summary(tally, time.monotonic() - started, who))
     if tally.interrupted:
         return ExitCode.INTERRUPTED
     return ExitCode.FAILED_ITEMS if tally.failed else ExitCode.OK
@@ -209,8 +209,3 @@ def _counts(tally: Tally) -> str:
 
 def _shortened(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # standard error may be closed
-        print(text, file=sys.stderr, flush=True)

@@ -27,6 +27,7 @@ __all__ = ["Answers"]
 _TICK = 0.005  # seconds between looks, while a worker has more than one task in hand
 _READS = 8  # chunks read from one worker before the others have their turn
 _CAUSES: dict[int, Cause] = {channel.RAISED: "raised", channel.UNSENDABLE: "serialization", channel.TIMED_OUT: "timeout"}
+_BROKEN: Any = object()  # in the place of a result that does not unpickle
 
 
 def _up_to(number: int) -> tuple[tuple[Any, ...], bytes]:
@@ -132,9 +133,13 @@ class Answers:
                 if slot is not None:
                     slot.observe(duration)
                 try:
-                    outcomes.append((task, True, loads(payload), None, run))
+                    value = loads(payload)
                 except BaseException:  # the user's __setstate__ may raise anything, SystemExit included
-                    outcomes.append(load_outcome(task, bytes(payload), run))  # again, for an error that names the task
+                    value = _BROKEN
+                if value is not _BROKEN:
+                    outcomes.append((task, True, value, None, run))
+                else:  # again, for an error that names the task; outside of the handler, lest it shows both
+                    outcomes.append(load_outcome(task, bytes(payload), run))
             else:
                 outcomes.append((task, False, load_exception(bytes(payload)), _CAUSES[kind], run))
             if handle.stop is not None:

@@ -342,10 +342,13 @@ class Dispatcher:
         if task.seed_root != handle.root:
             handle.root = task.seed_root
             self._fleet.send_state(handle, {"root": task.seed_root})
+        data: bytes | None
         try:
             data = dump_arguments(task.args, task.kwargs)
         except SerializationError:
-            data = dump_arguments(task.args, task.kwargs, task=task.name)  # again, for an error that names the task
+            data = None
+        if data is None:  # again, for an error that names the task; outside of the handler, lest it shows both
+            data = dump_arguments(task.args, task.kwargs, task=task.name)
         kind = channel.TASK
         if extras:
             kind = channel.TASK_MORE

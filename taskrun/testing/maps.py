@@ -192,6 +192,8 @@ class MapBehaviours(Behaviours):
         with self.executor() as ex:
             with pytest.raises(ValueError, match="chunksize must be >= 1"):
                 ex.map(tasks.add, [1], chunksize=0)
+            with pytest.raises(TypeError, match="chunksize must be an integer or None"):
+                ex.map(tasks.add, [1], chunksize=bad)
             with pytest.raises(ValueError, match="buffersize must be None or > 0"):
                 ex.map(tasks.add, [1], buffersize=0)
             with pytest.raises(TypeError, match="buffersize must be an integer or None"):

@@ -134,6 +134,19 @@ def test_closed_standard_streams_are_told(command):
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("target", ["jobs.py:double", "jobs.py:nope"])
+@pytest.mark.parametrize("errors", ["2>&-", "2>/dev/full"])
+def test_the_exit_code_tells_of_a_mistake_where_standard_error_cannot(command, errors, target):
+    command.write("n.txt", "1\n")
+    shell = ["/bin/sh", "-c", f"{sys.executable} -m taskrun run {target} n.txt {errors}"]
+    done = subprocess.run(shell, stdout=subprocess.PIPE, text=True, timeout=60, cwd=command.directory, env=command.env)
+    if target == "jobs.py:nope":
+        assert (done.returncode, done.stdout) == (2, "")
+    else:  # it prints
+        (record,) = records(done.stdout)
+        assert done.returncode == (0 if record["ok"] else 1)
+
+
 def test_a_slow_input_does_not_hold_back_results(command):
     process = command.start("run", "jobs:odd", "-", "--backend", "thread", stdin=subprocess.PIPE)
     with process:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -212,3 +213,16 @@ class TestRetryAfterACrash:
         wire.release()
         assert ex.submit(jobs.double, 2).result() == 4
         assert not file.exists()
+
+
+def test_what_does_not_pickle_or_unpickle_is_told_once(make: Callable) -> None:
+    with make(max_workers=1) as ex:
+        for future, cause in (
+            (ex.submit(id, threading.Lock()), TypeError),
+            (ex.submit(jobs.make_unloadable, "raise"), LookupError),
+        ):
+            error = future.exception()
+            assert isinstance(error, taskrun.SerializationError)
+            assert isinstance(error.__cause__, cause)
+            assert error.__cause__.__context__ is None
+        assert ex.submit(jobs.double, 2).result() == 4

@@ -93,6 +93,21 @@ future = ex.submit(abs, -1)
     assert program.prints(code, env={"TASKRUN_BACKEND": backend}) == expected
 
 
+@on_every_backend
+def test_an_executor_first_made_at_exit_is_refused_in_the_same_words(program: Program, backend: str) -> None:
+    code = """
+import atexit, taskrun
+def late():
+    try:
+        taskrun.Executor().submit(abs, -2)
+    except RuntimeError as error:
+        print(error)
+atexit.register(late)
+"""
+    expected = "cannot schedule new futures after interpreter shutdown\n"
+    assert program.prints(code, env={"TASKRUN_BACKEND": backend}) == expected
+
+
 @concurrent
 def test_an_executor_dropped_with_work_to_do_does_it_and_ends_its_workers(program: Program, backend: str) -> None:
     code = """

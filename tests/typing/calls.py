@@ -102,3 +102,8 @@ def pooled(pool: taskrun.Pool) -> None:
     pool.map_async(double, [1], callback=abs)  # type: ignore[arg-type]
     pool.apply_async(double, (1,), 3)  # type: ignore[call-overload]
     taskrun.Pool("2")  # type: ignore[arg-type]
+
+
+def modules() -> tuple[type[taskrun.backends.Backend], type[taskrun.errors.ConfigError]]:
+    print(taskrun.Exekutor)  # type: ignore[attr-defined]
+    return taskrun.backends.Backend, taskrun.errors.ConfigError

@@ -310,6 +310,14 @@ def test_all_mistakes_of_all_sources_are_told_at_once(sources: Sources) -> None:
         assert expected in text
 
 
+def test_quotes_are_blamed_only_where_they_are_to_blame(sources: Sources) -> None:
+    sources.write(sources.project, 'seed = "1.5"\nstrict = "1"\n')
+    sources.setenv(TASKRUN_MAX_WORKERS="2.5")
+    assert "(write it without quotes)" not in mistakes_of(describe)
+    sources.write(sources.project, 'seed = "15"\nstrict = "true"\n')
+    assert mistakes_of(describe).count("(write it without quotes)") == 2
+
+
 def test_max_workers_of_zero_has_the_standard_words_from_every_source(sources: Sources) -> None:
     words = "max_workers must be greater than 0"
     assert words in mistakes_of(lambda: resolve({"max_workers": 0}))
@@ -539,6 +547,33 @@ def test_an_option_of_no_backend_is_told_together_with_all_else(sources: Sources
 
 def resolve_all() -> object:
     return resolve({})
+
+
+@pytest.mark.parametrize(
+    ("backend", "line", "told"),
+    [
+        ("process", 'start_method = "forky"', "start_method='forky' is unknown; allowed: forkserver, spawn, fork"),
+        ("pool", 'mp_context = "forky"', "mp_context='forky' is unknown; allowed: forkserver, spawn, fork"),
+        ("serial", 'check_pickle = "yes"', "check_pickle must be True or False, not 'yes'"),
+    ],
+)
+def test_a_wrong_option_of_the_backend_is_told_with_the_other_mistakes(
+    sources: Sources, backend: str, line: str, told: str
+) -> None:
+    sources.write(sources.project, f'backend = "{backend}"\n{line}\n')
+    assert f"{sources.project}, key {line.split()[0]}: {told}" in mistakes_of(describe)
+    sources.write(sources.project, f'backend = "{backend}"\n{line}\nmax_workers = 0\nfoo = 3\n')
+    for call in (describe, taskrun.Executor):
+        text = mistakes_of(call)
+        assert "3 mistakes in the configuration:" in text
+        assert f"{sources.project}, key {line.split()[0]}: {told}" in text
+
+
+def test_all_variables_that_cannot_be_are_told_at_once(sources: Sources) -> None:
+    sources.write(sources.project, '[env]\nA = [1]\n"B=C" = "x"\n')
+    text = mistakes_of(describe)
+    assert "env.A must be a string" in text
+    assert "'B=C' (str), which cannot be the name of a variable" in text
 
 
 @pytest.mark.parametrize(

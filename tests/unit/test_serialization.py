@@ -24,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from second_process import SecondProcess
 
+import taskrun
 from taskrun import serialization
 from taskrun.errors import SerializationError
 from taskrun.importable import importable
@@ -557,6 +558,10 @@ def test_a_closure_over_a_lock_names_the_variable():
         (lambda: socket.socket(), "connect inside the task"),
         (lambda: sys._getframe(), "traceback module"),
         (lambda: threading.Thread(), "inside the task or in initializer"),
+        (
+            lambda: taskrun.Future(),
+            r"item 0 of a list: a value of type taskrun\.future\.Future\. .*: wait for the result",
+        ),
     ],
 )
 def test_the_error_says_what_to_do_instead(make, advice):
