@@ -68,6 +68,7 @@ class Closing:
         self._broken: BaseException | None = None  # as told to whoever submits; every future gets one of its own
         self.dropped: object = None  # the executor's weak reference to itself, kept alive for its callback
         self._initializer_failures = 0
+        self._items = 0  # under way in runs (`map_runs`), besides one for each run
 
     @property
     def concurrent(self) -> bool:
@@ -78,12 +79,19 @@ class Closing:
         """Return the counters and the names of the live workers."""
         with self.lock:
             counts = dict(self.counts)
-            unfinished = self._open - len(self._feeders)
+            unfinished = self._open - len(self._feeders) + self._items
             queued = len(self._queue) + len(self._backoff)
             blocked = len(self._room.waiting)
         ended = counts["succeeded"] + counts["failed"] + counts["cancelled"]
         totals = {"submitted": ended + unfinished, "queued": queued, "unfinished": unfinished, "blocked": blocked}
         return {**totals, **counts, "workers": self._backend.workers()}
+
+    def count_items(self, more: int, **ended: int) -> None:
+        """Count *more* items under way beside the tasks that they are part of, and those that ended by what became of them."""
+        with self.lock:
+            self._items += more
+            for state, items in ended.items():
+                self.counts[state] += items
 
     # -- who may still submit --------------------------------------------------------------------------------------------------
 

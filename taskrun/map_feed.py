@@ -49,7 +49,7 @@ class Feed:
         self,
         scheduler: Scheduler,
         fn: Callable[..., Any],
-        calls: Iterator[tuple[Any, ...]],
+        calls: Iterator[Any],
         options: TaskOptions,
         *,
         total: int | None,
@@ -105,16 +105,20 @@ class Feed:
         with self._lock:
             self._ended += len(ended)
             self._window.learn(ended)
-            if not (self._ordered or self._closed or self._unwanted):
-                for future in ended:
-                    (self._queue if future in self._open else self._early).append(future)
+            self._note_ended(ended)
             self._changed.ring()
             pump = not self._read_by_taker and self._lacking()
         if self._reporter is not None:
-            self._reporter.ended(ended)
+            self._reporter.ended(sum(not future.cancelled() for future in ended))
             self._report_the_end()
         if pump:
             self._pump(reading=False)
+
+    def _note_ended(self, ended: Sequence[Future[Any]]) -> None:
+        """Hand out what is not handed out in order. Under the lock."""
+        if not (self._ordered or self._closed or self._unwanted):
+            for future in ended:
+                (self._queue if future in self._open else self._early).append(future)
 
     def _pump(self, *, reading: bool) -> None:
         """Read and submit while there is room, unless another thread does; *reading*: for a caller that wants a result."""
@@ -145,8 +149,9 @@ class Feed:
     def _room(self, since: float | None) -> int:
         """Return how many items to submit now; at 0 the calling thread is the pump no longer."""
         with self._lock:
-            room = 0 if self._exhausted else self._window.size - self._taken()
-            if room < self._window.enough:
+            size, enough = self._allowed()
+            room = 0 if self._exhausted else size - self._taken()
+            if room < enough:
                 room = 0
             elif self._by_demand and not self.sized and self._open:
                 late = self._slow or (since is not None and time.monotonic() - since > _READING)
@@ -161,7 +166,12 @@ class Feed:
         """Return whether more may be submitted, and is not yet. Under the lock."""
         if self._exhausted or self._pump_thread:
             return False
-        return self._window.size - self._taken() >= self._window.enough
+        size, enough = self._allowed()
+        return size - self._taken() >= enough
+
+    def _allowed(self) -> tuple[int, int]:
+        """Return how many items may be under way, and how many of these may be missing before more follow. Under the lock."""
+        return self._window.size, self._window.enough
 
     def _taken(self) -> int:
         """Return how much of the window is filled. Under the lock."""
@@ -188,13 +198,17 @@ class Feed:
             first = self._index
             with self._lock:
                 self._index = first + len(calls)  # before they can end
-            futures = self.scheduler.submit_all(self._fn, calls, first, self.options, self, self._context)
-            # With a length they are in memory already, whatever their size.
-            self._opened(futures, 0 if self.sized else weigh(calls[0]))
+            self._submit_items(calls, first)
         if len(calls) < room and (self.sized or not calls):
             self._stop(None)
 
-    def _read(self, room: int) -> list[tuple[Any, ...]]:
+    def _submit_items(self, calls: list[Any], first: int) -> None:
+        """Submit what was read, the first of which is item *first*."""
+        futures = self.scheduler.submit_all(self._fn, calls, first, self.options, self, self._context)
+        # With a length they are in memory already, whatever their size.
+        self._opened(futures, 0 if self.sized else weigh(calls[0]))
+
+    def _read(self, room: int) -> list[Any]:
         """Return the arguments of up to *room* calls: of one, if reading may wait, perhaps for what the call before does."""
         if self.sized:
             return list(islice(self._calls, room))
@@ -204,18 +218,26 @@ class Feed:
         return calls
 
     def _opened(self, futures: list[Future[Any]], size: int) -> None:
-        """Keep what was submitted, to be handed out."""
+        """Keep what was submitted, to be handed out in its turn."""
         with self._lock:
-            early, self._early = self._early, []
             closed = self._closed
             if not closed and not self._unwanted:
-                self._open.update(dict.fromkeys(futures, size))
-                self._queue += futures if self._ordered else early
-                self._bytes += size * len(futures)
+                self._note_open(futures, size)
+                if self._ordered:
+                    self._queue += futures
                 self._changed.ring()
         if closed:
             for future in futures:
                 future.cancel()
+
+    def _note_open(self, futures: list[Future[Any]], size: int) -> None:
+        """Under the lock."""
+        self._open.update(dict.fromkeys(futures, size))
+        self._bytes += size * len(futures)
+        if not self._ordered:
+            early, self._early = self._early, []
+            for future in early:  # of another submitter's, perhaps, who has not come here yet
+                (self._queue if future in self._open else self._early).append(future)
 
     def _stop(self, error: BaseException | None) -> None:
         """Submit nothing more, because of *error* or since there is nothing more."""
@@ -223,8 +245,12 @@ class Feed:
             self._error = self._error or error  # closed by one thread, while the input raises in another
             self._exhausted = True
             self._changed.ring()
-        self.scheduler.release(self)  # also when it was exhausted before: Ctrl-C may have come between
+        self._release()  # also when it was exhausted before: Ctrl-C may have come between
         self._report_the_end()
+
+    def _release(self) -> None:
+        """Let the executor end, as far as we are concerned."""
+        self.scheduler.release(self)
 
     # -- handing out -----------------------------------------------------------------------------------------------------------
 
@@ -285,6 +311,13 @@ class Feed:
         """Take note that *value* was handed out."""
         if not self.sized:
             self._window.learn_result(value)
+
+    def items_of(self, future: Future[Any]) -> int:
+        """Return how many items *future*, which was taken, stands for if it is a run of them; 0: it is one item."""
+        return 0
+
+    def follow(self, run: Future[Any], timeout: float | None) -> None:
+        """Wait until the rest of the items of *run*, which stopped early, comes next. Raises TimeoutError."""
 
     # -- ending ----------------------------------------------------------------------------------------------------------------
 

@@ -54,12 +54,23 @@ class Window:
             if run is not None:
                 self._items += 1
                 self._seconds += run[2]
+        self._follow()
+
+    def learn_run(self, items: int, seconds: float) -> None:
+        """Take note of how long items took that came as one task."""
+        if self._fixed is None:
+            self._items += items
+            self._seconds += seconds
+            self._follow()
+
+    def _follow(self) -> None:
+        """Make the window fit what was learned."""
         if self._items:
             mean = self._seconds / self._items + _OVERHEAD
             self._resize(min(max(self._least, int(self._work / mean)), MAX_ITEMS))
         if self._items > _MEMORY:
-            self._items //= 2
-            self._seconds /= 2
+            self._seconds *= _MEMORY / 2 / self._items
+            self._items = _MEMORY // 2
 
     def learn_result(self, value: Any) -> None:
         """Take note of how large a result is that is handed out."""

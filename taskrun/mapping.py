@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections import deque
 from itertools import count, repeat
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from taskrun.errors import UnfinishedMapWarning
 from taskrun.map_feed import Feed, InputWaitsForItselfError
+from taskrun.map_runs import FeedInRuns, may_run_together
 from taskrun.progress import Reporter
+from taskrun.runs import Outcomes, split_outcomes
 from taskrun.threads import call_soon
 
 if TYPE_CHECKING:
@@ -41,8 +44,11 @@ def start_map(
     if total != 0:  # nothing can be done after shutdown, too
         scheduler.check_open()
     reporter = Reporter(options.progress, total, scheduler.callbacks) if options.progress else None
-    calls = zip(*kept, strict=False)
-    feed = Feed(scheduler, fn, calls, options, total=total, buffersize=buffersize, ordered=ordered, reporter=reporter)
+    inputs: dict[str, Any] = {"total": total, "buffersize": buffersize, "ordered": ordered, "reporter": reporter}
+    if total is not None and buffersize is None and may_run_together(scheduler, fn, options):
+        feed: Feed = FeedInRuns(scheduler, fn, kept, options, **inputs)
+    else:
+        feed = Feed(scheduler, fn, zip(*kept, strict=False), options, **inputs)
     feed.open()
     return MapResults(feed, deadline)
 
@@ -75,20 +81,35 @@ class MapResults(Generic[T]):
         self._feed: Feed | None = feed
         self._deadline = deadline
         self._asked = False
+        self._ready: deque[Any] = deque()  # values of a run that was taken
+        self._take_ready = self._ready.popleft
+        self._failed: BaseException | None = None  # what to raise after them
 
     def __iter__(self) -> MapResults[T]:
         return self
 
     def __next__(self) -> T:
+        try:
+            return self._take_ready()  # type: ignore[no-any-return]
+        except IndexError:
+            return self._next()
+
+    def _next(self) -> T:
+        """Take what comes next; it is not at hand."""
         feed = self._feed
         if feed is None:
             raise StopIteration
         self._asked = True
         future: Future[Any] | None = None
         try:
+            if self._failed is not None:
+                raise self._failed
             future = feed.take(self._left())
             if future is None:
                 self._feed = None
+            elif items := feed.items_of(future):
+                self._unpack(feed, future, items)
+                return self.__next__()
             else:
                 value: T = _outcome(future, self._left(), as_value=feed.options.return_exceptions)
                 feed.taken(value)
@@ -104,6 +125,29 @@ class MapResults(Generic[T]):
             del future  # an exception must not be kept alive by the frames in its own traceback
         raise StopIteration
 
+    def _unpack(self, feed: Feed, run: Future[Any], items: int) -> None:
+        """Make the outcomes of a run ready, up to the first that is to be raised."""
+        as_values = feed.options.return_exceptions
+        outcomes = _outcome(run, self._left(), as_value=as_values)
+        if isinstance(outcomes, BaseException):  # its worker died, say: so all of them failed
+            self._ready += [outcomes] * items
+            return
+        if not isinstance(outcomes, Outcomes):
+            raise TypeError(f"the backend has answered a run of items with an object of type {type(outcomes).__name__}")
+        if not (outcomes.packed or outcomes.errors):
+            self._ready += outcomes.values
+        else:
+            for value, error in split_outcomes(outcomes):
+                if error is None:
+                    self._ready.append(value)
+                elif as_values and isinstance(error, Exception):
+                    self._ready.append(error)
+                else:
+                    self._failed = _to_raise(error)
+                    return
+        if len(outcomes.values) < items:
+            feed.follow(run, self._left())
+
     def _left(self) -> float | None:
         return None if self._deadline is None else self._deadline - time.monotonic()
 
@@ -112,6 +156,7 @@ class MapResults(Generic[T]):
         feed = self._feed
         if feed is not None:
             feed.close()
+            self._ready.clear()
             self._feed = None  # afterwards: if Ctrl-C strikes, `__del__` closes it
 
     def __del__(self) -> None:
@@ -139,10 +184,19 @@ def _outcome(future: Future[Any], timeout: float | None, *, as_value: bool) -> A
     except StopIteration as error:
         if as_value:
             return error
-        raise RuntimeError("the task raised StopIteration") from error
+        raise _to_raise(error) from error
     except BaseException as error:
         if as_value and future.done() and isinstance(error, Exception):
             return error
         raise
     finally:
         del future
+
+
+def _to_raise(error: BaseException) -> BaseException:
+    """Return what an iterator raises for the *error* of a task: StopIteration would end it."""
+    if not isinstance(error, StopIteration):
+        return error
+    raised = RuntimeError("the task raised StopIteration")
+    raised.__cause__ = error
+    return raised

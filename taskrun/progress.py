@@ -8,10 +8,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from taskrun.callbacks import CallbackRunner
-    from taskrun.future import Future
 
 __all__ = ["Reporter", "bar_available"]
 
@@ -40,10 +39,10 @@ class Reporter:
         self._queued = False
         self._closed = False
 
-    def ended(self, futures: Sequence[Future[Any]]) -> None:
-        """Count tasks that are over; cancelled ones do not count."""
+    def ended(self, items: int) -> None:
+        """Count items that are over, and were not cancelled."""
         with self._lock:
-            self._done += sum(not future.cancelled() for future in futures)
+            self._done += items
         self._queue()
 
     def close(self) -> None:

@@ -181,6 +181,16 @@ class Scheduler(Completing):
             raise
         return futures
 
+    @property
+    def combines_items(self) -> bool:
+        """Whether tiny items of a map may come several as one task."""
+        return self._backend.combines_items
+
+    @property
+    def pickles_arguments(self) -> bool:
+        """Whether arguments of tasks are pickled."""
+        return self._backend.pickles_arguments
+
     def context_for_tasks(self) -> Context | None:
         """Return what `submit_all` wants as context: a copy of the caller's, where the backend uses it."""
         return copy_context() if self._wants_context else None

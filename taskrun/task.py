@@ -253,6 +253,10 @@ class CurrentTask:
             self._rng = random.Random(self.seed)
         return self._rng
 
+    def of_item(self, index: int) -> CurrentTask:
+        """Return what the item at *index* can ask about itself, while this task runs several."""
+        return CurrentTask(self._name, index, self.attempt, self.deadline, self._seed_root, self._flag, self.workers)
+
     def __repr__(self) -> str:
         return f"<taskrun task {self.name!r} index={self.index} attempt={self.attempt}>"
 
@@ -285,4 +289,4 @@ entered: ContextVar[CurrentTask | Entered | None] = ContextVar("taskrun_current_
 def current_task() -> CurrentTask | None:
     """Return what this code can know about the task it runs in, or None outside of a task."""
     found = entered.get()
-    return found.current() if type(found) is Entered else found  # type: ignore[return-value]
+    return found.current() if isinstance(found, Entered) else found

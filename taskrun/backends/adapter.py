@@ -44,6 +44,7 @@ class AdapterBackend(Backend):
     """
 
     name: ClassVar[str] = "adapter"
+    combines_items = False
     option_names: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, inner: concurrent.futures.Executor) -> None:

@@ -98,6 +98,10 @@ class Backend(ABC):
     task_option_names: ClassVar[Mapping[str, str]] = {}
     """The options of its own that `Executor.options(...)` accepts, likewise."""
 
+    combines_items: bool = True
+    """Tiny items of a `map` may come several as one task (see `taskrun.runs`); False where a task has a process of its own, or
+    runs on somebody else's executor."""
+
     shares_context: bool = False
     """Tasks run in this process: each attempt runs in a copy of `task.context`, the submitter's context variables."""
 

@@ -26,6 +26,7 @@ class ForkBackend(KeptBackend["ForkedChild"]):
     """A child that dies fails only its own task; each is new, so that nothing has to be recycled."""
 
     name: ClassVar[str] = "fork"
+    combines_items = False
     capabilities = Capabilities(
         crash_isolation=True,
         kill="yes",

@@ -12,6 +12,7 @@ from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from taskrun.reach import Reach, is_cached_function, may_change
+from taskrun.runs import Run
 from taskrun.serialization import dump_function
 from taskrun.shipping import collecting
 from taskrun.task import function_name
@@ -76,7 +77,7 @@ class Functions:
             owner = fn.__self__  # type: ignore[attr-defined]
             if owner is not None and type(owner) is not ModuleType:
                 return None  # a method of some object, whose state may change
-        elif kind is not FunctionType and not issubclass(kind, type) and not is_cached_function(fn):
+        elif kind is not FunctionType and kind is not Run and not issubclass(kind, type) and not is_cached_function(fn):
             return None
         return self._add(fn)
 
@@ -112,7 +113,8 @@ class Functions:
             self._versions += 1
             slot.version = self._versions
         # What it reaches first: if it changes meanwhile, it is pickled once more than need be.
-        slot.reach = Reach(fn) if may_change(fn) else None
+        inner = fn.fn if type(fn) is Run else fn
+        slot.reach = Reach(inner) if may_change(inner) else None
         with collecting() as slot.refers:
             slot.data = dump_function(fn, task=slot.name)
         return slot.data

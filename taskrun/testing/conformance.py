@@ -13,6 +13,7 @@ from taskrun.testing.primitives import PrimitiveBehaviours
 from taskrun.testing.results import ResultBehaviours
 from taskrun.testing.settings import SettingsBehaviours
 from taskrun.testing.surroundings import SurroundingsBehaviours
+from taskrun.testing.tiny_items import TinyItemBehaviours
 from taskrun.testing.workers import WorkerBehaviours
 
 __all__ = ["BackendConformance"]
@@ -22,6 +23,7 @@ class BackendConformance(
     ResultBehaviours,
     FailureBehaviours,
     MapBehaviours,
+    TinyItemBehaviours,
     ControlBehaviours,
     SurroundingsBehaviours,
     WorkerBehaviours,

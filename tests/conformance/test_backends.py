@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
+from taskrun import map_runs
 from taskrun.backends.interpreter import InterpreterBackend
 from taskrun.testing import BackendConformance
 from taskrun.testing.failures import FailureBehaviours
+from taskrun.testing.maps import MapBehaviours
 from taskrun.testing.results import ResultBehaviours
 from taskrun.testing.surroundings import SurroundingsBehaviours
+from taskrun.testing.tiny_items import TinyItemBehaviours
 from taskrun.testing.workers import WorkerBehaviours
 
 if TYPE_CHECKING:
@@ -57,6 +60,23 @@ class TestInterpreter(BackendConformance):
 class TestSerialCheckingPickles(BackendConformance):
     backend = "serial"
     options: ClassVar = {"check_pickle": True}
+
+
+# Maps whose items travel together as soon as they take less than a millisecond: always, on a machine that is not busy.
+
+
+class InRuns(MapBehaviours, TinyItemBehaviours):
+    @pytest.fixture(autouse=True)
+    def not_so_tiny(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(map_runs, "TINY", 1.0)
+
+
+class TestThreadInRuns(InRuns):
+    backend = "thread"
+
+
+class TestProcessInRuns(InRuns):
+    backend = "process"
 
 
 # By other start methods: what depends on how a worker is made, the rest is the same engine.

@@ -13,6 +13,7 @@ import queue
 import threading
 import time
 from contextlib import nullcontext
+from contextvars import copy_context
 from multiprocessing import sharedctypes
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -253,6 +254,23 @@ class NoContext(Broken):
         task.context = None
 
 
+class OneContext(Broken):
+    """All its tasks run in one context."""
+
+    context = copy_context()
+
+    def before(self, task: Task) -> None:
+        fn = task.fn
+
+        def in_it(*args: Any, **kwargs: Any) -> Any:
+            with self.turn:
+                return self.context.run(fn, *args, **kwargs)
+
+        task.fn = in_it
+
+    turn = threading.Lock()
+
+
 class CoroutinesNotAwaited(Broken):
     def before(self, task: Task) -> None:
         fn = task.fn
@@ -463,6 +481,18 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_many_threads_share_one_map": (WrongValue,),
     "test_map_arguments_are_checked": (WrongValue,),
     "test_a_process_that_a_task_forks_answers_nothing": (WrongValue,),
+    # tiny items
+    "test_tiny_items_have_an_index_each": (NoCurrentTask,),
+    "test_errors_of_tiny_items_are_their_own": (SwallowsErrors,),
+    "test_a_stop_iteration_of_a_tiny_item_ends_nothing_in_silence": (SwallowsErrors,),
+    "test_a_context_variable_that_a_tiny_item_sets_is_its_own": (OneContext,),
+    "test_tiny_items_share_no_objects": (ClaimsToPickle,),
+    "test_what_cannot_travel_among_tiny_items_fails_alone": (ClaimsToPickle,),
+    "test_slow_items_among_tiny_ones_run_side_by_side": (OneAtATime,),
+    "test_tiny_items_are_counted_each": (SwallowsErrors,),
+    "test_progress_of_tiny_items_is_told": (NoCallbacks,),
+    "test_coroutines_of_tiny_items_are_awaited": (WrongValue,),
+    "test_a_map_of_tiny_items_closed_or_dropped_ends_well": (WrongValue,),
     # control
     "test_a_queued_task_can_be_cancelled_and_a_running_one_cannot": (PullsAhead,),
     "test_thousands_cancelled_at_once_leave_nothing_queued": (CountsTheDead,),

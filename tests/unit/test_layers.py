@@ -17,15 +17,15 @@ LAYERS: dict[str, str] = {
     "values": "errors options retry units cpus cpu_meter threads lifetime importable bell shipping",
     "core": (
         "task future scheduler completing closing deadlines task_queue timer callbacks room serialization sharing primitives "
-        "by_value reach reducers rebuild stand_in blame exception_text exceptions coroutines progress waiting awaiting"
+        "by_value reach reducers rebuild stand_in blame exception_text exceptions runs coroutines progress waiting awaiting"
     ),
     "contract": "backends.base",
     "engine": "engine",
     "backends": "backends",
     "choice": "plugins settings setting_checks config config_apply config_files config_layers choice",
     "front": (
-        "executor submitting mapping map_feed map_window map_types default_executor pool pool_feed pool_results pool_types "
-        "context context_common process_context thread_context thread_locks thread_pipe thread_process"
+        "executor submitting mapping map_feed map_runs map_window map_types default_executor pool pool_feed pool_results "
+        "pool_types context context_common process_context thread_context thread_locks thread_pipe thread_process"
     ),
     "public": "taskrun testing",
     "command": "cli __main__",

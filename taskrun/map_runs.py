@@ -1,0 +1,252 @@
+"""A `map` whose tiny items travel in runs, several as one task (see `runs`).
+
+Which it is shows when the first ones have ended: they go one by one. A run that stopped before its end is followed by the rest
+of its items, which `advance` submits and a taker in order waits for (`follow`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from taskrun import sharing
+from taskrun.bell import wait_at
+from taskrun.map_feed import Feed
+from taskrun.runs import RUN_SECONDS, TINY, Outcomes, Run, pack_items
+from taskrun.task import function_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from taskrun.future import Future
+    from taskrun.options import TaskOptions
+    from taskrun.scheduler import Scheduler
+
+__all__ = ["FeedInRuns", "may_run_together"]
+
+_LOOK_AT = 16  # items that travel alone before it is decided how the others do
+_LOOK_LONGER_AT = 512  # likewise, after a run was slow
+_FASTEST = 50e-9  # seconds that an item takes at least: what is measured shorter is not believed
+
+
+def may_run_together(scheduler: Scheduler, fn: Callable[..., Any], options: TaskOptions) -> bool:
+    """Return whether nothing that was asked for needs each item to be a task."""
+    settings = scheduler.settings
+    asked = (options.timeout, options.soft_timeout, options.retry, settings.seed, settings.max_tasks_per_child)
+    return (
+        scheduler.concurrent
+        and scheduler.combines_items
+        and all(each is None for each in asked)
+        and options.chunksize != 1
+        and (scheduler.pickles_arguments or not sharing.in_use)  # else what stands for an object is an argument itself
+        and not _is_coroutine_function(fn)
+    )
+
+
+def _is_coroutine_function(fn: Any) -> bool:
+    code = getattr(fn, "__code__", None)
+    return bool(getattr(code, "co_flags", 0) & 0x80)  # CO_COROUTINE; `inspect` is slow to load
+
+
+class Pace:
+    """How long an item takes, as far as it decides whether items travel together. Owner: the map, under its lock."""
+
+    def __init__(self) -> None:
+        self.seconds: float | None = None
+        """None: not known yet."""
+        self._looks = _LOOK_AT  # at items that travel alone, before it is decided
+        self._seen: list[float] = []
+        self._runs: deque[float] = deque(maxlen=3)
+
+    def learn(self, ended: Sequence[Future[Any]]) -> None:
+        """Take note of items that travelled alone: the middle of some, since the first are slow and others were interrupted."""
+        if self.seconds is not None and self.seconds <= TINY:
+            return
+        for future in ended:
+            run = future._records[-1][2] if future._records else None
+            if run is not None:
+                self._seen.append(run[2])
+        if len(self._seen) >= self._looks:
+            self.seconds = sorted(self._seen)[len(self._seen) // 2]
+            self._seen.clear()
+
+    def learn_run(self, items: int, seconds: float) -> None:
+        """Take note of how long items of a run took; if they are not so tiny after all, that is believed for a while."""
+        self._runs.append(seconds / items)
+        self.seconds = sorted(self._runs)[len(self._runs) // 2]  # one that was slow was interrupted, most often
+        if self.seconds > TINY:
+            self._looks = _LOOK_LONGER_AT
+            self._runs.clear()
+
+
+class _UnderWay:
+    """The items of a run that was submitted; whom its end is told."""
+
+    __slots__ = ("feed", "first", "items", "unread")
+
+    def __init__(self, feed: FeedInRuns, items: list[Any], first: int) -> None:
+        self.feed = feed
+        self.items = items
+        self.first = first
+        self.unread = False
+
+    def advance(self, ended: Sequence[Future[Any]]) -> None:
+        for future in ended:
+            self.feed.run_ended(self.items, self.first, future)
+
+    def executor_closed(self, *, cancelled: bool) -> None:
+        """Do nothing: the feed is told."""
+
+
+class FeedInRuns(Feed):
+    """What such a map has under way. The input has a length."""
+
+    def __init__(
+        self, scheduler: Scheduler, fn: Callable[..., Any], iterables: list[Iterable[Any]], options: TaskOptions, **rest: Any
+    ) -> None:
+        spread = len(iterables) != 1
+        # A million tuples of one item each are no small part of what a million tiny items cost.
+        items = zip(*iterables, strict=False) if spread else iter(iterables[0])
+        super().__init__(scheduler, fn, items, options, **rest)
+        self._run = Run(fn, options.name or function_name(fn), spread=spread, packs=scheduler.pickles_arguments)
+        self._pace = Pace()
+        self._runs = 0  # under way
+        self._items_of: dict[Future[Any], int] = {}  # the runs that were not handed out
+        self._followed: dict[Future[Any], list[Future[Any]]] = {}  # those that stopped early -> the rest of their items
+
+    # -- submitting ------------------------------------------------------------------------------------------------------------
+
+    def advance(self, ended: Sequence[Future[Any]]) -> None:
+        with self._lock:
+            self._pace.learn(ended)
+        super().advance(ended)
+
+    def _allowed(self) -> tuple[int, int]:
+        size, enough = super()._allowed()
+        if self._pace.seconds is None:  # not many before it is known whether they should travel together
+            return min(size, 2 * _LOOK_AT), min(enough, _LOOK_AT // 2)
+        return size, enough
+
+    def _submit_items(self, items: list[Any], first: int) -> None:
+        self._opened(self._submit_together(items, first), 0)
+
+    def _submit_together(self, items: list[Any], first: int) -> list[Future[Any]]:
+        """Submit *items* in runs or one by one, as it is known how long they take; return the futures in their order."""
+        length = self._length(len(items))
+        futures: list[Future[Any]] = []
+        try:
+            for start in range(0, len(items), length):
+                part = items[start : start + length]
+                packed = pack_items(part, self._run) if length > 1 else None
+                if packed is None:
+                    calls = part if self._run.spread else [(item,) for item in part]
+                    futures += self.scheduler.submit_all(self._fn, calls, first + start, self.options, self, self._context)
+                else:
+                    futures.append(self._submit_run(part, first + start, packed))
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+        return futures
+
+    def _length(self, waiting: int) -> int:
+        """Return how many items make a run: a millisecond of them, and few enough that every worker has some runs."""
+        each = self._pace.seconds
+        if each is None or each > TINY:
+            return 1
+        left = waiting + (self._total or 0) - self._index
+        return max(1, min(int(RUN_SECONDS / max(each, _FASTEST)), left // (4 * self.scheduler.settings.max_workers)))
+
+    def _submit_run(self, items: list[Any], first: int, packed: tuple[list[Any], bool]) -> Future[Any]:
+        run = _UnderWay(self, items, first)
+        with self._lock:
+            self._runs += 1
+        self.scheduler.count_items(len(items) - 1)
+        try:
+            (future,) = self.scheduler.submit_all(self._run, (packed,), first, self.options, run, self._context)
+        except BaseException:
+            self.scheduler.count_items(1 - len(items))
+            with self._lock:
+                self._runs -= 1
+            raise
+        with self._lock:
+            self._items_of[future] = len(items)
+        return future
+
+    def run_ended(self, items: list[Any], first: int, future: Future[Any]) -> None:
+        """A run of *items* is over; if it stopped early, submit the rest."""
+        done = self._count(len(items), future)
+        rest: list[Future[Any]] = []
+        if done < len(items) and not self._closed:
+            try:
+                rest = self._submit_together(items[done:], first + done)
+            except BaseException as error:  # the executor is broken, say
+                self._stop(error)
+        with self._lock:
+            self._runs -= 1
+            closed = self._closed
+            if not closed and not self._unwanted:
+                self._note_open(rest, 0)
+                if self._ordered:
+                    self._followed[future] = rest
+            self._note_ended((future,))
+            self._changed.ring()
+            over = self._exhausted and not self._runs
+            pump = self._lacking()
+        if closed:
+            for each in rest:
+                each.cancel()
+        if over:
+            self._release()
+        if self._reporter is not None:
+            self._reporter.ended(0 if future.cancelled() else done)
+            self._report_the_end()
+        if pump:
+            self._pump(reading=False)
+
+    def _count(self, items: int, future: Future[Any]) -> int:
+        """Take note of what became of a run of so many *items*; return how many of them are over."""
+        outcomes: Outcomes | None = None
+        if future.cancelled() or future._exception is not None:
+            done = items
+            self.scheduler.count_items(1 - items, **{"cancelled" if future.cancelled() else "failed": items - 1})
+        elif type(future._result) is not Outcomes:  # of a backend that is not to be trusted; the taker is told
+            done = items
+            self.scheduler.count_items(1 - items, succeeded=items - 1)
+        else:
+            outcomes = future._result
+            done, failed = len(outcomes.values), len(outcomes.errors)
+            self.scheduler.count_items(1 - items, succeeded=done - failed - 1, failed=failed)  # it counts as one itself
+        with self._lock:
+            self._ended += done
+            if outcomes is not None:
+                self._window.learn_run(done, outcomes.seconds)
+                self._pace.learn_run(done, outcomes.seconds)
+        return done
+
+    def _release(self) -> None:
+        with self._lock:
+            over = not self._runs  # the last one may have to submit a rest
+        if over:
+            super()._release()
+
+    # -- handing out -----------------------------------------------------------------------------------------------------------
+
+    def items_of(self, future: Future[Any]) -> int:
+        with self._lock:
+            return self._items_of.pop(future, 0)
+
+    def follow(self, run: Future[Any], timeout: float | None) -> None:
+        if not self._ordered:
+            return
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with self._lock:
+                rest = self._followed.pop(run, None)
+                if rest is not None or self._closed:
+                    self._queue.extendleft(reversed(rest or []))
+                    return
+                gate = self._changed.listen()
+            if not wait_at(gate, None if deadline is None else deadline - time.monotonic()):
+                raise TimeoutError

@@ -1,0 +1,239 @@
+"""Runs: several tiny items of a `map` as one task, each with an outcome of its own.
+
+A task costs some ten microseconds, whatever it does; items that take less travel together, as many as make a millisecond. What
+an item can tell is the same as without: its error is its own, `current_task().index` is its position, a context variable that
+it sets is not seen by the next one, and what it is given and returns shares no object with its neighbours. A run that takes
+much longer than it should stops between two items: the map submits the rest anew, in shorter runs or one by one.
+"""
+
+from __future__ import annotations
+
+import time
+from contextvars import copy_context
+from itertools import chain, islice
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from taskrun import shipping
+from taskrun.exceptions import dump_exception, load_exception
+from taskrun.serialization import dump_arguments, dump_function, dump_result, load_arguments, load_function, load_result
+from taskrun.task import CurrentTask, Entered, current_task, entered
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+
+__all__ = ["RUN_SECONDS", "TINY", "Outcomes", "Run", "pack_items", "split_outcomes"]
+
+TINY = 10e-6
+"""Seconds; items that take less come in runs."""
+RUN_SECONDS = 1e-3
+"""Seconds of work that make a run; items of a run may fail together if their worker dies."""
+_AT_MOST = 2 * RUN_SECONDS  # seconds after which a run stops
+_UNLOOKED = 16  # items between two looks at the clock
+
+# Copying these, and what they share, cannot be noticed: many of them are one pickle.
+_PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))
+
+
+class Outcomes(NamedTuple):
+    """What became of the first items of a run, in order."""
+
+    values: list[Any]
+    """The results; None for an item that failed."""
+    packed: bool
+    """They are pickles, each of its own."""
+    errors: dict[int, Any]
+    """By position in the run: exceptions, or pickles of them."""
+    seconds: float
+
+
+class Run:
+    """The function of a map, called with one item of a run after the other."""
+
+    __slots__ = ("__weakref__", "fn", "name", "packs", "spread")
+
+    def __init__(self, fn: Callable[..., Any], name: str, *, spread: bool, packs: bool) -> None:
+        self.fn = fn
+        self.name = name
+        self.spread = spread
+        """Each item holds all arguments of its call; else it is the only one."""
+        self.packs = packs
+        """Arguments and results are pickled."""
+
+    def __call__(self, items: Sequence[Any], packed: bool) -> Outcomes | Coroutine[Any, Any, Outcomes]:
+        """Call the function with the items, until all are done or it takes too long; *packed*: they are pickles."""
+        started = time.monotonic()
+        until = started + _AT_MOST
+        values: list[Any] = []
+        errors: dict[int, BaseException] = {}
+        count, call = len(items), self._calls(iter(items), values, errors, packed)
+        entered.set(_Items(values))
+        base = copy_context()
+        while len(values) < count:
+            base.copy().run(call)
+            if time.monotonic() > until:
+                break
+        seconds = time.monotonic() - started
+        if CoroutineType in set(map(type, values)):
+            return self._awaited(values, errors, seconds)
+        return self._outcomes(values, errors, seconds)
+
+    def _calls(
+        self, items: Iterator[Any], values: list[Any], errors: dict[int, BaseException], packed: bool
+    ) -> Callable[[], None]:
+        """Return what calls the function with the next few items, or up to the first that changes its context."""
+        fn, append, looked_at = self.fn, values.append, copy_context
+        if packed:
+            fn = _Unpacking(fn)
+        elif self.spread:
+            fn = _Spreading(fn)
+
+        def call() -> None:
+            unchanged = looked_at()
+            for item in islice(items, _UNLOOKED):
+                try:
+                    append(fn(item))
+                except BaseException as error:  # whatever it is, it is this item's outcome
+                    _without_our_frames(error)
+                    errors[len(values)] = error
+                    append(None)
+                try:
+                    if looked_at() != unchanged:
+                        return
+                except Exception:  # of the `==` of a variable's value: it was changed, then
+                    return
+
+        return call
+
+    async def _awaited(self, values: list[Any], errors: dict[int, BaseException], seconds: float) -> Outcomes:
+        """Await those that are coroutines; *values* becomes shorter, so that each is the current item meanwhile."""
+        started = time.monotonic()
+        rest = values.copy()
+        values.clear()
+        for value in rest:
+            try:
+                values.append(await value if type(value) is CoroutineType else value)
+            except BaseException as error:  # as in a call
+                _without_our_frames(error)
+                errors[len(values)] = error
+                values.append(None)
+        return self._outcomes(values, errors, seconds + time.monotonic() - started)
+
+    def _outcomes(self, values: list[Any], errors: dict[int, Any], seconds: float) -> Outcomes:
+        if not self.packs:
+            return Outcomes(values, False, errors, seconds)
+        name = self.name
+        packed = not _are_plain(values)
+        if packed:
+            for position, value in enumerate(values):
+                try:
+                    values[position] = dump_result(value, task=name)
+                except BaseException as error:  # SerializationError, or what the user's pickling code raised for good
+                    errors[position] = error
+                    values[position] = b""
+        return Outcomes(values, packed, {at: dump_exception(error, task=name) for at, error in errors.items()}, seconds)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _load, (dump_function(self.fn, task=self.name), self.name, self.spread, self.packs)
+
+    @property
+    def __name__(self) -> str:
+        """What `function_name` finds."""
+        return self.name
+
+
+def _are_plain(values: Iterable[Any]) -> bool:
+    """Return whether nobody can tell if *values* share what they are made of."""
+    kinds = set(map(type, values)) - _PLAIN
+    return not kinds or (
+        kinds == {tuple} and _PLAIN.issuperset(map(type, chain.from_iterable(v for v in values if type(v) is tuple)))
+    )
+
+
+def _load(data: bytes, name: str, spread: bool, packs: bool) -> Run:
+    return Run(load_function(data, task=name), name, spread=spread, packs=packs)
+
+
+def _without_our_frames(error: BaseException) -> None:
+    """Cut the frames of this file from the top of the traceback."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_globals is globals() and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    BaseException.with_traceback(error, traceback)  # an assignment would run the user's __setattr__
+
+
+class _Spreading:
+    __slots__ = ("fn",)
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self.fn = fn
+
+    def __call__(self, item: tuple[Any, ...]) -> Any:
+        return self.fn(*item)
+
+
+class _Unpacking:
+    __slots__ = ("fn",)
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self.fn = fn
+
+    def __call__(self, item: bytes) -> Any:
+        args, _ = load_arguments(item)
+        return self.fn(*args)
+
+
+class _Items(Entered):
+    """In the place of the run's own `CurrentTask` while its items are called: the number of outcomes tells which one is."""
+
+    __slots__ = ("_made", "_run", "_values")
+
+    def __init__(self, values: list[Any]) -> None:
+        super().__init__()
+        self._run = current_task()
+        self._values = values
+        self._made: CurrentTask | None = None
+
+    def current(self) -> CurrentTask:
+        run, index = self._run, len(self._values)
+        assert run is not None  # noqa: S101 - a run is a task
+        index += run.index
+        made = self._made
+        if made is None or made.index != index:
+            made = self._made = run.of_item(index)
+        return made
+
+
+# -- in the parent -------------------------------------------------------------------------------------------------------------
+
+
+def pack_items(items: list[Any], run: Run) -> tuple[list[Any], bool] | None:
+    """Return *items* as *run* takes them; None if one of them cannot be pickled: then each is to travel alone.
+
+    Items whose sharing cannot be noticed are pickled with the run, others each by itself.
+    """
+    if not run.packs or _are_plain(items):
+        return items, False
+    try:
+        with shipping.collecting() as refers:
+            packed = [dump_arguments(item if run.spread else (item,), {}, task=run.name) for item in items]
+    except BaseException:  # the item whose fault it is tells, when it is sent alone
+        return None
+    return None if refers else (packed, True)  # what goes beside a task (locks, what is shared) goes with its own item
+
+
+def split_outcomes(found: Outcomes) -> list[tuple[Any, BaseException | None]]:
+    """Return value and error of each item, those that were pickled as they come out of it."""
+    outcomes: list[tuple[Any, BaseException | None]] = []
+    for position, value in enumerate(found.values):
+        error = found.errors.get(position)
+        if error is not None:
+            outcomes.append((None, load_exception(error) if isinstance(error, bytes) else error))
+        elif found.packed:
+            try:
+                outcomes.append((load_result(value), None))
+            except BaseException as unloaded:  # SerializationError
+                outcomes.append((None, unloaded))
+        else:
+            outcomes.append((value, None))
+    return outcomes

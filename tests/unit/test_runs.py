@@ -1,0 +1,219 @@
+"""Several items as one task: what each can tell, and how a run stops."""
+
+from __future__ import annotations
+
+import contextvars
+import pickle
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import taskrun
+from taskrun import map_runs, runs, sharing
+from taskrun.map_runs import Pace
+from taskrun.runs import Outcomes, Run, pack_items, split_outcomes
+from taskrun.task import CurrentTask, current_task, entered
+from taskrun.testing import tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+VARIABLE: contextvars.ContextVar[Any] = contextvars.ContextVar("variable", default=0)
+COUNT = 2000
+
+
+class Flag:
+    cancel_requested = False
+
+
+def outcomes(fn: Callable[..., Any], items: list[Any], *, packs: bool = False, spread: bool = False) -> Outcomes:
+    """Run *items* as a worker does, as those from number 100 on."""
+    run = Run(fn, "work", spread=spread, packs=packs)
+    packed = pack_items(items, run)
+    assert packed is not None
+
+    def call() -> Any:
+        entered.set(CurrentTask("work", 100, 1, None, None, Flag()))
+        return run(*packed)
+
+    found = contextvars.copy_context().run(call)
+    assert isinstance(found, Outcomes)
+    return found
+
+
+def test_values_and_errors_stand_in_their_places() -> None:
+    found = outcomes(lambda item: 6 // item, [1, 0, 3])
+    assert found.values == [6, None, 2]
+    assert list(found.errors) == [1]
+    assert isinstance(found.errors[1], ZeroDivisionError)
+    frames = found.errors[1].__traceback__
+    assert frames.tb_frame.f_code.co_name == "<lambda>"
+    assert frames.tb_next is None
+
+
+@pytest.mark.parametrize("packs", [False, True])
+def test_each_item_finds_its_own_index_and_one_task(packs: bool) -> None:
+    def work(item: int) -> tuple[int, bool]:
+        task = current_task()
+        assert task is not None
+        return task.index, task is current_task()
+
+    found = split_outcomes(outcomes(work, list(range(50)), packs=packs))
+    assert [value for value, _ in found] == [(100 + i, True) for i in range(50)]
+
+
+@pytest.mark.parametrize("value", [1, [], object()])
+def test_what_one_item_sets_the_next_does_not_see(value: Any) -> None:
+    def work(item: int) -> Any:
+        before = VARIABLE.get()
+        if item % 3 == 0:
+            VARIABLE.set(value)
+        return before
+
+    assert outcomes(work, list(range(60))).values == [0] * 60
+
+
+class Unequal:
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("which one?")
+
+    __hash__ = object.__hash__
+
+
+def test_variables_that_cannot_be_compared_are_kept_apart_too() -> None:
+    def work(_: int) -> Any:
+        before = VARIABLE.get()
+        VARIABLE.set(Unequal())
+        return before
+
+    context = contextvars.copy_context()
+    context.run(VARIABLE.set, first := Unequal())
+    assert all(value is first for value in context.run(outcomes, work, list(range(20))).values)
+
+
+def test_it_stops_between_two_items_when_it_takes_too_long() -> None:
+    def work(item: int) -> int:
+        if item == 20:
+            time.sleep(0.003)
+        return item
+
+    found = outcomes(work, list(range(100)))
+    assert 20 < len(found.values) < 100
+    assert found.values == list(range(len(found.values)))
+    assert found.seconds >= 0.003
+
+
+def test_plain_items_are_one_pickle_and_others_one_each() -> None:
+    run = Run(abs, "abs", spread=False, packs=True)
+    assert pack_items([1, "a", None, 2.0], run) == ([1, "a", None, 2.0], False)
+    assert pack_items([(1, "a"), (2, b"")], run) == ([(1, "a"), (2, b"")], False)
+    packed = pack_items([[1], {}, (1, [])], run)
+    assert packed is not None
+    items, each_by_itself = packed
+    assert each_by_itself
+    assert [pickle.loads(item)[0] for item in items] == [([1],), ({},), ((1, []),)]
+    assert pack_items([1, [], (each for each in ())], run) is None
+
+
+def test_results_share_nothing_and_those_that_do_not_pickle_fail_alone() -> None:
+    shared: list[int] = []
+    found = split_outcomes(outcomes(lambda item: shared if item else (each for each in ()), [0, 1, 2], packs=True))
+    assert isinstance(found[0][1], taskrun.SerializationError)
+    assert found[1] == found[2] == ([], None)
+    assert found[1][0] is not found[2][0]
+
+
+def test_errors_come_out_of_pickling_as_themselves() -> None:
+    def work(item: int) -> None:
+        raise tasks.AwkwardError(code=item)
+
+    errors = [error for _, error in split_outcomes(outcomes(work, [1, 2], packs=True))]
+    assert [(type(error), error.code) for error in errors if isinstance(error, tasks.AwkwardError)] == [
+        (tasks.AwkwardError, 1),
+        (tasks.AwkwardError, 2),
+    ]
+
+
+def test_the_middle_of_some_items_decides_and_one_slow_run_does_not() -> None:
+    pace = Pace()
+    assert pace.seconds is None
+    pace.learn([Ended(each) for each in [1.0, 1.0, *[1e-6] * 14]])
+    assert pace.seconds == 1e-6
+    pace.learn_run(1000, 1e-3)
+    pace.learn_run(1000, 1e-3)
+    pace.learn_run(10, 1.0)
+    assert pace.seconds == 1e-6
+    pace.learn_run(10, 1.0)
+    assert pace.seconds == 0.1
+    pace.learn([Ended(1e-6)] * 500)
+    assert pace.seconds == 0.1
+    pace.learn([Ended(1e-6)] * 12)
+    assert pace.seconds == 1e-6
+
+
+class Ended:
+    def __init__(self, seconds: float) -> None:
+        self._records = ((1, 0.0, ("worker", 0.0, seconds, 0.0, None), None),)
+
+
+# -- maps, whose every run stops after a few items -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def executor(monkeypatch: pytest.MonkeyPatch) -> Iterator[taskrun.Executor]:
+    monkeypatch.setattr(map_runs, "TINY", 1.0)
+    monkeypatch.setattr(runs, "_AT_MOST", 0.0)
+    with taskrun.Executor("thread", max_workers=2) as ex:
+        yield ex
+
+
+def test_the_rest_of_a_run_comes_in_its_place(executor: taskrun.Executor) -> None:
+    assert list(executor.map(lambda item: -item, range(COUNT))) == [-item for item in range(COUNT)]
+    assert sorted(executor.map_unordered(tasks.index_of_task, range(COUNT))) == list(range(COUNT))
+    assert list(executor.map(tasks.index_of_task, range(COUNT))) == list(range(COUNT))
+
+
+def test_the_executor_ends_after_the_rest(executor: taskrun.Executor) -> None:
+    ran: list[int] = []
+    results = executor.map(ran.append, range(COUNT))
+    executor.map(ran.append, range(COUNT, 2 * COUNT))  # nobody will ask for its results
+    executor.shutdown()
+    assert sorted(ran) == list(range(2 * COUNT))
+    assert list(results) == [None] * COUNT
+    stats = executor.stats()
+    assert (stats["submitted"], stats["succeeded"], stats["unfinished"]) == (2 * COUNT, 2 * COUNT, 0)
+
+
+def test_a_map_that_is_closed_submits_no_rest(executor: taskrun.Executor) -> None:
+    results = executor.map(lambda item: item, range(100 * COUNT))
+    assert [next(results) for _ in range(COUNT)] == list(range(COUNT))
+    results.close()
+    executor.shutdown()
+    stats = executor.stats()
+    assert stats["unfinished"] == 0
+    assert stats["succeeded"] < 50 * COUNT
+
+
+def test_an_executor_that_cancels_submits_no_rest(executor: taskrun.Executor) -> None:
+    results = executor.map(lambda item: item, range(100 * COUNT))
+    assert next(results) == 0
+    executor.shutdown(cancel_futures=True)
+    assert executor.stats()["unfinished"] == 0
+    with pytest.raises(BaseException, match=r"^$"):
+        list(results)
+
+
+def test_what_is_asked_of_each_item_makes_each_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "in_use", False)  # another test may have used it
+    for options in ({"timeout": 5}, {"retry": 2}, {"chunksize": 1}):
+        with taskrun.Executor("thread", max_workers=2) as ex:
+            scheduler = ex._scheduler
+            view = ex.options(**options)
+            assert not map_runs.may_run_together(scheduler, abs, view._options), options
+            assert map_runs.may_run_together(scheduler, abs, ex._options)
+    for settings in ({"seed": 1}, {"max_tasks_per_child": 5}):
+        with taskrun.Executor("dummy", max_workers=2, **settings) as ex:
+            assert not map_runs.may_run_together(ex._scheduler, abs, ex._options), settings
+    with taskrun.Executor("fork", max_workers=2) as ex:
+        assert not map_runs.may_run_together(ex._scheduler, abs, ex._options)
