@@ -134,6 +134,7 @@ class ControlBehaviours(Behaviours):
             error = limited.submit(tasks.sleep_for, self.patience).exception(self.patience)
             assert isinstance(error, taskrun.TaskTimeoutError)
             assert error.soft
+            limited = ex.options(soft_timeout=0.3)  # by then it awaits, on a busy machine too
             assert limited.submit(tasks.sleep_and_answer, self.patience).result(self.patience) == "answered"
             assert ex.submit(tasks.double_later, 1).result(self.patience) == 2
 

@@ -124,7 +124,7 @@ class TestTimeout:
 
         with make(max_workers=1) as ex:
             retry = taskrun.Retry(max_attempts=2, wait="none", on_timeout=True)
-            assert ex.options(timeout=0.4, retry=retry).submit(slow_at_first).result() == 2
+            assert ex.options(timeout=1.5, retry=retry).submit(slow_at_first).result() == 2
 
 
 class TestStoppedWorker:

@@ -49,9 +49,9 @@ class Program:
         self.started.append(process)
         return process
 
-    def end(self, process: subprocess.Popen[str], text: str | None = None) -> tuple[int, str, str]:
+    def end(self, process: subprocess.Popen[str], text: str | None = None, patience: float = PATIENCE) -> tuple[int, str, str]:
         """Wait for the end; return exit code, standard output, standard error."""
-        out, err = process.communicate(text, timeout=PATIENCE)
+        out, err = process.communicate(text, timeout=patience)
         return process.returncode, out, err
 
     def run(self, code: str, *arguments: str, **options: Any) -> tuple[int, str, str]:

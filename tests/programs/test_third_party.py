@@ -13,6 +13,9 @@ from running import ROOT
 if TYPE_CHECKING:
     from running import Program
 
+SUITE_PATIENCE = 200.0
+"""Seconds for a whole conformance suite, which takes ten on a machine that has nothing else to do."""
+
 PAGE = ROOT / "docs" / "how-to" / "write-a-backend.md"
 FILES = dict(re.findall(r"^```\w+ file=(\S+)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL))
 
@@ -39,14 +42,17 @@ def test_it_is_found_by_its_name(installed: Program) -> None:
     assert "eager" in {backend["name"] for backend in json.loads(out)}
 
 
+@pytest.mark.timeout(SUITE_PATIENCE)
 def test_it_keeps_what_tasks_promise(installed: Program) -> None:
-    status, out, err = installed.end(installed.start("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_eager.py"))
+    suite = installed.start("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_eager.py")
+    status, out, err = installed.end(suite, patience=SUITE_PATIENCE)
     assert (status, err) == (0, ""), out
     assert int(re.search(r"(\d+) passed", out)[1]) >= 70  # type: ignore[index]
     assert "skipped" not in out
     assert len(FILES["test_eager.py"].splitlines()) <= 10
 
 
+@pytest.mark.timeout(SUITE_PATIENCE)
 @pytest.mark.parametrize(
     ("right", "wrong", "caught_by"),
     [
@@ -59,5 +65,6 @@ def test_a_fault_in_it_is_found(installed: Program, right: str, wrong: str, caug
     assert right in FILES["taskrun_eager.py"]
     installed.write("taskrun_eager.py", FILES["taskrun_eager.py"].replace(right, wrong))
     installed.write("test_eager.py", FILES["test_eager.py"] + "    patience = 2.0\n")
-    status, out, _ = installed.end(installed.start("-m", "pytest", "-q", "-x", "-k", caught_by, "test_eager.py"))
+    suite = installed.start("-m", "pytest", "-q", "-x", "-k", caught_by, "test_eager.py")
+    status, out, _ = installed.end(suite, patience=SUITE_PATIENCE)
     assert status == 1, out

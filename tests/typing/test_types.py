@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).parent
 
 
@@ -15,6 +17,7 @@ def mypy(file: Path, cache: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=HERE.parents[1], check=False)
 
 
+@pytest.mark.timeout(300)  # two runs of mypy from nothing
 def test_right_calls_pass_and_each_wrong_one_is_found(tmp_path: Path) -> None:
     checked = mypy(HERE / "calls.py", tmp_path / "cache")
     assert checked.returncode == 0, checked.stdout + checked.stderr

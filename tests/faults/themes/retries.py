@@ -102,9 +102,11 @@ def jitter_depends_on_the_seed_alone(case: Case) -> None:
                 for i in range(2)
             ]
 
-    first, again = waits(7), waits(7)
-    assert max(abs(a - b) for a, b in zip(first, again, strict=True)) < 0.5  # the machine may be busy
-    assert max(first) > 0
+    def alike(seed: int) -> bool:
+        return max(abs(a - b) for a, b in zip(waits(7), waits(seed), strict=True)) < 0.01
+
+    assert any(alike(7) for _ in range(30))  # nothing comes early, and not all of them late, however busy the machine is
+    assert not all(alike(8) for _ in range(3))
 
 
 @fault("process", "pool", "fork", soak=PROCESSES)
@@ -115,7 +117,7 @@ def crashes_and_timeouts_have_switches_of_their_own(case: Case) -> None:
         both = taskrun.Retry(max_attempts=3, on=KeyError, on_crash=True, on_timeout=True, wait="none")
         for fn, kind, limit in (
             (crash_until_3, taskrun.WorkerCrashedError, None),
-            (hang_until_3, taskrun.TaskTimeoutError, 0.3),
+            (hang_until_3, taskrun.TaskTimeoutError, 1.0),
         ):
             once = run.submit(fn, retry=plain, timeout=limit)
             thrice = run.submit(fn, retry=both, timeout=limit)

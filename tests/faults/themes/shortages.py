@@ -157,16 +157,19 @@ def there_is_no_memory_in_the_parent(case: Case) -> None:
 @contextlib.contextmanager
 def no_threads() -> Iterator[None]:
     """Have the system refuse new threads, as it does at its limit."""
-    before = threading._start_new_thread  # type: ignore[attr-defined]
+    start = (
+        "_start_new_thread" if hasattr(threading, "_start_new_thread") else "_start_joinable_thread"
+    )  # until 3.12, since 3.13
+    before = getattr(threading, start)
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    threading._start_new_thread = refuse  # type: ignore[attr-defined]
+    setattr(threading, start, refuse)
     try:
         yield
     finally:
-        threading._start_new_thread = before  # type: ignore[attr-defined]
+        setattr(threading, start, before)
 
 
 @fault("process", "pool", "fork", "thread", "dummy", "asyncio", soak=CONCURRENT)
