@@ -146,7 +146,7 @@ class Answers:
                 self._fleet.answered(handle, task)
         if answers:
             handle.moved = handle.heard = time.monotonic()
-            handle.unresponsive = False
+            handle.forgive()
         self._fleet.progress()
         if size:
             self._fleet.check_size(handle, size)

@@ -374,7 +374,7 @@ class Dispatcher:
             if somebody is None:
                 somebody = self._anybody_free()
             if not somebody:
-                return None
+                return self._somebody_by()
             due = handle.fed + _OVERDUE
             if due > now:
                 following = due if following is None else min(due, following)
@@ -382,10 +382,15 @@ class Dispatcher:
             with self._lock:
                 back = handle.take_back()
                 handle.seen = next(iter(flight.values()), None)
-                # Nothing claimed, or nothing but what it has answered without our having read it: it will answer soon.
-                handle.unresponsive = handle.seen is None
+                if handle.seen is None:  # nothing claimed, or nothing but what it has answered without our having read it
+                    handle.shun(now)
             self._fleet.returned += back
         return following
+
+    def _somebody_by(self) -> float | None:
+        """Return when a worker that is shunned may be tried again, or None."""
+        shunned = [handle.shunned_until for handle in self._fleet.workers.values() if handle.free and handle.unresponsive]
+        return min(shunned, default=None)
 
     def _anybody_free(self) -> bool:
         """Return whether there is, or could be, a worker that may run something beside those that do."""

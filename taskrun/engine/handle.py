@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Handle"]
 
 _INT = struct.Struct("i")
+_SHUN, _SHUN_AT_MOST = 0.1, 1.0  # seconds for which a worker is not given tasks that did not claim one
 
 
 class Handle:
@@ -97,11 +98,26 @@ class Handle:
         """When it was last looked into what it has answered."""
         self.seen: Task | None = None
         """A task that it is known to have claimed."""
-        self.unresponsive = False
-        """Did not claim a task in time (stopped, swapped out): the last choice until it answers again."""
+        self.shunned_until = 0.0
+        """It did not claim a task in time (stopped, swapped out, without a CPU): till then the last choice."""
+        self._shunned_for = 0.0
         self._stack_from = notes.STACK_AT
         self.rss = 0
         self.exit_status: int | None = None
+
+    @property
+    def unresponsive(self) -> bool:
+        """Whether it is the last choice for now. It may be well again and nobody would know: it has nothing to answer."""
+        return self.shunned_until > time.monotonic()
+
+    def shun(self, now: float) -> None:
+        """It did not claim a task in time: do without it for a while, longer each time until it answers."""
+        self._shunned_for = min(max(2 * self._shunned_for, _SHUN), _SHUN_AT_MOST)
+        self.shunned_until = now + self._shunned_for
+
+    def forgive(self) -> None:
+        """It has answered."""
+        self.shunned_until = self._shunned_for = 0.0
 
     @property
     def free(self) -> bool:

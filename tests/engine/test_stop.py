@@ -162,6 +162,18 @@ class TestStoppedWorker:
         ex.shutdown()
 
     @pytest.mark.parametrize("make", ["process"], indirect=True)  # on the pool backend it was killed
+    def test_it_is_tried_again_though_it_had_nothing_to_answer(self, make: Callable) -> None:
+        ex = make(max_workers=2)
+        worker = ex.submit(jobs.pid).result()
+        stopped(worker)
+        other = ex.submit(jobs.pid).result(20)
+        assert other != worker
+        os.kill(worker, signal.SIGCONT)
+        stopped(other)
+        assert ex.submit(jobs.pid).result(20) == worker
+        os.kill(other, signal.SIGCONT)
+
+    @pytest.mark.parametrize("make", ["process"], indirect=True)  # on the pool backend it was killed
     def test_it_is_used_again_once_it_goes_on_and_is_needed(self, make: Callable, wire: Wire) -> None:
         ex = make(max_workers=2)
         worker = ex.submit(jobs.pid).result()
