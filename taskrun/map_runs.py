@@ -111,6 +111,7 @@ class FeedInRuns(Feed):
         super().__init__(scheduler, fn, items, options, **rest)
         self._run = Run(fn, options.name or function_name(fn), spread=spread, packs=scheduler.pickles_arguments)
         self._pace = Pace()
+        self._options_of_runs = options._replace(chunksize=None)  # it counts items
         self._runs = 0  # under way
         self._items_of: dict[Future[Any], int] = {}  # the runs that were not handed out
         self._followed: dict[Future[Any], list[Future[Any]]] = {}  # those that stopped early -> the rest of their items
@@ -156,7 +157,8 @@ class FeedInRuns(Feed):
         if each is None or each > TINY:
             return 1
         left = waiting + (self._total or 0) - self._index
-        return max(1, min(int(RUN_SECONDS / max(each, _FASTEST)), left // (4 * self.scheduler.settings.max_workers)))
+        length = min(int(RUN_SECONDS / max(each, _FASTEST)), left // (4 * self.scheduler.settings.max_workers))
+        return max(1, length if self.options.chunksize is None else min(length, self.options.chunksize))
 
     def _submit_run(self, items: list[Any], first: int, packed: tuple[list[Any], bool]) -> Future[Any]:
         run = _UnderWay(self, items, first)
@@ -164,7 +166,7 @@ class FeedInRuns(Feed):
             self._runs += 1
         self.scheduler.count_items(len(items) - 1)
         try:
-            (future,) = self.scheduler.submit_all(self._run, (packed,), first, self.options, run, self._context)
+            (future,) = self.scheduler.submit_all(self._run, (packed,), first, self._options_of_runs, run, self._context)
         except BaseException:
             self.scheduler.count_items(1 - len(items))
             with self._lock:
