@@ -69,6 +69,7 @@ class AsyncioBackend(ThreadLikeBackend):
         self._held: dict[Task, None] = {}
         self._handed: SimpleQueue[Task | None] = SimpleQueue()  # to the threads; None: look whether you are wanted
         self._workers: set[_Worker] = set()
+        self._leaving: list[_Worker] = []  # no workers any more, and perhaps not ended yet
         self._number = 0
         self._ready = False  # the loop's thread is; the others see to themselves
         self._not_before = 0.0  # the initializer is not tried again before
@@ -195,8 +196,7 @@ class AsyncioBackend(ThreadLikeBackend):
     def _work(self, worker: _Worker) -> None:
         scheduler = self._scheduler
         if not initialize(scheduler):
-            with scheduler.lock:
-                self._workers.discard(worker)
+            self._let_go(worker)
             self.recall()
             self.wake()
             return
@@ -211,9 +211,13 @@ class AsyncioBackend(ThreadLikeBackend):
             self.wake()
         if not worker.abandoned:
             finalize(scheduler)
-        with scheduler.lock:
-            self._workers.discard(worker)
+        self._let_go(worker)
         self.wake()
+
+    def _let_go(self, worker: _Worker) -> None:
+        with self._scheduler.lock:
+            self._workers.discard(worker)
+            self._leaving = [*(each for each in self._leaving if each.is_alive()), worker]
 
     def _run(self, worker: _Worker, task: Task) -> None:
         scheduler = self._scheduler
@@ -308,7 +312,7 @@ class AsyncioBackend(ThreadLikeBackend):
         """Wait for the loop and for the threads that are not abandoned."""
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._scheduler.lock:
-            threads: list[OwnThread] = [self.thread, *self._workers]
+            threads: list[OwnThread] = [self.thread, *self._workers, *self._leaving]
         for thread in threads:
             if thread is not threading.current_thread() and thread.ident is not None:
                 thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))

@@ -56,6 +56,7 @@ class ThreadBackend(ThreadLikeBackend):
         self._target = settings.max_workers  # grows while a worker waits for a task of its own executor
         self._parked: list[ThreadWorker] = []
         self._workers: set[ThreadWorker] = set()
+        self._leaving: list[ThreadWorker] = []  # no workers any more, and perhaps not ended yet
         self._coming = 0  # how many of them are
         self._number = 0
         self._closing = False
@@ -197,6 +198,7 @@ class ThreadBackend(ThreadLikeBackend):
         with self._scheduler.lock:
             self._arrived(worker)
             self._workers.discard(worker)
+            self._leaving = [*(each for each in self._leaving if each.is_alive()), worker]
         self.wake()  # work may be left: for whoever takes this place
 
     # -- stopping --------------------------------------------------------------------------------------------------------------
@@ -249,7 +251,7 @@ class ThreadBackend(ThreadLikeBackend):
         """Wait for the workers that are not abandoned."""
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._scheduler.lock:
-            workers = [worker for worker in self._workers if worker is not threading.current_thread()]
+            workers = [each for each in (*self._workers, *self._leaving) if each is not threading.current_thread()]
         for worker in workers:
             if worker.ident is not None:
                 worker.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
