@@ -158,6 +158,7 @@ class Closing:
         """Settle the future of *task* for good. Under the lock; follow with `_progress`, then `_let_go` outside of it."""
         future = task.future
         # No call in between: Ctrl-C, which may strike after any call, finds all of this done or nothing.
+        task.settled = True  # from here on whoever finds it in the queue drops it
         future._task = None
         self._open -= 1
         self.counts["cancelled" if state != FINISHED else "succeeded" if error is None else "failed"] += 1
@@ -219,7 +220,6 @@ class Closing:
         refused = []
         # Out of the queue once they are settled, so that a Ctrl-C in between loses none of them.
         for task in [*self._queue.everything(), *self._backoff]:
-            task.settled = True
             if task.future._task is not task:
                 continue  # cancelled already
             refused.append(task)
