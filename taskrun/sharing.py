@@ -133,6 +133,6 @@ def _not_looked_at(arrival: Arrival) -> Shared:
 def _from_whole(key: bytes, blob: bytes) -> Shared:
     one = _from_key(key) if shipping.received(key) else _whole.get(key)
     if one is None:
-        one = _whole[key] = _not_looked_at(Arrival(blob))
+        one = _whole.setdefault(key, _not_looked_at(Arrival(blob)))  # a worker may have several threads: one is theirs
         _latest.append(one)
     return one

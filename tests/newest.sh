@@ -50,7 +50,8 @@ run() { # pytest's arguments
         mount -t proc proc "$root/proc"
         mount --rbind /dev "$root/dev"
         exec chroot "$root" env -i HOME=/root LANG=C.UTF-8 PATH=/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin \
-            sh -c "cd /work && exec python -W error -X dev -m pytest \"\$@\"" sh "$@"
+            sh -c "cd /work && exec python -W error -X dev -m pytest \"\$@\"" sh \
+            --dist worksteal --tx "$(( 2 * $(getconf _NPROCESSORS_ONLN) ))*popen//python=/venv/bin/python -W error -X dev" "$@"
     ' bash "$root" "$@"
 }
 
