@@ -54,7 +54,7 @@ class ResultBehaviours(Behaviours):
             done = [ex.submit(tasks.use_counted, i, counted=counted).result(self.patience) for i in range(6)]
             done += ex.map(functools.partial(tasks.use_counted, counted=counted), range(6))
             assert [number for number, _ in done] == [10, 11, 12, 13, 14, 15] * 2
-            assert max(loads for _, loads in done) <= 1
+            assert max(loads for _, loads in done) <= 2  # once, but for threads of one worker that ask at the same time
             # Only what the function itself is given is taken out; elsewhere the stand-in says what it is.
             assert ex.submit(tasks.kinds_in, [counted], named=counted).result(self.patience) == ["Shared", "Counted"]
 
