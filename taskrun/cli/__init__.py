@@ -12,7 +12,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     Never raises for a user's mistake: that is told on standard error, without a traceback.
     """
-    from taskrun.cli.exits import CommandError, ExitCode, say
+    from taskrun.cli.exits import CommandError, ExitCode, say, writing
 
     _occupy_closed_outputs()
     try:
@@ -24,7 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"{missing}: pip install 'taskrun-executor[cli]'")
         return ExitCode.USAGE
     try:
-        app(arguments, prog_name="taskrun")
+        with writing("the help", "standard output"):  # that is typer's own; what commands write has its own handling
+            app(arguments, prog_name="taskrun")
     except CommandError as error:
         if str(error):
             say(f"taskrun: {error}")

@@ -114,6 +114,13 @@ def test_version_and_help(command):
     assert command("rum").returncode == 2
 
 
+def test_help_for_a_full_disk_is_no_traceback():
+    command = [sys.executable, "-W", "error", "-X", "dev", "-m", "taskrun", "run", "--help"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (3, "taskrun: cannot write the help to standard output: No space left on device\n")
+
+
 @pytest.mark.parametrize(
     "arguments", [["config"], ["backends"], ["backends", "--markdown"], ["--version"], ["config", "--json"]]
 )
