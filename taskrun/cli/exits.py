@@ -41,8 +41,10 @@ class CommandError(Exception):
 def say(text: str) -> None:
     """Print *text* on standard error, if that is there and takes it: the exit code says the rest."""
     if sys.stderr is not None:  # print would take standard output
-        with contextlib.suppress(OSError, ValueError):
+        try:
             print(text, file=sys.stderr, flush=True)
+        except (OSError, ValueError):
+            sys.stderr = None  # else Python tries again at exit, and makes the exit code 120
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ class Program:
         self.directory = directory
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("TASKRUN_")}
         self.env |= {"PYTHONPATH": str(ROOT), "HOME": str(directory), "XDG_CONFIG_HOME": str(directory / "config")}
+        self.env["PYTHONUNBUFFERED"] = "1"  # what tasks print and what the program prints come in the order of printing
         self.started: list[subprocess.Popen[str]] = []
 
     def write(self, name: str, text: str) -> str:

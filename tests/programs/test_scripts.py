@@ -201,6 +201,8 @@ ex.shutdown()
 
 @pytest.mark.parametrize("outer", EVERY_BACKEND)
 def test_tasks_make_executors_of_their_own(program: Program, outer: str) -> None:
+    # multiprocessing.Pool needs daemon threads, which a sub-interpreter does not allow.
+    inside = [inner for inner in EVERY_BACKEND if (outer, inner) != ("interpreter", "pool")]
     code = f"""
 import taskrun
 def square(x): return x * x
@@ -208,10 +210,10 @@ def total(inner, n):
     with taskrun.Executor(inner, max_workers=2) as ex:
         return sum(ex.map(square, range(n)))
 with taskrun.Executor({outer!r}, max_workers=2) as ex:
-    for inner in {EVERY_BACKEND}:
+    for inner in {inside}:
         print(inner, list(ex.map(total, [inner] * 5, range(5))))
 """
-    assert program.prints(code) == "".join(f"{inner} [0, 0, 1, 5, 14]\n" for inner in EVERY_BACKEND)
+    assert program.prints(code) == "".join(f"{inner} [0, 0, 1, 5, 14]\n" for inner in inside)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
