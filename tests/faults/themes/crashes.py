@@ -152,10 +152,10 @@ def idle_workers_are_killed(case: Case) -> None:
             done = [run.submit(acts.pid) for _ in range(4)]
             for pid in {future.result(PATIENCE) for future in done}:
                 kill(pid)
-                assert gone(pid)  # in the kernel, on a busy machine, it could still read a token, and be blamed with reason
-            run.innocents(6)
-        for future in run.innocents(2):
-            future.result(PATIENCE)
+            for future in run.innocents(
+                6
+            ):  # all of them: one that was taken back from a slow worker would find this one not idle
+                future.result(PATIENCE)
 
 
 @fault("process", "pool", soak=PROCESSES)
