@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import traceback
+from typing import Any
 
-__all__ = ["said", "text_of", "traceback_text", "type_name"]
+__all__ = ["said", "text_of", "traceback_text", "type_name", "without_frames_of"]
 
 _LONGEST_TEXT = 100_000
 
@@ -34,3 +35,11 @@ def text_of(error: BaseException) -> str:
 
 def said(error: BaseException) -> str:
     return f"{type_name(type(error))}: {text_of(error)}"
+
+
+def without_frames_of(ours: dict[str, Any], error: BaseException) -> None:
+    """Cut the frames of the file with these globals from the top of the traceback, unless it has no others."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_globals is ours and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    BaseException.with_traceback(error, traceback)  # an assignment would run the user's __setattr__

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from taskrun import sharing
@@ -45,6 +46,8 @@ def may_run_together(scheduler: Scheduler, fn: Callable[..., Any], options: Task
 
 
 def _is_coroutine_function(fn: Any) -> bool:
+    while type(fn) is partial:
+        fn = fn.func
     code = getattr(fn, "__code__", None)
     return bool(getattr(code, "co_flags", 0) & 0x80)  # CO_COROUTINE; `inspect` is slow to load
 
@@ -173,7 +176,8 @@ class FeedInRuns(Feed):
                 self._runs -= 1
             raise
         with self._lock:
-            self._items_of[future] = len(items)
+            if not self._unwanted:
+                self._items_of[future] = len(items)
         return future
 
     def run_ended(self, items: list[Any], first: int, future: Future[Any]) -> None:
@@ -226,6 +230,11 @@ class FeedInRuns(Feed):
                 self._window.learn_run(done, outcomes.seconds)
                 self._pace.learn_run(done, outcomes.seconds)
         return done
+
+    def let_go(self) -> None:
+        super().let_go()
+        with self._lock:
+            self._items_of, self._followed = {}, {}
 
     def _release(self) -> None:
         with self._lock:

@@ -82,17 +82,18 @@ class MapResults(Generic[T]):
         self._deadline = deadline
         self._asked = False
         self._ready: deque[Any] = deque()  # values of a run that was taken
-        self._take_ready = self._ready.popleft
         self._failed: BaseException | None = None  # what to raise after them
 
     def __iter__(self) -> MapResults[T]:
         return self
 
     def __next__(self) -> T:
-        try:
-            return self._take_ready()  # type: ignore[no-any-return]
-        except IndexError:
-            return self._next()
+        if self._ready:
+            try:
+                return self._ready.popleft()  # type: ignore[no-any-return]
+            except IndexError:
+                pass  # another thread was quicker
+        return self._next()  # outside of the handler, whose error would become the context of the task's
 
     def _next(self) -> T:
         """Take what comes next; it is not at hand."""
@@ -101,9 +102,11 @@ class MapResults(Generic[T]):
             raise StopIteration
         self._asked = True
         future: Future[Any] | None = None
+        error: BaseException | None = None
         try:
             if self._failed is not None:
-                raise self._failed
+                error, self._failed = self._failed, None
+                raise error
             future = feed.take(self._left())
             if future is None:
                 self._feed = None
@@ -123,6 +126,7 @@ class MapResults(Generic[T]):
             raise
         finally:
             del future  # an exception must not be kept alive by the frames in its own traceback
+            error = None
         raise StopIteration
 
     def _unpack(self, feed: Feed, run: Future[Any], items: int) -> None:

@@ -14,7 +14,7 @@ from taskrun.future import Future
 from taskrun.pool_feed import Collecting, demanded, tell_of
 from taskrun.pool_results import AsyncResult, IMapIterator, settle_as, settle_later
 from taskrun.pool_types import as_apply, as_apply_async, as_imap, as_map, as_map_async, as_starmap, as_starmap_async
-from taskrun.submitting import Star
+from taskrun.runs import Star
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -15,6 +15,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskrun import shipping
+from taskrun.exception_text import without_frames_of
 from taskrun.exceptions import dump_exception, load_exception
 from taskrun.serialization import dump_arguments, dump_function, dump_result, load_arguments, load_function, load_result
 from taskrun.task import CurrentTask, Entered, current_task, entered
@@ -22,7 +23,7 @@ from taskrun.task import CurrentTask, Entered, current_task, entered
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
-__all__ = ["RUN_SECONDS", "TINY", "Outcomes", "Run", "pack_items", "split_outcomes"]
+__all__ = ["RUN_SECONDS", "TINY", "Outcomes", "Run", "Star", "pack_items", "split_outcomes"]
 
 TINY = 10e-6
 """Seconds; items that take less come in runs."""
@@ -86,7 +87,7 @@ class Run:
         if packed:
             fn = _Unpacking(fn)
         elif self.spread:
-            fn = _Spreading(fn)
+            fn = Star(fn)
 
         def call() -> None:
             unchanged = looked_at()
@@ -94,7 +95,7 @@ class Run:
                 try:
                     append(fn(item))
                 except BaseException as error:  # whatever it is, it is this item's outcome
-                    _without_our_frames(error)
+                    without_frames_of(globals(), error)
                     errors[len(values)] = error
                     append(None)
                 try:
@@ -114,7 +115,7 @@ class Run:
             try:
                 values.append(await value if type(value) is CoroutineType else value)
             except BaseException as error:  # as in a call
-                _without_our_frames(error)
+                without_frames_of(globals(), error)
                 errors[len(values)] = error
                 values.append(None)
         return self._outcomes(values, errors, seconds + time.monotonic() - started)
@@ -154,21 +155,14 @@ def _load(data: bytes, name: str, spread: bool, packs: bool) -> Run:
     return Run(load_function(data, task=name), name, spread=spread, packs=packs)
 
 
-def _without_our_frames(error: BaseException) -> None:
-    """Cut the frames of this file from the top of the traceback."""
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_frame.f_globals is globals() and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    BaseException.with_traceback(error, traceback)  # an assignment would run the user's __setattr__
-
-
-class _Spreading:
-    __slots__ = ("fn",)
+class Star:
+    """Spreads one item over the arguments of a function; a class, so that it pickles."""
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         self.fn = fn
+        self.__qualname__ = getattr(fn, "__qualname__", type(fn).__qualname__)
 
-    def __call__(self, item: tuple[Any, ...]) -> Any:
+    def __call__(self, item: Iterable[Any]) -> Any:
         return self.fn(*item)
 
 

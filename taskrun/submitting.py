@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, TypeVarTupl
 from taskrun.choice import merged_options
 from taskrun.map_types import typed_as_map
 from taskrun.mapping import start_map
+from taskrun.runs import Star
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from taskrun.options import TaskOptions
     from taskrun.scheduler import Scheduler
 
-__all__ = ["OptionsView", "Star", "Submitting"]
+__all__ = ["OptionsView", "Submitting"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -157,14 +158,3 @@ class OptionsView(Submitting):
 
     def __enter__(self) -> NoReturn:
         raise RuntimeError("this is a view made by Executor.options(); use `with` on the executor itself")
-
-
-class Star:
-    """Spreads one item over the arguments of a function; a class, so that it pickles."""
-
-    def __init__(self, fn: Callable[..., Any]) -> None:
-        self.fn = fn
-        self.__qualname__ = getattr(fn, "__qualname__", type(fn).__qualname__)
-
-    def __call__(self, item: Iterable[Any]) -> Any:
-        return self.fn(*item)

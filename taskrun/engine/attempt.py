@@ -15,6 +15,7 @@ from taskrun.engine import generators
 from taskrun.engine.alarm import SoftAlarm
 from taskrun.engine.answer import DONE, LATE, RAISED, UNSENDABLE
 from taskrun.engine.ending import end_a_copy
+from taskrun.exception_text import without_frames_of
 from taskrun.exceptions import dump_exception
 from taskrun.serialization import dump_result
 from taskrun.task import CurrentTask, entered
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from taskrun.coroutines import CoroutineRunner
     from taskrun.engine.notes import Asked
 
-__all__ = ["About", "awaited", "run_attempt", "without_frames_of"]
+__all__ = ["About", "awaited", "run_attempt"]
 
 
 class About(NamedTuple):
@@ -90,14 +91,6 @@ def _call(current: CurrentTask, runner: CoroutineRunner, fn: Callable[..., Any],
 def awaited(runner: CoroutineRunner, value: Any) -> Any:
     """Return *value*, or what it comes to if it is a coroutine."""
     return runner.run(value) if type(value) is CoroutineType else value
-
-
-def without_frames_of(ours: dict[str, Any], error: BaseException) -> None:
-    """Cut the frames of the file with these globals from the top of the traceback, unless it has no others."""
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_frame.f_globals is ours and traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    BaseException.with_traceback(error, traceback)  # an assignment would run the user's __setattr__
 
 
 def _end_a_copy(me: int) -> None:

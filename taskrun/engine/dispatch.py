@@ -3,7 +3,7 @@
 A batch is a bet that its tasks are short: about a millisecond and a half of work by the moving average of each function, an
 unknown function alone (`chunksize` overrides the estimate), never more than a fair share of the queue. A worker with tiny
 tasks gets its next batch before it has finished the last. When the bet is lost, what the worker has not begun is taken back
-(`reclaim_overdue`).
+(`reclaim`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from taskrun import shipping
 from taskrun.engine import channel, surroundings
 from taskrun.engine.functions import Functions, Slot
+from taskrun.engine.reclaim import OVERDUE
 from taskrun.errors import SerializationError
 from taskrun.reach import new_moment
 from taskrun.serialization import dump_arguments, dump_function, not_sent
@@ -44,7 +45,6 @@ RECALLED = object()
 _BUDGET = 0.0015  # seconds of work in a batch
 _OVERHEAD = 5e-6  # seconds that a task costs besides its own
 _TOP_UP_BELOW = 0.0007  # seconds of work left in a worker when it gets its next batch already
-_OVERDUE = 0.005  # seconds without an answer before the rest of a batch is taken back
 _HEADER = channel.TASK_HEADER.pack
 _EXTRAS = struct.Struct("<I").pack
 
@@ -146,7 +146,7 @@ class Dispatcher:
                 and not handle.alone
                 and handle.stop is None
                 and 0.0 < len(handle.flight) * handle.pace < _TOP_UP_BELOW
-                and now - handle.moved < _OVERDUE
+                and now - handle.moved < OVERDUE
                 and self._room(handle) > len(handle.flight)
             ):
                 return handle
@@ -357,47 +357,6 @@ class Dispatcher:
         timeout, soft = options.timeout or 0.0, options.soft_timeout or 0.0
         parts.append(_HEADER(len(data), kind, number, task.number, sequence, task.index, timeout, soft))
         parts.append(data)
-
-    # -- taking back -----------------------------------------------------------------------------------------------------------
-
-    def reclaim_overdue(self, now: float) -> float | None:
-        """Take back what waits while somebody else could run it; return when to look again, or None.
-
-        It waits behind a slow task, or at a worker that does not take it up: stopped, or without a CPU.
-        """
-        following: float | None = None
-        somebody: bool | None = None
-        for handle in self._fleet.workers.values():
-            flight = handle.flight
-            if not flight or (len(flight) == 1 and handle.seen in flight.values()):
-                continue
-            if somebody is None:
-                somebody = self._anybody_free()
-            if not somebody:
-                return self._somebody_by()
-            due = handle.fed + _OVERDUE
-            if due > now:
-                following = due if following is None else min(due, following)
-                continue
-            with self._lock:
-                back = handle.take_back()
-                handle.seen = next(iter(flight.values()), None)
-                if handle.seen is None:  # nothing claimed, or nothing but what it has answered without our having read it
-                    handle.shun(now)
-            self._fleet.returned += back
-        return following
-
-    def _somebody_by(self) -> float | None:
-        """Return when a worker that is shunned may be tried again, or None."""
-        shunned = [handle.shunned_until for handle in self._fleet.workers.values() if handle.free and handle.unresponsive]
-        return min(shunned, default=None)
-
-    def _anybody_free(self) -> bool:
-        """Return whether there is, or could be, a worker that may run something beside those that do."""
-        # A worker on its way out makes room for another, but that one may not run anything as long as it works.
-        fleet = self._fleet
-        busy = sum(1 for handle in fleet.workers.values() if handle.flight)
-        return busy < self._max_workers and (bool(fleet.free()) or fleet.room_to_start() > 0)
 
 
 def _dumps(extras: dict[str, Any]) -> bytes:

@@ -42,6 +42,7 @@ from taskrun.engine.dispatch import PULLED, RECALLED, Dispatcher
 from taskrun.engine.fleet import Fleet
 from taskrun.engine.handle import Handle
 from taskrun.engine.poller import LAUNCHER, WAKE, Poller
+from taskrun.engine.reclaim import Reclaimer
 from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ class Supervisor:
         poller.add(self._alarm, WAKE)
         self._fleet = fleet = Fleet(scheduler, settings, method, context_vars, self._lock, poller)
         self._dispatcher = Dispatcher(scheduler, settings, fleet, context_vars, self._lock)
+        self._reclaimer = Reclaimer(fleet, settings.max_workers, self._lock)
         self._answers = Answers(scheduler, fleet, self._dispatcher, poller)
         self.thread = OwnThread(f"{settings.name}-engine", self._run)
         _living.add(self)
@@ -224,7 +226,7 @@ class Supervisor:
         self._report()
         self._hungry = self._dispatcher.feed()
         now = time.monotonic()
-        times = (self._answers.look(now), self._fleet.tick(now), self._dispatcher.reclaim_overdue(now))
+        times = (self._answers.look(now), self._fleet.tick(now), self._reclaimer.look(now))
         self._report()
         if self._ending and not self._end():
             return False

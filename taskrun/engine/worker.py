@@ -26,9 +26,9 @@ from taskrun.coroutines import CoroutineRunner
 from taskrun.cpu_meter import CpuMeter
 from taskrun.engine import channel, generators, notes, posix, surroundings
 from taskrun.engine.alarm import SoftAlarm
-from taskrun.engine.attempt import without_frames_of
 from taskrun.engine.ending import end_a_copy, flush, run_exit_handlers
 from taskrun.engine.outbox import LARGEST, Outbox
+from taskrun.exception_text import without_frames_of
 from taskrun.exceptions import dump_exception
 from taskrun.serialization import dump_result, load_arguments, load_function
 from taskrun.task import CurrentTask, entered, function_name

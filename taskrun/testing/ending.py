@@ -105,6 +105,13 @@ class EndBehaviours(Behaviours):
             self.until(lambda: len(ended) == self.many)
         assert ended == list(range(self.many))
 
+    def test_no_thread_of_an_executor_is_left_after_shutdown(self) -> None:
+        for _ in range(5):
+            with self.executor(name="ends-here") as ex:
+                assert list(ex.map(tasks.add, range(6))) == list(range(6))
+                threads = [thread for thread in threading.enumerate() if "ends-here" in thread.name]
+            assert not [thread.name for thread in threads if thread.is_alive()]
+
     def test_shutdown_runs_what_was_submitted_and_refuses_more(self) -> None:
         with self.executor() as ex:
             futures = [ex.submit(tasks.add, i) for i in range(20)]

@@ -102,6 +102,17 @@ class MapBehaviours(Behaviours):
             with pytest.raises(LookupError, match="the input broke"):
                 next(results)
 
+    def test_an_error_comes_out_of_a_map_with_its_own_context_and_no_other(self) -> None:
+        with self.executor() as ex:
+            for items in ([0], range(self.many)):
+                with pytest.raises(ValueError, match="handled") as caught:
+                    list(ex.map(tasks.raise_while_handling, items, [items[-1]] * len(items)))
+                assert isinstance(caught.value.__context__, KeyError)
+                assert caught.value.__context__.__context__ is None
+            with pytest.raises(KeyError) as plain:
+                list(ex.map(tasks.fail_each_seventh, [6]))
+            assert plain.value.__context__ is None
+
     def test_a_list_that_changes_after_the_call_changes_nothing(self) -> None:
         count = min(100, self.many)
         items = list(range(count))

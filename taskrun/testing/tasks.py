@@ -296,6 +296,15 @@ def fail_each_seventh(item: int) -> int:
     return item
 
 
+def raise_while_handling(item: int, last: int) -> int:
+    if item == last:
+        try:
+            raise KeyError("first")
+        except KeyError:
+            raise ValueError("handled")  # noqa: B904 - it is the context, not the cause
+    return item
+
+
 def stop_at_the_last(item: int, last: int) -> int:
     if item == last:
         raise StopIteration

@@ -21,7 +21,7 @@ import pytest
 
 import taskrun
 from taskrun.backends.calls import call
-from taskrun.backends.thread import ThreadBackend
+from taskrun.backends.thread import ThreadBackend, ThreadWorker
 from taskrun.coroutines import CoroutineRunner
 from taskrun.task import entered
 from taskrun.testing import BackendConformance
@@ -355,6 +355,24 @@ class Silent(Broken):
         return None
 
 
+class LosesContexts(Broken):
+    def after(self, outcome: Outcome) -> Outcome:
+        if not outcome[1]:
+            outcome[2].__context__ = None
+        return outcome
+
+
+class NeverJoins(Broken):
+    """Its threads take their time after the last task, and nobody waits for them."""
+
+    def join(self, timeout: float | None = None) -> bool:
+        return True
+
+    def _leave(self, worker: ThreadWorker) -> None:
+        time.sleep(0.1)
+        super()._leave(worker)
+
+
 class NoTracebacks(Broken):
     def after(self, outcome: Outcome) -> Outcome:
         task, succeeded, value, cause, run = outcome
@@ -481,6 +499,7 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_many_threads_share_one_map": (WrongValue,),
     "test_map_arguments_are_checked": (WrongValue,),
     "test_a_process_that_a_task_forks_answers_nothing": (WrongValue,),
+    "test_an_error_comes_out_of_a_map_with_its_own_context_and_no_other": (LosesContexts,),
     # tiny items
     "test_tiny_items_have_an_index_each": (NoCurrentTask,),
     "test_errors_of_tiny_items_are_their_own": (SwallowsErrors,),
@@ -493,6 +512,7 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_progress_of_tiny_items_is_told": (NoCallbacks,),
     "test_coroutines_of_tiny_items_are_awaited": (WrongValue,),
     "test_a_map_of_tiny_items_closed_or_dropped_ends_well": (WrongValue,),
+    "test_no_thread_of_an_executor_is_left_after_shutdown": (NeverJoins,),
     # control
     "test_a_queued_task_can_be_cancelled_and_a_running_one_cannot": (PullsAhead,),
     "test_thousands_cancelled_at_once_leave_nothing_queued": (CountsTheDead,),

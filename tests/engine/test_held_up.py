@@ -91,7 +91,7 @@ def test_what_was_behind_it_on_its_worker_runs_all_the_same(
     make: Callable, held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Else it would run elsewhere a few milliseconds after its worker is overdue.
-    monkeypatch.setattr("taskrun.engine.dispatch.Dispatcher.reclaim_overdue", lambda *_: None)
+    monkeypatch.setattr("taskrun.engine.reclaim.Reclaimer.look", lambda *_: None)
     first = Held()
     with make(max_workers=2) as ex:
         quick = ex.options(chunksize=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import pickle
 import time
 from typing import TYPE_CHECKING, Any
@@ -180,6 +181,33 @@ def test_the_rest_of_a_run_comes_in_its_place(executor: taskrun.Executor) -> Non
     assert list(executor.map(lambda item: -item, range(COUNT))) == [-item for item in range(COUNT)]
     assert sorted(executor.map_unordered(tasks.index_of_task, range(COUNT))) == list(range(COUNT))
     assert list(executor.map(tasks.index_of_task, range(COUNT))) == list(range(COUNT))
+
+
+def test_a_map_that_nobody_iterates_keeps_no_run(executor: taskrun.Executor) -> None:
+    results = executor.map(lambda item: item, range(COUNT))
+    feed = results._feed
+    assert isinstance(feed, map_runs.FeedInRuns)
+    del results
+    executor.shutdown()
+    assert [len(each) for each in (feed._items_of, feed._followed, feed._open, feed._queue)] == [0, 0, 0, 0]
+
+
+def test_chunksize_bounds_a_run(executor: taskrun.Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    submit = map_runs.FeedInRuns._submit_run
+    monkeypatch.setattr(
+        map_runs.FeedInRuns, "_submit_run", lambda feed, items, *rest: (sizes.append(len(items)), submit(feed, items, *rest))[1]
+    )
+    assert list(executor.map(abs, range(COUNT), chunksize=7)) == list(range(COUNT))
+    assert max(sizes) == 7
+
+
+def test_a_bound_coroutine_function_is_one_too() -> None:
+    async def later(item: int, other: int) -> int:
+        return item + other
+
+    with taskrun.Executor("asyncio", max_workers=2) as ex:
+        assert not map_runs.may_run_together(ex._scheduler, functools.partial(later, 1), ex._options)
 
 
 def test_the_executor_ends_after_the_rest(executor: taskrun.Executor) -> None:

@@ -1,0 +1,64 @@
+"""What waits at one worker while another could run it: it is taken back, and sent anew.
+
+It waits behind a slow task, or at a worker that does not take it up: stopped, or without a CPU. Such a worker is shunned for a
+while: whether it is well again it cannot tell, having nothing to answer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import threading
+
+    from taskrun.engine.fleet import Fleet
+
+__all__ = ["OVERDUE", "Reclaimer"]
+
+OVERDUE = 0.005
+"""Seconds without an answer before the rest of a batch is taken back."""
+
+
+class Reclaimer:
+    """Takes tasks back from the workers of one fleet. The I/O thread's; *lock* is that of the flights."""
+
+    def __init__(self, fleet: Fleet, max_workers: int, lock: threading.RLock) -> None:
+        self._fleet = fleet
+        self._max_workers = max_workers
+        self._lock = lock
+
+    def look(self, now: float) -> float | None:
+        """Take back what is overdue, if somebody else could run it; return when to look again, or None."""
+        following: float | None = None
+        somebody: bool | None = None
+        for handle in self._fleet.workers.values():
+            flight = handle.flight
+            if not flight or (len(flight) == 1 and handle.seen in flight.values()):
+                continue
+            if somebody is None:
+                somebody = self._anybody_free()
+            if not somebody:
+                return self._somebody_by()
+            due = handle.fed + OVERDUE
+            if due > now:
+                following = due if following is None else min(due, following)
+                continue
+            with self._lock:
+                back = handle.take_back()
+                handle.seen = next(iter(flight.values()), None)
+                if handle.seen is None:  # nothing claimed, or nothing but what it has answered without our having read it
+                    handle.shun(now)
+            self._fleet.returned += back
+        return following
+
+    def _anybody_free(self) -> bool:
+        """Return whether there is, or could be, a worker that may run something beside those that do."""
+        # A worker on its way out makes room for another, but that one may not run anything as long as it works.
+        fleet = self._fleet
+        busy = sum(1 for handle in fleet.workers.values() if handle.flight)
+        return busy < self._max_workers and (bool(fleet.free()) or fleet.room_to_start() > 0)
+
+    def _somebody_by(self) -> float | None:
+        """Return when a worker that is shunned may be tried again, or None."""
+        shunned = [handle.shunned_until for handle in self._fleet.workers.values() if handle.free and handle.unresponsive]
+        return min(shunned, default=None)
