@@ -8,6 +8,7 @@ the kernel kills with the thread that made them.
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from functools import partial
@@ -58,6 +59,7 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
         self._crashed: WeakSet[Future[Any]] = WeakSet()  # of tasks that took a worker down: if they run again, on a fresh one
         self._broken = self._forced = False
         self._orders: SimpleQueue[PooledWorker | None] = SimpleQueue()
+        self._making = False
         self._maker = OwnThread(f"{settings.name}-maker", self._make_workers)
         self._maker.start()
         try:
@@ -82,19 +84,26 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
     def _make_workers(self) -> None:
         """Make what is ordered. In the maker."""
         while (worker := self._orders.get()) is not None:
-            error: BaseException | None = None
+            self._making = True  # before it looks whether anybody waits for it: `join` relies on that
+            self._make(worker)
+            self._making = False
+            del worker
+
+    def _make(self, worker: PooledWorker) -> None:
+        made, error = False, None
+        if not worker.unwanted:
             try:
                 worker.make(self._context, self._pid, partial(self._tell, self._lost, worker))
+                made = True
             except BaseException as problem:  # the maker must not die
                 error = problem
-            with self._scheduler.lock:
-                worker.made = error is None
-                unwanted = worker.unwanted
-            if unwanted:
-                worker.destroy()
-            else:
-                self._tell(self._made, worker, error)
-            del worker, error
+        with self._scheduler.lock:
+            worker.made = made
+            unwanted = worker.unwanted
+        if unwanted:
+            worker.destroy()
+        else:
+            self._tell(self._made, worker, error)
 
     def _made(self, worker: PooledWorker, error: BaseException | None) -> None:
         if error is not None:
@@ -272,6 +281,15 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
 
     def _end(self) -> None:
         self._orders.put(None)
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the maker, too, unless it is at a process that nobody waits for any more."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not super().join(timeout):
+            return False
+        if os.getpid() == self._pid and not (self._forced and self._making):
+            self._maker.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        return not self._maker.is_alive() or self._forced
 
     def workers(self) -> list[str]:
         with self._scheduler.lock:

@@ -30,7 +30,6 @@ def become_child(parent: int, number: int, task: Task, settings: WorkerSettings,
     status = 1
     try:
         posix.leave_parent(parent)
-        _free_import_locks()
         forget_exit_handlers()
         renew_primitives()
         note_fork()
@@ -39,14 +38,6 @@ def become_child(parent: int, number: int, task: Task, settings: WorkerSettings,
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)
-
-
-def _free_import_locks() -> None:
-    """Forget the import locks that other threads held: they do not exist here, and nobody would release them."""
-    bootstrap = sys.modules.get("_frozen_importlib") or sys.modules.get("importlib._bootstrap")
-    for table in ("_module_locks", "_blocking_on"):
-        with contextlib.suppress(Exception):
-            getattr(bootstrap, table).clear()
 
 
 class _Child:

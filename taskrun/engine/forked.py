@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 from typing import TYPE_CHECKING, Any
 
 from taskrun import primitives
 from taskrun.engine import posix
 from taskrun.engine.answer import ANSWER, CAUSES, DONE
 from taskrun.engine.child import become_child
+from taskrun.engine.forking import careful_fork
 from taskrun.engine.kept import KeptProcess
-from taskrun.engine.launch import fork_warning_ignored
 from taskrun.exceptions import load_exception
 from taskrun.serialization import get_ready_to_fork, load_outcome
 
@@ -58,13 +57,9 @@ class ForkedChild(KeptProcess):
             raise
 
     def _fork(self, settings: WorkerSettings, answers: int) -> None:
-        # What is buffered now would be written by the child as well.
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):
-                stream.flush()
         get_ready_to_fork()
         parent = os.getpid()
-        with fork_warning_ignored(__name__):
+        with careful_fork(__name__):
             pid = os.fork()
         if pid == 0:
             become_child(parent, self.number, self.task, settings, answers, self._notes)

@@ -9,25 +9,24 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import signal
 import socket
 import sys
 import threading
-import warnings
 from abc import ABC, abstractmethod
 from collections import deque
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from taskrun.engine import posix, template
 from taskrun.engine.ending import forget_exit_handlers, renew_primitives
+from taskrun.engine.forking import careful_fork
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from taskrun.engine.handle import Handle
 
-__all__ = ["Event", "Launcher", "StartMethod", "fork_warning_ignored", "make_launcher"]
+__all__ = ["Event", "Launcher", "StartMethod", "make_launcher"]
 
 StartMethod = Literal["forkserver", "spawn", "fork"]
 
@@ -273,17 +272,13 @@ class _Spawned(_Own):
 
 class _Forked(_Own):
     def launch(self, handle: Handle) -> list[Event]:
-        from taskrun.engine import worker  # before the fork: another thread's import locks would stay locked in the child
+        from taskrun.engine import worker  # here, once: each child would load it
 
         posix.load_libc()
-        # What is buffered now would be written by the child as well.
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):
-                stream.flush()
         parent = os.getpid()
         fds, handle.theirs = handle.theirs, []  # else our own at-fork hook would close them in the child
         try:
-            with fork_warning_ignored(__name__):
+            with careful_fork(__name__):
                 pid = os.fork()
             if pid == 0:
                 _become_forked_worker(parent, fds, worker.serve)
@@ -295,25 +290,6 @@ class _Forked(_Own):
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)
         return [_started(handle, pid)]
-
-
-@contextlib.contextmanager
-def fork_warning_ignored(module: str) -> Iterator[None]:
-    """Keep silent about the fork in *module*, of which Python 3.12 and later warn when threads are running.
-
-    It was asked for by name, and UnsafeForkWarning has said what it means. Not `warnings.catch_warnings`: it
-    replaces the list of filters, and would undo what another thread does to it meanwhile.
-    """
-    ignore = ("ignore", None, DeprecationWarning, re.compile(re.escape(module)), 0)
-    filters: list[Any] = warnings.filters  # type: ignore[assignment]
-    filters.insert(0, ignore)
-    try:
-        yield
-    finally:
-        now: list[Any] = warnings.filters  # type: ignore[assignment]
-        for each in (filters,) if now is filters else (filters, now):
-            with contextlib.suppress(ValueError):
-                each.remove(ignore)
 
 
 def _started(handle: Handle, pid: int) -> Event:

@@ -20,8 +20,8 @@ from taskrun import primitives
 from taskrun.cpus import cpu_count
 from taskrun.engine import pool_worker, posix, surroundings
 from taskrun.engine.answer import CAUSES, DONE
+from taskrun.engine.forking import careful_fork
 from taskrun.engine.kept import KeptProcess
-from taskrun.engine.launch import fork_warning_ignored
 from taskrun.engine.sent import Piece, Sent
 from taskrun.engine.small_pool import Attached, SmallPool
 from taskrun.exceptions import load_exception
@@ -103,11 +103,8 @@ class PooledWorker(KeptProcess):
         streams = [Attached(fd) if posix.is_open(fd) else None for fd in (1, 2)]
         hands = self._their_hands.detach()  # a forked process would close it, with all that is ours
         initargs = (parent, Attached(self._theirs), Attached(self._notes), Attached(hands), streams)
-        for stream in (sys.stdout, sys.stderr):  # what is buffered now would be written by a forked process as well
-            with contextlib.suppress(Exception):
-                stream.flush()
         try:
-            with fork_warning_ignored("multiprocessing.popen_fork"):
+            with careful_fork("multiprocessing.popen_fork"):
                 pool = SmallPool(context, pool_worker.attach, initargs, lost)
         finally:
             os.close(hands)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
-from taskrun import map_runs
+from taskrun import map_runs, sharing
 from taskrun.backends.interpreter import InterpreterBackend
 from taskrun.testing import BackendConformance
 from taskrun.testing.failures import FailureBehaviours
@@ -62,13 +62,14 @@ class TestSerialCheckingPickles(BackendConformance):
     options: ClassVar = {"check_pickle": True}
 
 
-# Maps whose items travel together as soon as they take less than a millisecond: always, on a machine that is not busy.
+# Maps whose items travel together as soon as they take less than a second.
 
 
 class InRuns(MapBehaviours, TinyItemBehaviours):
     @pytest.fixture(autouse=True)
     def not_so_tiny(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(map_runs, "TINY", 1.0)
+        monkeypatch.setattr(sharing, "in_use", False)  # as another test has left it
 
 
 class TestThreadInRuns(InRuns):

@@ -212,7 +212,10 @@ def work(i):
     while {busy} and time.monotonic() < end: pass
 ex = taskrun.Executor({backend!r}, max_workers=2, **{options})
 futures = [ex.submit(work, i) for i in range(2)]
-while not os.path.exists("pids") or len(open("pids").readlines()) < 2: time.sleep(0.001)
+while not os.path.exists("pids") or len(open("pids").readlines()) < 2:
+    failed = [f.exception() for f in futures if f.done() and f.exception()]
+    if failed: sys.exit(f"failed: {{failed}}")
+    time.sleep(0.001)
 if not {busy}: taskrun.wait(futures)
 print("ready", flush=True)
 time.sleep(60)

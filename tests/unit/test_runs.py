@@ -44,9 +44,10 @@ def outcomes(fn: Callable[..., Any], items: list[Any], *, packs: bool = False, s
 
 
 @pytest.fixture(autouse=True)
-def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine a run stops sooner or later."""
+def undisturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a run stops sooner or later; and where another test has shared an object, arguments are looked at."""
     monkeypatch.setattr(runs, "_AT_MOST", 60.0)
+    monkeypatch.setattr(sharing, "in_use", False)
 
 
 def test_values_and_errors_stand_in_their_places() -> None:
@@ -240,8 +241,7 @@ def test_an_executor_that_cancels_submits_no_rest(executor: taskrun.Executor) ->
         list(results)
 
 
-def test_what_is_asked_of_each_item_makes_each_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharing, "in_use", False)  # another test may have used it
+def test_what_is_asked_of_each_item_makes_each_a_task() -> None:
     for options in ({"timeout": 5}, {"retry": 2}, {"chunksize": 1}):
         with taskrun.Executor("thread", max_workers=2) as ex:
             scheduler = ex._scheduler

@@ -97,7 +97,7 @@ def callbacks_do_what_they_should_not(case: Case) -> None:
     told: list[str] = []
 
     def wait_in_vain(_: object) -> None:
-        for act in (lambda: run.submit(acts.give_back, 1).result(PATIENCE), run.ex.shutdown):
+        for act in (lambda: run.submit(acts.tell_pid_and_hold, case.log("pid"), enough).result(PATIENCE), run.ex.shutdown):
             try:
                 act()
             except RuntimeError as error:
@@ -105,13 +105,14 @@ def callbacks_do_what_they_should_not(case: Case) -> None:
         run.submit(acts.give_back, 2)
 
     with case.executor() as run:
-        go = case.log("go")
+        go, enough = case.log("go"), case.log("enough")
         held = run.submit(acts.tell_pid_and_hold, case.log("pid"), go)
         held.add_done_callback(lambda _: 1 / 0)
         held.add_done_callback(wait_in_vain)
         run.innocents(3)
         acts.write(go, "")
         assert acts.until(lambda: len(told) == 2), told
+        acts.write(enough, "")
         assert all("callback" in text for text in told), told
     with case.executor(whole=False) as run:
         run.submit(acts.give_back, 1).add_done_callback(lambda _: run.ex.shutdown(wait=False))
