@@ -17,6 +17,8 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from taskrun.importable import inherit_half_loaded
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -88,6 +90,7 @@ def _in_parent() -> None:
 def _in_child() -> None:
     if not _here.careful:
         return
+    inherit_half_loaded()
     _imp.release_lock()
     for table in ("_module_locks", "_blocking_on"):  # of threads that do not exist here: nobody would release them
         with contextlib.suppress(Exception):
