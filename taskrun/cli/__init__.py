@@ -16,23 +16,31 @@ def main(arguments: list[str] | None = None) -> int:
 
     _occupy_closed_outputs()
     try:
+        import click
+
         from taskrun.cli.app import app
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in {"typer", "rich", "click"}:
+        if error.name is None or error.name.partition(".")[0] not in {"click", "rich"}:
             raise
         missing = f"taskrun: the command line needs the package {error.name!r}, which is not installed"
         say(f"{missing}: pip install 'taskrun-executor[cli]'")
         return ExitCode.USAGE
     try:
-        with writing("the help", "standard output"):  # that is typer's own; what commands write has its own handling
-            app(arguments, prog_name="taskrun")
+        with writing("the help", "standard output"):  # that is click's own; what commands write has its own handling
+            code: int = app.main(arguments, prog_name="taskrun", standalone_mode=False)
     except CommandError as error:
         if str(error):
             say(f"taskrun: {error}")
         return error.code
-    except SystemExit as ending:  # how typer ends: after --help, a mistake in the arguments, or a command's own code
-        return ending.code if isinstance(ending.code, int) else ExitCode.OK if ending.code is None else ExitCode.USAGE
-    return ExitCode.OK
+    except click.UsageError as error:  # a mistake in the arguments
+        usage = "" if error.ctx is None else f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n\n"
+        say(f"{usage}Error: {error.format_message()}")
+        return ExitCode.USAGE
+    except click.Abort:  # Ctrl-C where a command does not wait for it
+        return ExitCode.INTERRUPTED
+    except SystemExit:  # click's way to say that the reader of the help went away
+        return ExitCode.BROKEN_PIPE
+    return code
 
 
 def _occupy_closed_outputs() -> None:

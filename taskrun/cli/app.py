@@ -1,11 +1,10 @@
-"""The commands and their options; what they do is in `run` and `show`."""
+"""The commands and their options; what they do is in `run` and `show`. Each returns its exit code."""
 
-# Without `from __future__ import annotations` on purpose: typer reads the annotations of the commands when they run.
-from typing import Annotated
+from __future__ import annotations
 
-import typer
+import click
 
-from taskrun.cli.exits import ExitCode
+from taskrun.cli.exits import ExitCode, say
 from taskrun.cli.inputs import Format
 from taskrun.cli.run import Run, run
 from taskrun.cli.settings import executor_settings
@@ -18,65 +17,72 @@ EXIT_CODES = (
     "3 the results could not be written; 130 interrupted; 141 the reader of the results went away."
 )
 
-app = typer.Typer(
-    help="Run a function over many inputs, on threads, processes or any other backend of taskrun.",
-    epilog=EXIT_CODES,
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,  # help texts contain brackets that are no markup
-    pretty_exceptions_enable=False,  # a bug in taskrun shows as Python shows it
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
-
-def _show_version(wanted: bool) -> None:
+def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
         show_version()
-        raise typer.Exit
+        context.exit()
 
 
-@app.callback()
-def options(
-    show_version: Annotated[
-        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
-    ] = False,
-) -> None:
+@click.group(epilog=EXIT_CODES, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version and exit."
+)
+@click.pass_context
+def app(context: click.Context) -> None:
     """Run a function over many inputs, on threads, processes or any other backend of taskrun."""
+    if context.invoked_subcommand is None:
+        say(context.get_help())
+        context.exit(ExitCode.USAGE)
 
 
 @app.command("run", epilog=EXIT_CODES)
+@click.argument("target")
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.option("--backend", metavar="NAME", help="Where calls run; see `taskrun backends`.")
+@click.option("--max-workers", type=int, metavar="N", help="The most calls at a time.")
+@click.option("--timeout", metavar="TIME", help="The most time for a call, such as 30s or 5m.")
+@click.option("--retries", type=click.IntRange(min=0), metavar="N", help="How often a failed call is tried again.")
+@click.option("--profile", metavar="NAME", help="A [profiles.NAME] of the configuration.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other setting; see `taskrun config`.")
+@click.option(
+    "--format",
+    "input_format",
+    type=click.Choice([each.value for each in Format]),
+    default=Format.AUTO.value,
+    show_default=True,
+    help="How inputs are cut into items; auto: by extension.",
+)
+@click.option("--expand", is_flag=True, help="JSON objects and CSV rows as keyword arguments, arrays as positional ones.")
+@click.option("-o", "--output", metavar="FILE", default="-", show_default=True, help="Results; '-': standard output.")
+@click.option("--unordered", is_flag=True, help="Results as they come, not in input order.")
+@click.option("--fail-fast", is_flag=True, help="Start nothing more once an item failed.")
+@click.option("--repr", "as_repr", is_flag=True, help="Write what is not JSON in a result as its repr.")
+@click.option("--traceback", "tracebacks", is_flag=True, help="Put the traceback into each failed result.")
+@click.option("--no-progress", is_flag=True, help="No progress bar on the terminal.")
 def run_command(
-    target: Annotated[str, typer.Argument(metavar="TARGET", help="MODULE:FUNCTION or FILE.py:FUNCTION.")],
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT...",
-            help="Files or patterns ('data/**/*.json'); .jsonl, .csv and .txt are read item by item, any other file is "
-            "one item: its path. '-' is standard input, by lines.",
-        ),
-    ],
-    backend: Annotated[str | None, typer.Option(help="Where calls run; see `taskrun backends`.")] = None,
-    max_workers: Annotated[int | None, typer.Option(help="The most calls at a time.")] = None,
-    timeout: Annotated[str | None, typer.Option(help="The most time for a call, such as 30s or 5m.")] = None,
-    retries: Annotated[int | None, typer.Option(help="How often a failed call is tried again.", min=0)] = None,
-    profile: Annotated[str | None, typer.Option(help="A [profiles.NAME] of the configuration.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting; see `taskrun config`.")
-    ] = None,
-    input_format: Annotated[
-        Format, typer.Option("--format", help="How inputs are cut into items; auto: by extension.")
-    ] = Format.AUTO,
-    expand: Annotated[
-        bool, typer.Option("--expand", help="JSON objects and CSV rows as keyword arguments, arrays as positional ones.")
-    ] = False,
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="Results; '-': standard output.")] = "-",
-    unordered: Annotated[bool, typer.Option("--unordered", help="Results as they come, not in input order.")] = False,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Start nothing more once an item failed.")] = False,
-    as_repr: Annotated[bool, typer.Option("--repr", help="Write what is not JSON in a result as its repr.")] = False,
-    tracebacks: Annotated[bool, typer.Option("--traceback", help="Put the traceback into each failed result.")] = False,
-    no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress bar on the terminal.")] = False,
-) -> None:
+    *,
+    target: str,
+    inputs: tuple[str, ...],
+    backend: str | None,
+    max_workers: int | None,
+    timeout: str | None,
+    retries: int | None,
+    profile: str | None,
+    settings: tuple[str, ...],
+    input_format: str,
+    expand: bool,
+    output: str,
+    unordered: bool,
+    fail_fast: bool,
+    as_repr: bool,
+    tracebacks: bool,
+    no_progress: bool,
+) -> int:
     """Call a function once for each input and write the results as JSON lines.
+
+    TARGET is MODULE:FUNCTION or FILE.py:FUNCTION. INPUT... are files or patterns ('data/**/*.json'): .jsonl, .csv and .txt are
+    read item by item, any other file is one item: its path. '-' is standard input, by lines.
 
     Each result holds index, input, ok, and value or error. An item that fails, even one that cannot be read, does not stop
     the others. A summary goes to standard error. Ctrl-C starts nothing more and waits for what runs; a second one stops at
@@ -84,16 +90,16 @@ def run_command(
     """
     wanted = Run(
         target=target,
-        inputs=inputs,
+        inputs=list(inputs),
         settings=executor_settings(
-            settings or (),
+            settings,
             backend=backend,
             max_workers=max_workers,
             timeout=timeout,
             profile=profile,
             retries=retries,
         ),
-        format=input_format,
+        format=Format(input_format),
         expand=expand,
         output=output,
         unordered=unordered,
@@ -102,26 +108,24 @@ def run_command(
         tracebacks=tracebacks,
         progress=not no_progress,
     )
-    raise typer.Exit(run(wanted))
+    return run(wanted)
 
 
 @app.command("backends")
-def backends_command(
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
-    as_markdown: Annotated[
-        bool, typer.Option("--markdown", help="The built-in ones, as in taskrun's documentation, whether usable here or not.")
-    ] = False,
-) -> None:
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+@click.option(
+    "--markdown", "as_markdown", is_flag=True, help="The built-in ones, as in taskrun's documentation, whether usable or not."
+)
+def backends_command(*, as_json: bool, as_markdown: bool) -> int:
     """Show which backends are here, what each can do, and what is missing and how to get it."""
     show_backends(as_json=as_json, as_markdown=as_markdown)
-    raise typer.Exit(ExitCode.OK)
+    return ExitCode.OK
 
 
 @app.command("config")
-def config_command(
-    profile: Annotated[str | None, typer.Option(help="A [profiles.NAME] of the configuration.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As one JSON document.")] = False,
-) -> None:
+@click.option("--profile", metavar="NAME", help="A [profiles.NAME] of the configuration.")
+@click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+def config_command(*, profile: str | None, as_json: bool) -> int:
     """Show every setting, its value, and where it comes from."""
     show_config(profile, as_json=as_json)
-    raise typer.Exit(ExitCode.OK)
+    return ExitCode.OK

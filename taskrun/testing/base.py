@@ -49,8 +49,8 @@ class Behaviours:
     """A registered name, a class of yours, or an executor to adapt."""
     options: ClassVar[dict[str, Any]] = {}
     """Backend options that every executor of the tests is made with."""
-    many: ClassVar[int] = 2000
-    """How many tasks a test of many has: a thousand and more, where they cost microseconds."""
+    many: ClassVar[int] = 400
+    """How many tasks a test of many has: thousands where they cost microseconds, fewer where they cost milliseconds."""
     patience: ClassVar[float] = 20.0
     """Seconds after which a wait counts as a hang; no promise of speed is tested with it."""
 

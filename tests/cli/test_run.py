@@ -303,7 +303,7 @@ def test_a_terminal_gets_a_progress_bar_and_a_pipe_does_not(command):
 
 
 def test_without_its_libraries_the_command_says_how_to_get_them(command):
-    code = "import sys; sys.modules['typer'] = None; from taskrun.cli import main; sys.exit(main(['backends']))"
+    code = "import sys; sys.modules['click'] = None; from taskrun.cli import main; sys.exit(main(['backends']))"
     done = subprocess.run([sys.executable, "-c", code], env=command.env, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert "pip install 'taskrun-executor[cli]'" in done.stderr

@@ -112,6 +112,16 @@ def test_version_and_help(command):
         assert done.returncode == 0
         assert "Exit codes: 0 all done; 1 some items failed" in done.stdout
     assert command("rum").returncode == 2
+    alone = command()
+    assert (alone.returncode, alone.stdout) == (2, "")
+    assert "Commands:" in alone.stderr
+
+
+def test_a_mistake_in_the_arguments_is_told_with_the_usage(command):
+    done = command("run", "x:y", "z", "--format", "nope")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Usage: taskrun run [OPTIONS] TARGET INPUT..." in done.stderr
+    assert "'nope' is not one of 'auto', 'jsonl'" in done.stderr
 
 
 def test_help_for_a_full_disk_is_no_traceback():
@@ -119,6 +129,11 @@ def test_help_for_a_full_disk_is_no_traceback():
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (3, "taskrun: cannot write the help to standard output: No space left on device\n")
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 @pytest.mark.parametrize(

@@ -29,14 +29,17 @@ class TestSerial(BackendConformance):
 
 class TestThread(BackendConformance):
     backend = "thread"
+    many = 2000
 
 
 class TestProcess(BackendConformance):
     backend = "process"
+    many = 2000
 
 
 class TestPool(BackendConformance):
     backend = "pool"
+    many = 200
 
 
 class TestDummy(BackendConformance):
@@ -59,6 +62,7 @@ class TestInterpreter(BackendConformance):
 
 class TestSerialCheckingPickles(BackendConformance):
     backend = "serial"
+    many = 200
     options: ClassVar = {"check_pickle": True}
 
 
@@ -66,6 +70,8 @@ class TestSerialCheckingPickles(BackendConformance):
 
 
 class InRuns(MapBehaviours, TinyItemBehaviours):
+    many = 2000
+
     @pytest.fixture(autouse=True)
     def not_so_tiny(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(map_runs, "TINY", 1.0)
@@ -120,3 +126,5 @@ class TestAdaptedThreads(BackendConformance):
 @pytest.mark.usefixtures("processes")
 class TestAdaptedProcesses(BackendConformance):
     """The adapter of processes, to which tasks travel pickled."""
+
+    many = 100

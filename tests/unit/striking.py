@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STEP", "at_each_moment"]
 
-STEP = int(os.environ.get("STRIKE_STEP", "5"))
+STEP = int(os.environ.get("STRIKE_STEP", "8"))
 """Each how manyth moment is struck. All of them (1) take minutes: `make strikes`."""
 
 T = TypeVar("T")

@@ -515,7 +515,7 @@ def test_reading_a_configuration_imports_nothing_that_it_names(sources: Sources)
     root = str(Path(config.__file__).parents[1])
     code = (
         f"import sys; sys.path[:0] = ['.', {root!r}]; from taskrun.config import describe; describe();"
-        "heavy = 'trap multiprocessing asyncio sqlite3 tenacity structlog cloudpickle typer rich importlib.metadata';"
+        "heavy = 'trap multiprocessing asyncio sqlite3 tenacity structlog cloudpickle click rich importlib.metadata';"
         "print([name for name in heavy.split() if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)

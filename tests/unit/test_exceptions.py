@@ -488,7 +488,7 @@ leaf = st.builds(
 trees = st.recursive(leaf, lambda inner: st.builds(BaseExceptionGroup, st.text(), st.lists(inner, min_size=1, max_size=3)))
 
 
-@settings(deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(trees, min_size=1, max_size=6), st.data())
 def test_any_graph_of_exceptions_keeps_its_shape(errors, data):
     for error in errors:

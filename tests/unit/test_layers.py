@@ -102,7 +102,7 @@ def test_an_upward_import_would_be_found() -> None:
     assert layer_of("executor") > layer_of("scheduler")
 
 
-HEAVY = ("multiprocessing", "asyncio", "sqlite3", "tenacity", "structlog", "cloudpickle", "typer", "rich", "click")
+HEAVY = ("multiprocessing", "asyncio", "sqlite3", "tenacity", "structlog", "cloudpickle", "rich", "click")
 
 
 SLOW = ("inspect", "ast", "dataclasses", "difflib", "random")

@@ -20,7 +20,7 @@ import typing
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from second_process import SecondProcess
 
@@ -109,6 +109,7 @@ values = st.recursive(
 )
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(values), st.dictionaries(st.text(), values))
 def test_plain_arguments_and_results_come_back_equal(args, kwargs):
     assert load_arguments(dump_arguments(tuple(args), kwargs)) == (tuple(args), kwargs)
