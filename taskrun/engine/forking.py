@@ -7,7 +7,6 @@ for, before.
 
 from __future__ import annotations
 
-import _imp
 import contextlib
 import os
 import re
@@ -33,6 +32,7 @@ class _Here(threading.local):
 
 
 _here = _Here()
+_bootstrap = sys.modules.get("_frozen_importlib")
 _too_long: set[str] = set()  # modules whose import was waited for in vain
 
 
@@ -54,50 +54,42 @@ def careful_fork(module: str) -> Iterator[None]:
         _here.careful = False
 
 
-def _importing() -> list[str]:
-    """Return what other threads are importing, as long as the import lock is ours."""
+def _importing() -> set[str]:
+    """Return what other threads are importing, without what was waited for in vain."""
     me = threading.get_ident()
-    bootstrap = sys.modules.get("_frozen_importlib")
-    names = []
-    for name, reference in list(getattr(bootstrap, "_module_locks", {}).items()):
-        owner = getattr(reference(), "owner", None)
-        if owner not in (None, me):
-            names.append(name)
-    return names
+    names = set()
+    for name, reference in list(getattr(_bootstrap, "_module_locks", {}).items()):
+        if getattr(reference(), "owner", None) not in (None, me):
+            names.add(name)
+    return names - _too_long
 
 
 def _before() -> None:
     if not _here.careful:
         return
     until, before = 0.0, None
-    _imp.acquire_lock()  # nobody begins to import until we have forked
-    while (names := _importing()) and not _too_long.issuperset(names):
+    # Not with the import lock held, though that would be sure: another thread's fork waits for it with locks of other hooks.
+    while names := _importing():
         if names != before:
             until, before = time.monotonic() + _WAIT, names
         elif time.monotonic() > until:
             _too_long.update(names)
-            return
-        _imp.release_lock()
         time.sleep(_LOOK_EVERY)
-        _imp.acquire_lock()
-
-
-def _in_parent() -> None:
-    if _here.careful:
-        _imp.release_lock()
 
 
 def _in_child() -> None:
     if not _here.careful:
         return
+    _here.careful = False  # that was this fork; those of a task are its own business
+    if _importing():  # begun since we looked: this one is no good, and its parent makes another
+        os._exit(os.EX_TEMPFAIL)
     inherit_half_loaded()
-    _imp.release_lock()
     for table in ("_module_locks", "_blocking_on"):  # of threads that do not exist here: nobody would release them
         with contextlib.suppress(Exception):
-            getattr(sys.modules.get("_frozen_importlib"), table).clear()
+            getattr(_bootstrap, table).clear()
 
 
-os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+os.register_at_fork(before=_before, after_in_child=_in_child)
 
 
 @contextlib.contextmanager
