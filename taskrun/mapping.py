@@ -59,7 +59,7 @@ def _collected(iterables: tuple[Iterable[Any], ...]) -> tuple[list[Iterable[Any]
     kept = [list(it) if hasattr(it, "__len__") and not isinstance(it, range) else it for it in iterables]
     lengths = [len(it) for it in kept if isinstance(it, (list, range))]
     # `repeat` and `count` run nobody's code: where they meet an input with a length, they have one as well.
-    lengths += [length_hint(it) for it in kept if type(it) is repeat and hasattr(it, "__length_hint__") and _ends(it)]
+    lengths += [length_hint(it) for it in kept if type(it) is repeat and _ends(it)]
     known = sum(isinstance(it, (list, range)) or type(it) in (repeat, count) for it in kept)
     if known < len(kept) or (kept and not lengths):
         return kept, None
@@ -68,7 +68,7 @@ def _collected(iterables: tuple[Iterable[Any], ...]) -> tuple[list[Iterable[Any]
 
 def _ends(repeated: repeat[Any]) -> bool:
     try:
-        length_hint(repeated)
+        repeated.__length_hint__()  # `operator.length_hint` would make 0 of the error
     except TypeError:  # "len() of unsized object": it was given no number of times
         return False
     return True

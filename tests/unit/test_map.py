@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 
 import taskrun
+from taskrun import mapping
 from taskrun.testing.base import Behaviours
 
 if TYPE_CHECKING:
@@ -183,6 +184,23 @@ class TestProgress:
         told: list[tuple[int, int | None]] = []
         assert list(threads.options(progress=lambda *numbers: told.append(numbers)).map(abs, iter(range(5)))) == [0, 1, 2, 3, 4]
         until(lambda: told and told[-1] == (5, None))
+
+    @pytest.mark.parametrize(
+        ("others", "total"),
+        [
+            ((itertools.repeat(0), itertools.count()), 5),
+            ((itertools.repeat(0, 3),), 3),
+            ((itertools.repeat(0), itertools.repeat(0, 0)), 0),
+            ((range(4), itertools.repeat(0)), 4),
+        ],
+    )
+    def test_the_total_is_that_of_the_shortest_input(self, others: tuple[Any, ...], total: int) -> None:
+        kept, found = mapping._collected((range(5), *others))
+        assert len(kept) == len(others) + 1
+        assert found == total
+
+    def test_endless_inputs_have_no_total(self) -> None:
+        assert mapping._collected((itertools.repeat(0), itertools.count()))[1] is None
 
     def test_a_bar_is_drawn_on_standard_error(self, threads: taskrun.Executor, capsys: pytest.CaptureFixture[str]) -> None:
         assert list(threads.options(progress=True).map(abs, range(7))) == list(range(7))
