@@ -43,7 +43,7 @@ test: $(VENV)/installed ## the tests; ARGS='-k retry' goes to pytest
 	@$(IN_VENV) -m compileall -q taskrun  # they start some thousand interpreters, and not each environment keeps what it compiled
 	$(IN_VENV) -W error -X dev -m pytest $(PARALLEL) $(ARGS)
 
-strikes: $(VENV)/installed ## Ctrl-C at each single moment, where `make test` takes an eighth of them
+strikes: $(VENV)/installed ## Ctrl-C at each single moment, where `make test` takes every twelfth
 	STRIKE_STEP=1 $(IN_VENV) -W error -X dev -m pytest tests/unit/test_struck_anywhere.py tests/pool/test_struck_pool.py $(ARGS)
 
 test-clients: $(VENV)/installed-clients ## tests/clients with the large libraries too (NumPy, pandas, SciPy, Dask, scikit-learn)

@@ -29,12 +29,12 @@ class TestSerial(BackendConformance):
 
 class TestThread(BackendConformance):
     backend = "thread"
-    many = 2000
+    many = 1000
 
 
 class TestProcess(BackendConformance):
     backend = "process"
-    many = 2000
+    many = 1000
 
 
 class TestPool(BackendConformance):
@@ -48,7 +48,7 @@ class TestDummy(BackendConformance):
 
 class TestFork(BackendConformance):
     backend = "fork"
-    many = 40  # a fork costs milliseconds, from this process some ten
+    many = 24  # a fork costs milliseconds, from this process some ten
 
 
 class TestAsyncio(BackendConformance):
@@ -70,7 +70,7 @@ class TestSerialCheckingPickles(BackendConformance):
 
 
 class InRuns(MapBehaviours, TinyItemBehaviours):
-    many = 2000
+    many = 1000
 
     @pytest.fixture(autouse=True)
     def not_so_tiny(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """What runs programs one after the other, each as a script: ``python one_after_another.py PROGRAM...``.
 
 In one interpreter, since to start one for each takes longer than what most of them do. Prints, as JSON, what each printed;
-the first that raises ends it.
+the first that raises ends it. A fork warns of threads, and some programs leave one until they end: that is ignored here.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import runpy
 import sys
 import tempfile
+import warnings
 
 
 def printed_by(program: str) -> str:
@@ -25,6 +26,7 @@ def printed_by(program: str) -> str:
 
 
 if __name__ == "__main__":
+    warnings.filterwarnings("ignore", "(?s).*fork", Warning)
     standard_output = os.dup(1)
     everything = {program: printed_by(program) for program in sys.argv[1:]}
     os.dup2(standard_output, 1)

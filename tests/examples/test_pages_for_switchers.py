@@ -90,9 +90,7 @@ def test_the_new_programs_print_the_same_on_every_backend_that_can(program: Prog
             if not example.needs or (able.primitives == "yes" and (able.concurrent or example.needs != "concurrent")):
                 expected[str(DOCS / "examples" / folder / f"{name}.py")] = example.prints
     runner = str(ROOT / "tests" / "examples" / "one_after_another.py")
-    # A fork warns of threads, and some of these programs leave one until they end.
-    for together in ([file] for file in expected) if backend == "fork" else (expected,):
-        status, out, err = program.end(program.start(runner, *together, env={"TASKRUN_BACKEND": backend}))
-        said = [line for line in err.splitlines() if not SLOW.match(line)]
-        assert (status, said) == (0, []), together
-        assert json.loads(out) == {file: expected[file] for file in together}
+    status, out, err = program.end(program.start(runner, *expected, env={"TASKRUN_BACKEND": backend}))
+    said = [line for line in err.splitlines() if not SLOW.match(line)]
+    assert (status, said) == (0, [])
+    assert json.loads(out) == expected

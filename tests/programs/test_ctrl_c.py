@@ -112,7 +112,8 @@ asyncio.run(main())
 }
 
 # At a terminal it comes to the whole group; to the program alone where that says more.
-STRUCK = [*((backend, "its group") for backend in EVERY_BACKEND[1:]), ("thread", "the program"), ("process", "the program")]
+STRUCK = [(moment, backend, "its group") for moment in MOMENTS for backend in EVERY_BACKEND[1:]]
+STRUCK += [(moment, "process", "the program") for moment in MOMENTS]
 
 
 def until_ready(process: subprocess.Popen[str]) -> None:
@@ -126,8 +127,7 @@ def ran(program: Program) -> dict[int, int]:
     return {int(task): int(pid) for task, pid, _ in names}
 
 
-@pytest.mark.parametrize(("backend", "whom"), STRUCK)
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(("moment", "backend", "whom"), STRUCK)
 def test_it_ends_the_program_and_all_that_it_started(program: Program, moment: str, backend: str, whom: str) -> None:
     process = program.start(program.write("program.py", START + MOMENTS[moment]), env={"TASKRUN_BACKEND": backend})
     until_ready(process)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STEP", "at_each_moment"]
 
-STEP = int(os.environ.get("STRIKE_STEP", "8"))
+STEP = int(os.environ.get("STRIKE_STEP", "12"))
 """Each how manyth moment is struck. All of them (1) take minutes: `make strikes`."""
 
 T = TypeVar("T")
