@@ -39,6 +39,7 @@ demo-all: $(VENV)/installed ## the same job on every backend that is usable here
 choosing: $(VENV)/installed ## work for the CPU and waiting, on every backend; ARGS='--workers 100'
 	@$(IN_VENV) docs/examples/choosing.py $(ARGS)
 
+test: export PYTHONMALLOC = default# of -X dev all but the checks of memory, a tenth of the time: there is no C here
 test: $(VENV)/installed ## the tests; ARGS='-k retry' goes to pytest
 	@$(IN_VENV) -m compileall -q taskrun  # they start some thousand interpreters, and not each environment keeps what it compiled
 	$(IN_VENV) -W error -X dev -m pytest $(PARALLEL) $(ARGS)
