@@ -122,3 +122,13 @@ def test_the_example_of_injecting_faults_does_what_the_page_says():
     (code,) = re.findall(r"```python\n(.*?)```", (DOCS / "how-to" / "inject-faults.md").read_text(encoding="utf-8"), re.DOTALL)
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=50, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+
+
+def test_the_architecture_tells_of_every_file():
+    text = (DOCS / "architecture.md").read_text()
+    package = DOCS.parent / "taskrun"
+    files = [path.relative_to(package).with_suffix("") for path in package.rglob("*.py") if not path.stem.startswith("__")]
+    assert len(files) > 100
+    told = [file for file in files if f"`{file.stem}`" in text or f"`{file}`" in text or f"`{file.parts[0]}/`: the" in text]
+    missing = [str(file) for file in files if file not in told]
+    assert not missing
