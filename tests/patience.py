@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import time
@@ -12,10 +13,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["PATIENCE", "eventually", "gone", "stopped"]
+__all__ = ["PATIENCE", "eventually", "gone", "said", "stopped"]
 
 PATIENCE = 20.0
 """Seconds after which something that takes milliseconds is believed to hang."""
+
+
+_SLOW = re.compile(r"^Executing <.* took [\d.]+ seconds\n", re.MULTILINE)
+
+
+def said(err: str) -> str:
+    """Return standard error without what asyncio's debug mode (`-X dev`) says on a machine that is busy."""
+    return _SLOW.sub("", err)
 
 
 def gone(pid: int) -> bool:

@@ -211,6 +211,9 @@ class SmallPool(pool.Pool):
         self._inqueue.close()
         self._outqueue.close()
         self._change_notifier.close()
+        # Its semaphores go now, not when the collector comes upon this pool, perhaps while others are made: Python 3.12.0 and
+        # 3.12.1 then lose them, with a warning (the resource tracker cannot be called from within itself).
+        self._change_notifier = self._cache.notifier = None
         if self.exit_status() is not None:
             self.process.close()
         else:  # something else in this program reaped it

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from patience import said
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,7 +81,7 @@ class Command:
         finally:
             process.kill()
             process.wait()
-        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err and said(err))
 
 
 @pytest.fixture

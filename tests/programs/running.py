@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from patience import said
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -53,7 +55,7 @@ class Program:
     def end(self, process: subprocess.Popen[str], text: str | None = None, patience: float = PATIENCE) -> tuple[int, str, str]:
         """Wait for the end; return exit code, standard output, standard error."""
         out, err = process.communicate(text, timeout=patience)
-        return process.returncode, out, err
+        return process.returncode, out, err and said(err)
 
     def run(self, code: str, *arguments: str, **options: Any) -> tuple[int, str, str]:
         """Run *code* as a script."""
