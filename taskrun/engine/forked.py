@@ -11,7 +11,7 @@ from taskrun import primitives
 from taskrun.engine import posix
 from taskrun.engine.answer import ANSWER, CAUSES, DONE
 from taskrun.engine.child import become_child
-from taskrun.engine.forking import careful_fork
+from taskrun.engine.forking import fork
 from taskrun.engine.kept import KeptProcess
 from taskrun.exceptions import load_exception
 from taskrun.serialization import get_ready_to_fork, load_outcome
@@ -59,8 +59,7 @@ class ForkedChild(KeptProcess):
     def _fork(self, settings: WorkerSettings, answers: int) -> None:
         get_ready_to_fork()
         parent = os.getpid()
-        with careful_fork(__name__):
-            pid = os.fork()
+        pid = fork()
         if pid == 0:
             become_child(parent, self.number, self.task, settings, answers, self._notes)
         self.pid = pid

@@ -21,7 +21,7 @@ from taskrun.importable import inherit_half_loaded
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["careful_fork"]
+__all__ = ["careful_fork", "fork", "wait_for_imports"]
 
 _WAIT = 2.0  # seconds for one module: longer takes one that waits for us itself, since it runs tasks when it is imported
 _LOOK_EVERY = 0.001  # seconds
@@ -36,9 +36,16 @@ _bootstrap = sys.modules.get("_frozen_importlib")
 _too_long: set[str] = set()  # modules whose import was waited for in vain
 
 
+def fork() -> int:
+    """Fork as `os.fork` does. Raises what that raises."""
+    with careful_fork(__name__):
+        wait_for_imports()
+        return os.fork()
+
+
 @contextlib.contextmanager
 def careful_fork(module: str) -> Iterator[None]:
-    """A context in which this thread forks by what calls `os.fork` in *module* (a full name).
+    """A context in which this thread may fork by what calls `os.fork` in *module* (a full name), after `wait_for_imports`.
 
     It was asked for by name, and UnsafeForkWarning has said what it means: Python's own warning of it (3.12) is not repeated.
     What has been printed is written, by whom it concerns: the child would write what is buffered as well.
@@ -54,6 +61,21 @@ def careful_fork(module: str) -> Iterator[None]:
         _here.careful = False
 
 
+def wait_for_imports() -> None:
+    """Wait until no other thread imports anything; call it just before the fork.
+
+    Not in a hook of the fork: what is imported meanwhile may register hooks itself, which would run from the middle on. And not
+    with the import lock held until then, though that would be sure: another thread's fork waits for it with locks of its hooks.
+    """
+    until, before = 0.0, None
+    while names := _importing():
+        if names != before:
+            until, before = time.monotonic() + _WAIT, names
+        elif time.monotonic() > until:
+            _too_long.update(names)
+        time.sleep(_LOOK_EVERY)
+
+
 def _importing() -> set[str]:
     """Return what other threads are importing, without what was waited for in vain."""
     me = threading.get_ident()
@@ -62,19 +84,6 @@ def _importing() -> set[str]:
         if getattr(reference(), "owner", None) not in (None, me):
             names.add(name)
     return names - _too_long
-
-
-def _before() -> None:
-    if not _here.careful:
-        return
-    until, before = 0.0, None
-    # Not with the import lock held, though that would be sure: another thread's fork waits for it with locks of other hooks.
-    while names := _importing():
-        if names != before:
-            until, before = time.monotonic() + _WAIT, names
-        elif time.monotonic() > until:
-            _too_long.update(names)
-        time.sleep(_LOOK_EVERY)
 
 
 def _in_child() -> None:
@@ -89,7 +98,7 @@ def _in_child() -> None:
             getattr(_bootstrap, table).clear()
 
 
-os.register_at_fork(before=_before, after_in_child=_in_child)
+os.register_at_fork(after_in_child=_in_child)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from taskrun.engine import posix, template
 from taskrun.engine.ending import forget_exit_handlers, renew_primitives
-from taskrun.engine.forking import careful_fork
+from taskrun.engine.forking import fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -278,8 +278,7 @@ class _Forked(_Own):
         parent = os.getpid()
         fds, handle.theirs = handle.theirs, []  # else our own at-fork hook would close them in the child
         try:
-            with careful_fork(__name__):
-                pid = os.fork()
+            pid = fork()
             if pid == 0:
                 _become_forked_worker(parent, fds, worker.serve)
         except RuntimeError as error:  # the interpreter is shutting down and gives no more processes

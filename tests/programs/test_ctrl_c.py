@@ -255,7 +255,8 @@ while True:
         process.stdout.readline()
         time.sleep(0.02 * step)  # the moments are the point here; none of them may fail
         os.kill(process.pid, signal.SIGINT)
-        assert eventually(lambda: process.poll() is not None or SWALLOWED in told.read_text())  # noqa: B023 - at once
+        ended = eventually(lambda: process.poll() is not None or SWALLOWED in told.read_text())  # noqa: B023 - at once
+        assert ended, (step, told.read_text())
         if SWALLOWED in told.read_text():  # by Python itself, one in a thousand: the program knows nothing of it
             os.kill(process.pid, signal.SIGINT)
         status, _, _ = program.end(process)
