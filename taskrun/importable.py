@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import types
 
-__all__ = ["half_loaded", "importable", "inherit_half_loaded", "inherited_half_loaded", "loaded", "names_of_others"]
+__all__ = ["importable", "loaded", "names_of_others"]
 
 _MAIN = ("__main__", "__mp_main__")
 """multiprocessing's children know the user's program by the second name."""
@@ -22,53 +22,19 @@ def importable(module_name: object) -> bool:
     """Return whether a fresh process with our `sys.path` would import the module that a `__module__` names.
 
     Not `__main__` (a worker must not run it), nor a module made by `exec` or `types.ModuleType`, nor one loaded from a
-    file that is not on the path, whether or not it stands in `sys.modules`; nor one that is being imported, which may be what
-    waits for us; nor one registered with `cloudpickle.register_pickle_by_value`.
+    file that is not on the path, whether or not it stands in `sys.modules`; nor one registered with
+    `cloudpickle.register_pickle_by_value`.
     """
     # A class's __module__ may be anything, a property included.
     if not isinstance(module_name, str) or module_name in _MAIN:
         return False
     module = sys.modules.get(module_name)
-    if module is None or (half_loaded() and _is_half_loaded(module_name)):
+    if module is None:
         return False
     known = _importable.get(module_name)
     if known is None or known[0] != id(module):
         known = _importable[module_name] = (id(module), _would_be_found(module_name, module))
     return known[1] and not _registered(module_name)
-
-
-_module_locks: dict[str, object] = getattr(sys.modules.get("_frozen_importlib"), "_module_locks", {})
-"""importlib's own table. It has an entry for each module while it is imported: it is nearly always empty."""
-
-_inherited: list[str] = []
-"""In a forked child: what was half loaded in the parent and, since nobody goes on with that here, stays so."""
-
-
-def half_loaded() -> bool:
-    """Return whether a module is being imported, perhaps by the thread that waits for us: to import it would wait for that."""
-    return bool(_inherited or _module_locks) and any(map(_is_unfinished, (*_inherited, *_module_locks)))
-
-
-def inherited_half_loaded() -> bool:
-    """Return whether this is a forked child whose parent was in the middle of an import that waits for it."""
-    return bool(_inherited)
-
-
-def inherit_half_loaded() -> None:
-    """In a forked child, as long as it has the locks of its parent: note what will not be loaded to its end."""
-    _inherited[:] = filter(_is_unfinished, (*_inherited, *_module_locks))
-
-
-def _is_half_loaded(module_name: str) -> bool:
-    """Return whether a module, or a package it is in, is being imported."""
-    while module_name and not _is_unfinished(module_name):
-        module_name = module_name.rpartition(".")[0]
-    return bool(module_name)
-
-
-def _is_unfinished(module_name: str) -> bool:
-    spec = getattr(sys.modules.get(module_name), "__spec__", None)
-    return bool(getattr(spec, "_initializing", False))
 
 
 _FOR_CHILDREN = ("multiprocessing.connection", "multiprocessing.managers")

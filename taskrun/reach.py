@@ -19,7 +19,7 @@ import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from taskrun.importable import half_loaded, importable
+from taskrun.importable import importable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -278,9 +278,7 @@ class _Digest:
 
 
 def digest(value: Any, limit: int | None = _MOST_BYTES) -> bytes | None:
-    """Return a digest of the pickle of *value*; None if it does not pickle (now), or in no more than *limit* bytes."""
-    if half_loaded():
-        return None
+    """Return a digest of the pickle of *value*; None if it does not pickle, or if that would be more than *limit* bytes."""
     file = _Digest(limit)
     try:
         pickle.Pickler(file, 5).dump(value)

@@ -3,8 +3,7 @@
 The hot path is one call of the C pickler and one search for the name of `__main__` in what it made. A reference to
 `__main__` pickles without complaint and fails in the worker, which has another `__main__`; so the marker, like a
 failure, leads to `by_value`. So do the names of other modules that a worker could not import (those made by `exec` and put into
-`sys.modules`), if there are any. While a module is being imported there is no hot path: the C pickler would import what it
-refers to, and wait for an import that may be waiting for us.
+`sys.modules`), if there are any.
 
 Every function here runs the user's code (`__reduce__`, `__setstate__`, imports): call none with a lock held. They raise
 SerializationError, with the original error as `__cause__` whatever it was, and nothing else.
@@ -18,7 +17,7 @@ import types
 from typing import TYPE_CHECKING, Any, Literal
 
 from taskrun.errors import SerializationError
-from taskrun.importable import half_loaded, importable, inherited_half_loaded, names_of_others
+from taskrun.importable import importable, names_of_others
 from taskrun.reach import is_cached_function
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def dump_function(fn: Callable[..., Any], *, task: str | None = None, side: Side
     Callers keep the result for functions, builtins and classes, so it may take its time. Raises SerializationError.
     """
     try:
-        data = _fast(fn) if _by_reference(fn) and not half_loaded() else None
+        data = _fast(fn) if _by_reference(fn) else None
         if data is not None:
             return data
         from taskrun import by_value
@@ -73,8 +72,10 @@ def dump_arguments(
     args: tuple[Any, ...], kwargs: Mapping[str, Any], *, task: str | None = None, side: Side = "parent"
 ) -> bytes:
     """Pickle a call's arguments. Raises SerializationError that names the argument by position or name."""
+    call = (args, kwargs)
     try:
-        return dump_downward((args, kwargs))
+        data = _fast(call)
+        return dump_downward(call) if data is None else data
     except BaseException as error:
         from taskrun.blame import arguments_error
 
@@ -84,14 +85,12 @@ def dump_arguments(
 def dump_out_of_band(value: Any) -> tuple[bytes, list[memoryview]]:
     """Pickle an object, its large buffers beside it and not copied. Raises what its pickling code raises."""
     buffers: list[pickle.PickleBuffer] = []
-    data = None
     try:
-        if not half_loaded():
-            data = pickle.dumps(value, 5, buffer_callback=buffers.append)
+        data = pickle.dumps(value, 5, buffer_callback=buffers.append)
     except _FINAL:
         raise
-    except Exception:  # noqa: S110 - by value it may go, else that raises
-        pass
+    except Exception:
+        data = None
     if data is None or not _means_the_same_elsewhere(data):
         from taskrun import by_value
 
@@ -146,7 +145,7 @@ def not_sent(error: BaseException, task: Task) -> SerializationError:
 
 def dump_downward(value: Any) -> bytes:
     """Pickle *value* for a worker. Raises what its pickling code raises."""
-    data = None if half_loaded() else _fast(value)
+    data = _fast(value)
     if data is not None:
         return data
     from taskrun import by_value
@@ -156,7 +155,7 @@ def dump_downward(value: Any) -> bytes:
 
 def dump_upward(value: Any) -> bytes:
     """Pickle *value* for the process that sent its classes. Raises what its pickling code raises."""
-    data = None if inherited_half_loaded() else _fast(value)
+    data = _fast(value)
     if data is not None:
         return data
     from taskrun import by_value

@@ -51,6 +51,7 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
         self._context_vars = locate_context_vars(settings.context_vars)
         self._context = get_context(method)
         if method == "fork":
+            from taskrun import by_value  # noqa: F401 - the pools' threads would load it, perhaps while a child is forked
             from taskrun.engine.posix import load_libc
 
             load_libc()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 __all__ = ["main"]
 
@@ -26,8 +27,11 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"{missing}: pip install 'taskrun-executor[cli]'")
         return ExitCode.USAGE
     try:
-        with writing("the help", "standard output"):  # that is click's own; what commands write has its own handling
-            code: int = app.main(arguments, prog_name="taskrun", standalone_mode=False)
+        # Not `main` of click, which has ways of its own with Ctrl-C and with a reader that went away. The help is its own to
+        # write; what commands write has its own handling.
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        with writing("the help", "standard output"), app.make_context("taskrun", given) as context:
+            code: int = app.invoke(context)
     except CommandError as error:
         if str(error):
             say(f"taskrun: {error}")
@@ -36,10 +40,13 @@ def main(arguments: list[str] | None = None) -> int:
         usage = "" if error.ctx is None else f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n\n"
         say(f"{usage}Error: {error.format_message()}")
         return ExitCode.USAGE
-    except click.Abort:  # Ctrl-C where a command does not wait for it
+    except click.exceptions.Exit as ending:  # after the help or the version
+        if ending.exit_code == ExitCode.OK and sys.stdout is None:
+            say("taskrun: standard output is closed")
+            return ExitCode.OUTPUT
+        return ending.exit_code
+    except KeyboardInterrupt:  # where a command does not wait for it
         return ExitCode.INTERRUPTED
-    except SystemExit:  # click's way to say that the reader of the help went away
-        return ExitCode.BROKEN_PIPE
     return code
 
 

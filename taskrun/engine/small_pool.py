@@ -16,7 +16,6 @@ from multiprocessing import pool, process
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from taskrun.engine.forking import wait_for_imports
 from taskrun.engine.without_main import forget_fork_server, without_main
 
 if TYPE_CHECKING:
@@ -91,8 +90,6 @@ class _OnlyOne:
             return _Nobody()
         self.process = context.Process(*args, **kwargs)
         _processes.add(self.process)
-        if context.get_start_method() == "fork":
-            wait_for_imports()  # the pool starts it as soon as it has it
         return self.process
 
 

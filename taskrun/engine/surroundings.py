@@ -46,7 +46,7 @@ def describe(settings: WorkerSettings, number: int, cpu_count: int, context_vars
     """
     threads = _inner_threads(settings, cpu_count)
     affinity = settings.cpu_affinity
-    current_process = loaded("multiprocessing.process", "current_process")
+    this_process = loaded("multiprocessing.process", "_current_process")  # `current_process` is there before that
     initializer, finalizer = settings.initializer, settings.finalizer
     return {
         "path": list(map(str, sys.path)),
@@ -57,7 +57,7 @@ def describe(settings: WorkerSettings, number: int, cpu_count: int, context_vars
         "workers": settings.max_workers * cpus.outer_workers,
         "seeded": settings.seed is not None,
         "argv": [str(arg) for arg in getattr(sys, "argv", [])],
-        "authkey": None if current_process is None else bytes(current_process().authkey),
+        "authkey": None if this_process is None else bytes(this_process.authkey),
         "initializer": None if initializer is None else dump_function(initializer, task="initializer"),
         "initargs": dump_arguments(settings.initargs, {}, task="initializer"),
         "finalizer": None if finalizer is None else dump_function(finalizer, task="finalizer"),

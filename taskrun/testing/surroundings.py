@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -13,23 +11,7 @@ import taskrun
 from taskrun.testing import tasks
 from taskrun.testing.base import Behaviours
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 __all__ = ["SurroundingsBehaviours"]
-
-_IMPORTED = """
-from taskrun.testing import tasks
-
-class Point:
-    def __init__(self, x): self.x = x
-
-SCALE = Point(2)
-
-def scaled(point): return Point(SCALE.x * point.x)
-
-POINTS = tasks.while_imported(scaled, [Point(x) for x in range(4)])
-"""
 
 
 class SurroundingsBehaviours(Behaviours):
@@ -98,24 +80,6 @@ class SurroundingsBehaviours(Behaviours):
     def test_a_task_can_use_an_executor_of_its_own(self, inner: str) -> None:
         with self.executor() as ex:
             assert ex.submit(tasks.sum_on, inner, 5).result(self.patience) == 20
-
-    def test_a_module_may_run_tasks_while_it_is_imported(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Whoever imported it, in another thread or process, would wait for the one who waits for the tasks."""
-        name = "taskrun_half_loaded"
-        (tmp_path / f"{name}.py").write_text(_IMPORTED)
-        monkeypatch.syspath_prepend(str(tmp_path))
-        with self.executor() as ex:
-
-            def run(fn: Any, items: list[Any]) -> list[Any]:
-                return [future.result(self.patience) for future in [ex.submit(fn, item) for item in items]]
-
-            monkeypatch.setattr(tasks, "while_imported", run, raising=False)
-            try:
-                module = importlib.import_module(name)
-            finally:
-                sys.modules.pop(name, None)
-        assert [point.x for point in module.POINTS] == [0, 2, 4, 6]
-        assert {type(point) for point in module.POINTS} == {module.Point}
 
 
 def _result(ex: taskrun.Executor, patience: float) -> Any:

@@ -500,7 +500,6 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_map_arguments_are_checked": (WrongValue,),
     "test_a_process_that_a_task_forks_answers_nothing": (WrongValue,),
     "test_an_error_comes_out_of_a_map_with_its_own_context_and_no_other": (LosesContexts,),
-    "test_a_module_may_run_tasks_while_it_is_imported": (ClonesClasses,),
     # tiny items
     "test_tiny_items_have_an_index_each": (NoCurrentTask,),
     "test_errors_of_tiny_items_are_their_own": (SwallowsErrors,),

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import itertools
-import os
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -12,23 +10,23 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import taskrun
-from taskrun.engine import forking
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from conftest import Script
 
 FORKING: list[tuple[str, dict[str, Any]]] = [
     ("fork", {}),
     ("process", {"start_method": "fork"}),
     ("pool", {"start_method": "fork"}),
 ]
-PATIENCE = 60
+PATIENCE = 40
 
 HALTING = """
 import threading
-BEGUN, GATE = threading.Event(), threading.Event()
-BEGUN.set()
+GATE = threading.Event()
 assert GATE.wait(60)
 VALUE = 6
 """
@@ -50,47 +48,49 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         sys.modules.pop(path.stem, None)
 
 
-def value_of(name: str) -> Any:
-    return importlib.import_module(name).VALUE
+def names_in(module: str) -> list[str]:
+    return [name for name in ("GATE", "VALUE") if hasattr(importlib.import_module(module), name)]
 
 
 @pytest.mark.filterwarnings("ignore::taskrun.UnsafeForkWarning")
-@pytest.mark.parametrize("begun", ["before", "in between"])
 @pytest.mark.parametrize(("backend", "options"), FORKING)
-def test_a_child_has_no_module_half_loaded(
-    modules: Path, monkeypatch: pytest.MonkeyPatch, backend: str, options: dict[str, Any], begun: str
-) -> None:
-    monkeypatch.setattr(forking, "_WAIT", PATIENCE)
-    asked = threading.Event()
-    importing, parent, looks = forking._importing, os.getpid(), itertools.count()
-
-    def noticed() -> set[str]:
-        found = importing()
-        if "halting" in found and os.getpid() == parent:
-            if begun == "in between" and next(looks) == 0:
-                return set()  # the first child finds it out, and ends
-            asked.set()
-        return found
-
-    monkeypatch.setattr(forking, "_importing", noticed)
+def test_a_child_does_not_wait_for_the_import_of_another_thread(modules: Path, backend: str, options: dict[str, Any]) -> None:
     (modules / "halting.py").write_text(HALTING)
-    thread = threading.Thread(target=value_of, args=("halting",))
+    thread = threading.Thread(target=importlib.import_module, args=("halting",))
     thread.start()
     while not hasattr(sys.modules.get("halting"), "GATE"):
         assert thread.is_alive()
-    halting = sys.modules["halting"]
-    with taskrun.Executor(backend, max_workers=1, **options) as ex:
-        try:
-            future = ex.submit(value_of, "halting")
-            assert asked.wait(PATIENCE)  # the fork waits
-            assert not future.done()
-        finally:
-            halting.GATE.set()
-            thread.join()
-        assert future.result(PATIENCE) == 6
+    try:
+        with taskrun.Executor(backend, max_workers=1, **options) as ex:
+            future = ex.submit(names_in, "halting")
+            try:
+                assert future.result(PATIENCE) == ["GATE"]  # as far as it was loaded
+            except TimeoutError:
+                ex.kill_workers()
+                raise
+    finally:
+        sys.modules["halting"].GATE.set()
+        thread.join()
 
 
-def test_an_import_that_waits_for_the_fork_is_not_waited_for(modules: Path) -> None:
+def test_a_module_may_fork_tasks_while_it_is_imported(modules: Path) -> None:
     (modules / "busy.py").write_text(BUSY)
     assert importlib.import_module("busy").VALUES == [0, 2, 4, 6]
-    assert not forking._importing()
+
+
+@pytest.mark.parametrize("backend", ["process", "pool"])
+def test_no_thread_of_ours_imports_what_workers_need_while_one_is_forked(script: Script, backend: str) -> None:
+    code = f"""
+import os, sys, threading, taskrun, warnings
+warnings.simplefilter("ignore", taskrun.UnsafeForkWarning)
+FORKER = []
+PID = os.getpid()
+def watch(event, args):
+    if event == "import" and args[0] in ("taskrun.by_value", "cloudpickle") and FORKER and os.getpid() == PID:
+        if threading.get_ident() not in FORKER: print(f"{{threading.current_thread().name}} imports {{args[0]}}")
+sys.addaudithook(watch)
+os.register_at_fork(before=lambda: FORKER.append(threading.get_ident()))
+with taskrun.Executor({backend!r}, max_workers=2, start_method="fork") as ex:
+    print(list(ex.map(lambda n: 2 * n, range(4))))
+"""
+    assert script.run(code) == "[0, 2, 4, 6]\n"
