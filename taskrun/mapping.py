@@ -168,6 +168,7 @@ class MapResults(Generic[T]):
         if feed is None:
             return
         if self._asked:
+            feed.unread = False  # by his own will: no warning if the executor is shut down before the janitor comes to it
             call_soon(feed.close)
             return
         # Never asked for a value: it was called for its side effects and runs to its end.

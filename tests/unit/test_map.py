@@ -163,6 +163,14 @@ class TestAbandoned:
             next(results)
             raise ZeroDivisionError
 
+    def test_one_that_is_left_half_way_and_dropped_is_not_called_unfinished(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        later: list[Any] = []
+        monkeypatch.setattr(mapping, "call_soon", later.append)  # the janitor is slow
+        with taskrun.Executor("thread", max_workers=1) as ex:  # UnfinishedMapWarning would be an error
+            assert list(itertools.islice(ex.map(abs, itertools.count()), 5)) == [0, 1, 2, 3, 4]
+        (close,) = later
+        close()
+
     def test_serial_runs_the_rest_at_shutdown_in_the_caller(self) -> None:
         ran: list[int] = []
         with taskrun.Executor("serial") as ex:
