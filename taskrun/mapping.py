@@ -6,7 +6,6 @@ import time
 import warnings
 from collections import deque
 from itertools import count, repeat
-from operator import length_hint
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from taskrun.errors import UnfinishedMapWarning
@@ -59,19 +58,18 @@ def _collected(iterables: tuple[Iterable[Any], ...]) -> tuple[list[Iterable[Any]
     kept = [list(it) if hasattr(it, "__len__") and not isinstance(it, range) else it for it in iterables]
     lengths = [len(it) for it in kept if isinstance(it, (list, range))]
     # `repeat` and `count` run nobody's code: where they meet an input with a length, they have one as well.
-    lengths += [length_hint(it) for it in kept if type(it) is repeat and _ends(it)]
+    lengths += [length for it in kept if type(it) is repeat and (length := _times(it)) is not None]
     known = sum(isinstance(it, (list, range)) or type(it) in (repeat, count) for it in kept)
     if known < len(kept) or (kept and not lengths):
         return kept, None
     return kept, min(lengths, default=0)
 
 
-def _ends(repeated: repeat[Any]) -> bool:
+def _times(repeated: repeat[Any]) -> int | None:
     try:
-        repeated.__length_hint__()  # `operator.length_hint` would make 0 of the error
+        return repeated.__length_hint__()  # `operator.length_hint` would make 0 of the error
     except TypeError:  # "len() of unsized object": it was given no number of times
-        return False
-    return True
+        return None
 
 
 class MapResults(Generic[T]):

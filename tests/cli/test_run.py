@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -231,8 +232,10 @@ def held(command):
     processes = []
     started = os.open(command.directory / "started", os.O_RDONLY | os.O_NONBLOCK)
 
-    def start(backend: str) -> subprocess.Popen:
-        process = command.start("run", "jobs:tell_and_wait", "n.txt", "--backend", backend, "--max-workers", "1")
+    def start(backend: str, errors: str = "") -> subprocess.Popen:
+        process = command.start(
+            "run", "jobs:tell_and_wait", "n.txt", "--backend", backend, "--max-workers", "1", redirected=errors
+        )
         processes.append(process)
         ended = os.pidfd_open(process.pid)
         ready, _, _ = select.select([started, ended], [], [], 30)
@@ -276,6 +279,17 @@ def test_a_second_ctrl_c_stops_at_once(held, backend):
     assert out == ""
     assert "interrupted" in err
     assert "Traceback" not in err
+    assert process.returncode == 130
+
+
+def test_stopped_without_standard_error_it_writes_nothing_into_the_results(held):
+    process = held("thread", errors="2>&-")
+    for _ in range(100):
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.2)
+            break
+    assert process.communicate(timeout=10)[0] == ""
     assert process.returncode == 130
 
 

@@ -152,9 +152,8 @@ def idle_workers_are_killed(case: Case) -> None:
             done = [run.submit(acts.pid) for _ in range(4)]
             for pid in {future.result(PATIENCE) for future in done}:
                 kill(pid)
-            for future in run.innocents(
-                6
-            ):  # all of them: one that was taken back from a slow worker would find this one not idle
+            # All of them: one that was taken back from a slow worker would find this one not idle.
+            for future in run.innocents(6):
                 future.result(PATIENCE)
 
 
