@@ -118,10 +118,13 @@ class Closing:
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         raise RuntimeError("cannot schedule new futures after shutdown")
 
-    def hold(self, feeder: Feeder) -> None:
-        """Note that *feeder* has items left: shutdown waits for it. Raises as `submit` does."""
+    def hold(self, feeder: Feeder, *, late: bool = False) -> None:
+        """Note that *feeder* has items left: shutdown waits for it.
+
+        Raises as `submit` does, unless the items are *late*: part of what was submitted, and is not over yet.
+        """
         with self.lock:
-            if self._closed is not None or lifetime.exiting():
+            if not late and (self._closed is not None or lifetime.exiting()):
                 self._refuse()
             # No call in between: Ctrl-C, which may strike after any call, finds both done or neither.
             self._feeders[feeder] = None

@@ -155,7 +155,7 @@ class Feed:
                 room = 0
             elif self._by_demand and not self.sized and self._open:
                 late = self._slow or (since is not None and time.monotonic() - since > _READING)
-                if (late and self._ready()) or self._window.heavy(len(self._open), self._bytes):
+                if (late and self._ready()) or self._window.heavy(self._taken(), self._bytes):
                     room = 0
             if room <= 0:
                 self._pump_thread = 0
@@ -193,14 +193,18 @@ class Feed:
         """Submit up to *room* items. The pump only; not under the lock."""
         calls = self._read(room)
         if calls:
-            if self._read_by_taker:
-                self.scheduler.check_open()
-            first = self._index
-            with self._lock:
-                self._index = first + len(calls)  # before they can end
-            self._submit_items(calls, first)
+            self._submit_items(calls, self._numbered(calls))
         if len(calls) < room and (self.sized or not calls):
             self._stop(None)
+
+    def _numbered(self, calls: list[Any]) -> int:
+        """Return the number of the first of *calls*, which were read last."""
+        if self._read_by_taker:
+            self.scheduler.check_open()
+        first = self._index
+        with self._lock:
+            self._index = first + len(calls)  # before they can end
+        return first
 
     def _submit_items(self, calls: list[Any], first: int) -> None:
         """Submit what was read, the first of which is item *first*."""
@@ -307,10 +311,10 @@ class Feed:
         if not wait_at(gate, left) and not self._at_hand():
             raise TimeoutError
 
-    def taken(self, value: Any) -> None:
-        """Take note that *value* was handed out."""
+    def taken(self, values: Sequence[Any]) -> None:
+        """Take note that *values* are handed out."""
         if not self.sized:
-            self._window.learn_result(value)
+            self._window.learn_results(values)
 
     def items_of(self, future: Future[Any]) -> int:
         """Return how many items *future*, which was taken, stands for if it is a run of them; 0: it is one item."""

@@ -6,6 +6,7 @@ of its items, which `advance` submits and a taker in order waits for (`follow`).
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from functools import partial
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from taskrun import sharing
 from taskrun.bell import wait_at
 from taskrun.map_feed import Feed
+from taskrun.map_reading import Reader
+from taskrun.map_window import weigh
 from taskrun.runs import RUN_SECONDS, TINY, Outcomes, Run, pack_items
 from taskrun.task import function_name
 
@@ -86,7 +89,7 @@ class Pace:
 class _UnderWay:
     """The items of a run that was submitted; whom its end is told."""
 
-    __slots__ = ("feed", "first", "items", "unread")
+    __slots__ = ("__weakref__", "feed", "first", "items", "unread")
 
     def __init__(self, feed: FeedInRuns, items: list[Any], first: int) -> None:
         self.feed = feed
@@ -96,14 +99,14 @@ class _UnderWay:
 
     def advance(self, ended: Sequence[Future[Any]]) -> None:
         for future in ended:
-            self.feed.run_ended(self.items, self.first, future)
+            self.feed.run_ended(self, future)
 
     def executor_closed(self, *, cancelled: bool) -> None:
         """Do nothing: the feed is told."""
 
 
 class FeedInRuns(Feed):
-    """What such a map has under way. The input has a length."""
+    """What such a map has under way."""
 
     def __init__(
         self, scheduler: Scheduler, fn: Callable[..., Any], iterables: list[Iterable[Any]], options: TaskOptions, **rest: Any
@@ -112,11 +115,14 @@ class FeedInRuns(Feed):
         # A million tuples of one item each are no small part of what a million tiny items cost.
         items = zip(*iterables, strict=False) if spread else iter(iterables[0])
         super().__init__(scheduler, fn, items, options, **rest)
+        self._reader = None if self.sized else Reader(items, self._hand_over, scheduler.timer.call_at)
         self._run = Run(fn, options.name or function_name(fn), spread=spread, packs=scheduler.pickles_arguments)
         self._pace = Pace()
         self._options_of_runs = options._replace(chunksize=None)  # it counts items
         self._runs = 0  # under way
         self._items_of: dict[Future[Any], int] = {}  # the runs that were not handed out
+        self._more = 0  # items of these, but for the first of each; and of the run that the taker has
+        self._handed = 0  # items of that one, but for the first
         self._followed: dict[Future[Any], list[Future[Any]]] = {}  # those that stopped early -> the rest of their items
 
     # -- submitting ------------------------------------------------------------------------------------------------------------
@@ -132,11 +138,41 @@ class FeedInRuns(Feed):
             return min(size, 2 * _LOOK_AT), min(enough, _LOOK_AT // 2)
         return size, enough
 
-    def _submit_items(self, items: list[Any], first: int) -> None:
-        self._opened(self._submit_together(items, first), 0)
+    def _taken(self) -> int:
+        return super()._taken() + (self._more if self._by_demand else 0)
 
-    def _submit_together(self, items: list[Any], first: int) -> list[Future[Any]]:
-        """Submit *items* in runs or one by one, as it is known how long they take; return the futures in their order."""
+    def _read(self, room: int) -> list[Any]:
+        if self._reader is None:
+            return super()._read(room)
+        items = self._reader.read(min(room, self._length(room)))
+        self._slow = self._reader.slow
+        return items
+
+    def _hand_over(self, items: list[Any]) -> None:
+        """Submit what was read one by one, in any thread, while the pump goes on reading: nothing of the user's runs here."""
+        try:
+            self._opened(self._submit_alone(items, self._numbered(items)), 0)  # they are few: no need to weigh them
+        except BaseException as error:  # the executor is closed, say
+            self._stop(error)
+
+    def _drop_input(self) -> None:
+        super()._drop_input()
+        self._reader = None
+
+    def _stop(self, error: BaseException | None) -> None:
+        if self._reader is not None:
+            self._reader.close()
+        super()._stop(error)
+
+    def _submit_items(self, items: list[Any], first: int) -> None:
+        futures = self._submit_together(items, first)
+        self._opened(futures, 0 if self.sized else weigh(items) // len(futures))
+
+    def _submit_together(self, items: list[Any], first: int, *, late: bool = False) -> list[Future[Any]]:
+        """Submit *items* in runs or one by one, as it is known how long they take; return the futures in their order.
+
+        *late*: they are the rest of a run, and come even when the executor is closed.
+        """
         length = self._length(len(items))
         futures: list[Future[Any]] = []
         try:
@@ -144,27 +180,32 @@ class FeedInRuns(Feed):
                 part = items[start : start + length]
                 packed = pack_items(part, self._run) if length > 1 else None
                 if packed is None:
-                    calls = part if self._run.spread else [(item,) for item in part]
-                    futures += self.scheduler.submit_all(self._fn, calls, first + start, self.options, self, self._context)
+                    futures += self._submit_alone(part, first + start)
                 else:
-                    futures.append(self._submit_run(part, first + start, packed))
+                    futures.append(self._submit_run(part, first + start, packed, late=late))
         except BaseException:
             for future in futures:
                 future.cancel()
             raise
         return futures
 
+    def _submit_alone(self, items: list[Any], first: int) -> list[Future[Any]]:
+        calls = items if self._run.spread else [(item,) for item in items]
+        return self.scheduler.submit_all(self._fn, calls, first, self.options, self, self._context)
+
     def _length(self, waiting: int) -> int:
         """Return how many items make a run: a millisecond of them, and few enough that every worker has some runs."""
         each = self._pace.seconds
         if each is None or each > TINY:
             return 1
-        left = waiting + (self._total or 0) - self._index
+        left = self._window.size if self._total is None else waiting + self._total - self._index
         length = min(int(RUN_SECONDS / max(each, _FASTEST)), left // (4 * self.scheduler.settings.max_workers))
         return max(1, length if self.options.chunksize is None else min(length, self.options.chunksize))
 
-    def _submit_run(self, items: list[Any], first: int, packed: tuple[list[Any], bool]) -> Future[Any]:
+    def _submit_run(self, items: list[Any], first: int, packed: tuple[list[Any], bool], *, late: bool) -> Future[Any]:
         run = _UnderWay(self, items, first)
+        if not self.sized:  # else this map is held as a whole
+            self.scheduler.hold(run, late=late)  # there may be a rest to submit
         with self._lock:
             self._runs += 1
         self.scheduler.count_items(len(items) - 1)
@@ -172,21 +213,24 @@ class FeedInRuns(Feed):
             (future,) = self.scheduler.submit_all(self._run, (packed,), first, self._options_of_runs, run, self._context)
         except BaseException:
             self.scheduler.count_items(1 - len(items))
+            self.scheduler.release(run)
             with self._lock:
                 self._runs -= 1
             raise
         with self._lock:
             if not self._unwanted:
                 self._items_of[future] = len(items)
+                self._more += len(items) - 1
         return future
 
-    def run_ended(self, items: list[Any], first: int, future: Future[Any]) -> None:
-        """A run of *items* is over; if it stopped early, submit the rest."""
+    def run_ended(self, run: _UnderWay, future: Future[Any]) -> None:
+        """A run is over; if it stopped early, submit the rest."""
+        items, first = run.items, run.first
         done = self._count(len(items), future)
         rest: list[Future[Any]] = []
         if done < len(items) and not self._closed:
             try:
-                rest = self._submit_together(items[done:], first + done)
+                rest = self._submit_together(items[done:], first + done, late=True)
             except BaseException as error:  # the executor is broken, say
                 self._stop(error)
         with self._lock:
@@ -199,12 +243,13 @@ class FeedInRuns(Feed):
             self._note_ended((future,))
             self._changed.ring()
             over = self._exhausted and not self._runs
-            pump = self._lacking()
+            pump = not self._read_by_taker and self._lacking()
         if closed:
             for each in rest:
                 each.cancel()
         if over:
             self._release()
+        self.scheduler.release(run)
         if self._reporter is not None:
             self._reporter.ended(0 if future.cancelled() else done)
             self._report_the_end()
@@ -231,6 +276,15 @@ class FeedInRuns(Feed):
                 self._pace.learn_run(done, outcomes.seconds)
         return done
 
+    def take(self, timeout: float | None) -> Future[Any] | None:
+        with self._lock:  # what was handed out last is used up
+            self._more -= self._handed
+            self._handed = 0
+        reader = self._reader
+        if reader is not None and self._pump_thread == threading.get_ident():  # the input asks its own map
+            reader.hand_over()
+        return super().take(timeout)
+
     def let_go(self) -> None:
         super().let_go()
         with self._lock:
@@ -238,7 +292,7 @@ class FeedInRuns(Feed):
 
     def _release(self) -> None:
         with self._lock:
-            over = not self._runs  # the last one may have to submit a rest
+            over = not (self.sized and self._runs)  # the last one may have to submit a rest
         if over:
             super()._release()
 
@@ -246,7 +300,9 @@ class FeedInRuns(Feed):
 
     def items_of(self, future: Future[Any]) -> int:
         with self._lock:
-            return self._items_of.pop(future, 0)
+            items = self._items_of.pop(future, 0)
+            self._handed = max(items - 1, 0)
+            return items
 
     def follow(self, run: Future[Any], timeout: float | None) -> None:
         if not self._ordered:

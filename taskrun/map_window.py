@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from taskrun.future import Future
 
@@ -17,6 +17,7 @@ MAX_BYTES = 64 * 1024 * 1024
 _AHEAD = 0.1  # seconds of work for every worker
 _OVERHEAD = 5e-6  # seconds that an item costs besides its own
 _SURE = 64  # items after which only one in as many is looked at
+_FLAT = frozenset((int, float, complex, bool, str, bytes, type(None)))
 _MEMORY = 2_000  # items after which the earlier half of what was learned weighs half
 
 
@@ -72,10 +73,10 @@ class Window:
             self._seconds *= _MEMORY / 2 / self._items
             self._items = _MEMORY // 2
 
-    def learn_result(self, value: Any) -> None:
-        """Take note of how large a result is that is handed out."""
-        self._results += 1
-        self._result_bytes += weigh((value,))
+    def learn_results(self, values: Sequence[Any]) -> None:
+        """Take note of how large results are that are handed out."""
+        self._results += len(values)
+        self._result_bytes += weigh(values)
         if self._results > _MEMORY:
             self._results //= 2
             self._result_bytes //= 2
@@ -88,8 +89,10 @@ class Window:
         return item_bytes + items * each >= MAX_BYTES
 
 
-def weigh(values: Iterable[Any]) -> int:
+def weigh(values: Sequence[Any]) -> int:
     """Return about how many bytes *values* take: what they say of themselves, and what one level of containers holds."""
+    if _FLAT.issuperset(map(type, values)):
+        return sum(map(sys.getsizeof, values))  # the hot path of a stream of numbers, or lines
     total = 0
     for value in values:
         total += _size(value)

@@ -44,7 +44,7 @@ def start_map(
         scheduler.check_open()
     reporter = Reporter(options.progress, total, scheduler.callbacks) if options.progress else None
     inputs: dict[str, Any] = {"total": total, "buffersize": buffersize, "ordered": ordered, "reporter": reporter}
-    if total is not None and buffersize is None and may_run_together(scheduler, fn, options):
+    if buffersize is None and may_run_together(scheduler, fn, options):
         feed: Feed = FeedInRuns(scheduler, fn, kept, options, **inputs)
     else:
         feed = Feed(scheduler, fn, zip(*kept, strict=False), options, **inputs)
@@ -113,7 +113,7 @@ class MapResults(Generic[T]):
                 return self.__next__()
             else:
                 value: T = _outcome(future, self._left(), as_value=feed.options.return_exceptions)
-                feed.taken(value)
+                feed.taken((value,))
                 return value
         except InputWaitsForItselfError:  # raised in the input; it ends the map in its place, if the input lets it through
             raise
@@ -136,6 +136,7 @@ class MapResults(Generic[T]):
             return
         if not isinstance(outcomes, Outcomes):
             raise TypeError(f"the backend has answered a run of items with an object of type {type(outcomes).__name__}")
+        feed.taken(outcomes.values)
         if not (outcomes.packed or outcomes.errors):
             self._ready += outcomes.values
         else:

@@ -350,6 +350,13 @@ def return_a_coroutine(item: int) -> Any:
     return _itself(item)
 
 
+def make_file(path: str, item: int) -> int:
+    """Return *item*, once there is a file if a path was given."""
+    if path:
+        Path(path).touch()
+    return item
+
+
 def look_around(directory: str, item: int, tiny: int) -> int:
     """Return 0 for items below *tiny*; later how many ran at once while this one did, itself included: two if they can."""
     if item < tiny:

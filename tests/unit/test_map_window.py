@@ -69,7 +69,7 @@ def test_memory_bounds_it_by_arguments_and_results_but_never_below_two_items_a_w
     assert not window.heavy(3, 10 * MAX_BYTES)
     assert window.heavy(4, MAX_BYTES)
     assert not window.heavy(4, MAX_BYTES // 2)
-    window.learn_result(bytes(MAX_BYTES // 4))
+    window.learn_results((bytes(MAX_BYTES // 4),))
     assert window.heavy(4, MAX_BYTES // 2)
 
 

@@ -196,9 +196,12 @@ def test_a_map_that_nobody_iterates_keeps_no_run(executor: taskrun.Executor) -> 
 def test_chunksize_bounds_a_run(executor: taskrun.Executor, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     submit = map_runs.FeedInRuns._submit_run
-    monkeypatch.setattr(
-        map_runs.FeedInRuns, "_submit_run", lambda feed, items, *rest: (sizes.append(len(items)), submit(feed, items, *rest))[1]
-    )
+
+    def noted(feed: map_runs.FeedInRuns, items: list[Any], *rest: Any, **more: Any) -> Any:
+        sizes.append(len(items))
+        return submit(feed, items, *rest, **more)
+
+    monkeypatch.setattr(map_runs.FeedInRuns, "_submit_run", noted)
     assert list(executor.map(abs, range(COUNT), chunksize=7)) == list(range(COUNT))
     assert max(sizes) == 7
 

@@ -1,0 +1,207 @@
+"""Reading several items at a time holds none of them back."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import taskrun
+from taskrun import map_reading
+from taskrun.map_reading import Reader
+from taskrun.map_window import MAX_ITEMS
+from tests.patience import PATIENCE, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class Clockwork:
+    """A timer that calls when told to."""
+
+    def __init__(self) -> None:
+        self.asked: list[Callable[[], object]] = []
+
+    def call_at(self, when: float, fn: Callable[[], object]) -> bool:
+        self.asked.append(fn)
+        return True
+
+    def strike(self) -> None:
+        asked, self.asked = self.asked, []
+        for fn in asked:
+            fn()
+
+
+def test_items_are_read_many_at_a_time_and_none_beyond_the_limit() -> None:
+    items = itertools.count()
+    reader = Reader(items, pytest.fail, Clockwork().call_at)
+    assert reader.read(100) == list(range(100))
+    assert next(items) == 100
+
+
+def test_the_end_comes_after_the_last_item_and_stays() -> None:
+    reader = Reader(range(30), pytest.fail, Clockwork().call_at)
+    assert reader.read(100) == list(range(30))
+    assert reader.read(100) == []
+    assert reader.read(1) == []
+
+
+def test_an_error_of_the_input_comes_after_what_was_read_before_it() -> None:
+    def items() -> Iterator[int]:
+        yield from range(30)
+        raise LookupError("broken")
+
+    reader = Reader(items(), pytest.fail, Clockwork().call_at)
+    assert reader.read(100) == list(range(30))
+    with pytest.raises(LookupError, match="broken"):
+        reader.read(100)
+
+
+def test_large_items_are_read_one_by_one() -> None:
+    reader = Reader((bytes(1 << 20) for _ in itertools.count()), pytest.fail, Clockwork().call_at)
+    assert len(reader.read(1000)) <= 8
+    assert [len(reader.read(1000)) for _ in range(20)] == [1] * 20
+
+
+def test_without_a_timer_items_are_read_one_by_one() -> None:
+    reader = Reader(itertools.count(), pytest.fail, lambda when, fn: False)
+    assert [reader.read(100) for _ in range(3)] == [[0], [1], [2]]
+
+
+def test_what_was_read_is_handed_over_while_the_input_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the input is read one by one for a while, then many at a time again."""
+    monkeypatch.setattr(map_reading, "_HELD_BACK", 0.0)
+    waits, go_on = threading.Event(), threading.Event()
+    clockwork, handed = Clockwork(), []
+
+    def items() -> Iterator[int]:
+        yield 0
+        yield 1
+        waits.set()
+        assert go_on.wait(PATIENCE)
+        yield from range(2, 1000)
+
+    def hand_over() -> None:
+        assert waits.wait(PATIENCE)
+        clockwork.strike()
+        go_on.set()
+
+    reader = Reader(items(), handed.extend, clockwork.call_at)
+    timer = threading.Thread(target=hand_over)
+    timer.start()
+    read = reader.read(100)
+    timer.join()
+    assert handed == [0, 1]
+    assert read[0] == 2
+    monkeypatch.undo()
+    while len(more := reader.read(100)) == 1:
+        read += more
+    assert len(more) > 8
+    assert read + more == list(range(2, 2 + len(read) + len(more)))
+
+
+def test_what_was_handed_over_is_not_the_end_of_the_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(map_reading, "_HELD_BACK", 0.0)
+    handed: list[int] = []
+    reader: Reader
+
+    def items() -> Iterator[int]:
+        for number in range(8):
+            yield number
+            if number == 7:
+                return
+            reader.hand_over()
+        yield 8
+
+    def rest() -> Iterator[int]:
+        yield from items()
+        reader.hand_over()
+        yield from range(8, 11)
+
+    reader = Reader(rest(), handed.extend, Clockwork().call_at)
+    read: list[int] = []
+    while more := reader.read(8):
+        read += more
+    assert sorted(handed + read) == list(range(11))
+    assert handed == list(range(len(handed)))
+
+
+def test_who_has_closed_it_is_handed_nothing() -> None:
+    reader: Reader
+
+    def items() -> Iterator[int]:
+        yield 1
+        reader.close()
+        reader.hand_over()
+        yield 2
+
+    reader = Reader(items(), pytest.fail, Clockwork().call_at)
+    assert reader.read(100) == [1, 2]
+
+
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_a_stream_of_tiny_items_is_read_no_further_than_the_window(backend: str) -> None:
+    read = 0
+
+    def items() -> Iterator[int]:
+        nonlocal read
+        for number in itertools.count():
+            read = number + 1
+            yield number
+
+    ahead = []
+    with taskrun.Executor(backend, max_workers=2) as ex:
+        for ordered in (True, False):
+            read = 0
+            results = ex.map(abs, items()) if ordered else ex.map_unordered(abs, items())
+            for taken, _ in enumerate(itertools.islice(results, 60_000)):
+                ahead.append(read - taken)
+            results.close()
+    assert max(ahead) <= MAX_ITEMS + 1
+    assert max(ahead) > 1000  # they did come many at a time
+
+
+@pytest.mark.parametrize("backend", ["thread", "process", "asyncio"])
+def test_an_input_may_ask_its_own_map_when_items_have_become_tiny(backend: str) -> None:
+    results: Any = None
+    asked = []
+
+    def items() -> Iterator[int]:
+        yield from range(3000)
+        asked.append(next(results))
+        yield 3000
+        asked.append(next(results))
+        yield 3001
+
+    with taskrun.Executor(backend, max_workers=2) as ex:
+        results = ex.map(abs, items())
+        found = list(results)
+    assert len(asked) == 2
+    assert sorted(found + asked) == list(range(3002))
+
+
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_an_executor_shut_down_while_a_stream_is_read_refuses_the_rest(backend: str) -> None:
+    ex = taskrun.Executor(backend, max_workers=2)
+
+    def items() -> Iterator[int]:
+        yield from range(5000)
+        ex.shutdown(wait=False)
+        yield from range(5000, 10_000)
+
+    found = []
+    with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
+        for value in ex.map(abs, items()):
+            found.append(value)  # one by one: what came before the error is looked at
+    assert found == list(range(len(found)))
+    assert len(found) <= 5000
+    ex.shutdown()
+
+
+def test_a_stream_leaves_no_watch_behind() -> None:
+    with taskrun.Executor("thread", max_workers=2) as ex:
+        assert list(ex.map(abs, iter(range(5000)))) == list(range(5000))
+        timer = ex._scheduler.timer
+        assert eventually(lambda: not timer._heap)
