@@ -66,6 +66,7 @@ def choose(resolved: Resolved) -> Choice:
         backend.configure(own)
     except ConfigError as error:
         raise located(error, origins) from error.__cause__
+    _check_capabilities(backend)
     _refuse_lacking(backend, values["require"], origins["require"])
     _report_unsupported(backend, resolved)
     if backend.capabilities.processes and values["cpu_affinity"] is not None:
@@ -95,6 +96,20 @@ def _make_backend(asked: Any, origin: str) -> Backend:
         raise ConfigError("this Backend instance serves another executor already; make a new one", setting="backend")
     backend._taken = True  # type: ignore[attr-defined]  # whatever its class: one instance, one executor
     return backend
+
+
+def _check_capabilities(backend: Backend) -> None:
+    """Refuse a backend that does not say what it can do: everything else asks for that."""
+    from taskrun.backends.base import Capabilities
+
+    found = getattr(backend, "capabilities", None)
+    if not isinstance(found, Capabilities):
+        label = f"{type(backend).__module__}.{type(backend).__qualname__}"
+        raise ConfigError(
+            f"backend {backend.name!r} does not say what it can do: {label}.capabilities must be "
+            f"taskrun.backends.Capabilities(...), set by the class or in configure(), not {found!r}",
+            setting="backend",
+        )
 
 
 def _default_workers(backend: Backend) -> int:
@@ -140,10 +155,10 @@ def _report_unsupported(backend: Backend, resolved: Resolved) -> None:
     """Warn of settings that this backend cannot honour, or refuse them under `strict`."""
     capabilities, strict = backend.capabilities, resolved.settings["strict"]
     reasons: dict[str, str] = {}
+    if capabilities.initializer == "no":
+        reasons |= dict.fromkeys((*_ONLY_WITH_INITIALIZER, *_ONLY_IN_PROCESSES), "it runs nothing but tasks in its workers")
     if not capabilities.processes:
         reasons |= dict.fromkeys(_ONLY_IN_PROCESSES, "its workers share this process")
-    if capabilities.initializer == "no":
-        reasons |= dict.fromkeys((*_ONLY_WITH_INITIALIZER, *_ONLY_IN_PROCESSES), "its workers are not taskrun's")
     for name, reason in reasons.items():
         if resolved.settings[name] is not None:
             why = f"backend {backend.name!r} cannot honour {name}=: {reason}"

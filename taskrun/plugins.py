@@ -17,7 +17,7 @@ from taskrun.errors import BackendUnavailableError, ConfigError, UnknownBackendE
 if TYPE_CHECKING:
     from taskrun.backends.base import Backend
 
-__all__ = ["BUILTIN", "GROUP", "BackendInfo", "describe_backends", "known_backends", "load_backend"]
+__all__ = ["BUILTIN", "GROUP", "PLUGINS", "BackendInfo", "describe_backends", "known_backends", "load_backend"]
 
 GROUP = "taskrun.backends"
 
@@ -32,6 +32,9 @@ BUILTIN: Mapping[str, str] = {
     "interpreter": "taskrun.backends.interpreter:InterpreterBackend",
 }
 """Name -> "module:class". A built-in name always means the built-in backend, whatever else registers it."""
+
+PLUGINS: Mapping[str, str] = {"dask": "taskrun-dask", "ray": "taskrun-ray"}
+"""Name -> the distribution that registers it; known where that is not installed, too."""
 
 
 class BackendInfo(NamedTuple):
@@ -68,7 +71,7 @@ class _Entry(NamedTuple):
 def load_backend(name: str, *, origin: str | None = None) -> type[Backend]:
     """Return the class of the backend *name*, importing it now; *origin* says in messages who asked for it.
 
-    Raises UnknownBackendError for a name that nobody registers, BackendUnavailableError when what it needs is not on
+    Raises UnknownBackendError for a name that nobody knows, BackendUnavailableError when what it needs is not on
     this machine (saying what to install), ConfigError for a bad registration. Never returns another backend instead.
     """
     target = BUILTIN.get(name)
@@ -76,6 +79,8 @@ def load_backend(name: str, *, origin: str | None = None) -> type[Backend]:
         entry = _Entry(name, target, "taskrun", "taskrun-executor")
     else:
         entries = _registered().get(name, ())
+        if not entries and name in PLUGINS:
+            raise _not_installed(name, origin)
         if not entries:
             raise UnknownBackendError(name, known_backends(), origin=origin)
         if len(entries) > 1:
@@ -89,12 +94,12 @@ def load_backend(name: str, *, origin: str | None = None) -> type[Backend]:
 
 
 def known_backends() -> list[str]:
-    """Return the names of all registered backends, the built-in ones first; imports none of them."""
-    return [*BUILTIN, *sorted(name for name in _registered() if name not in BUILTIN)]
+    """Return the names of all backends there are, the built-in ones first; imports none of them."""
+    return [*BUILTIN, *sorted({*_registered(), *PLUGINS} - set(BUILTIN))]
 
 
 def describe_backends() -> list[BackendInfo]:
-    """Return every registration, the bad ones too with what is wrong; imports all of them."""
+    """Return every registration, the bad ones with what is wrong, and the plugins that are not here; imports all of them."""
     found = [_describe(_Entry(name, target, "taskrun", "taskrun-executor"), None) for name, target in BUILTIN.items()]
     for name, entries in sorted(_registered().items()):
         for entry in entries:
@@ -104,7 +109,8 @@ def describe_backends() -> list[BackendInfo]:
             elif len(entries) > 1:
                 problem = _clash(entries)
             found.append(_describe(entry, problem))
-    return found
+    missing = [name for name in PLUGINS if name not in _registered()]
+    return found + [BackendInfo(name, PLUGINS[name], None, str(_not_installed(name, None))) for name in missing]
 
 
 def _describe(entry: _Entry, problem: str | None) -> BackendInfo:
@@ -148,7 +154,7 @@ def _load(entry: _Entry, origin: str | None) -> type[Backend]:
 
 def _fault(name: str, found: object) -> str | None:
     """Return why *found* cannot be the backend *name*, naming what the contract asks for, or None."""
-    from taskrun.backends.base import Backend
+    from taskrun.backends.base import Backend, Capabilities
 
     if not isinstance(found, type) or not issubclass(found, Backend):
         return f"it is no subclass of taskrun.backends.Backend but {found!r}"
@@ -159,6 +165,9 @@ def _fault(name: str, found: object) -> str | None:
     own = getattr(found, "name", None)
     if own != name:
         return f"the entry's name is {name!r} but {label}.name is {own!r}; they must be the same"
+    can = getattr(found, "capabilities", None)
+    if not (can is None or isinstance(can, (Capabilities, property))):  # none: `configure` sets them
+        return f"{label}.capabilities must be taskrun.backends.Capabilities(...), not {can!r}"
     for table in ("option_names", "task_option_names"):
         if not isinstance(getattr(found, table), Mapping):
             return f"{label}.{table} must map option names to a line each, not {getattr(found, table)!r}"
@@ -185,6 +194,14 @@ def _not_importable(entry: _Entry, module: str, error: ImportError, origin: str 
     step = f"Install the package that provides {needed!r}, for example: {install}" if needed else f"Try: {install}"
     message = f"backend {entry.name!r} of {entry.source} cannot be used here{_from(origin)}: {error}. {step}"
     return BackendUnavailableError(message, backend=entry.name, missing=needed or missing, install=install)
+
+
+def _not_installed(name: str, origin: str | None) -> BackendUnavailableError:
+    install = f"pip install {PLUGINS[name]}"
+    message = (
+        f"backend {name!r} cannot be used here{_from(origin)}: it comes with a plugin that is not installed. Try: {install}"
+    )
+    return BackendUnavailableError(message, backend=name, missing=PLUGINS[name], install=install)
 
 
 def _bad(entry: _Entry, problem: str, origin: str | None) -> ConfigError:

@@ -17,6 +17,7 @@ __all__ = [
     "OwnThread",
     "become_main_thread",
     "call_soon",
+    "daemons_missing",
     "dismiss_janitor",
     "ensure_janitor",
     "take_politely",
@@ -58,6 +59,15 @@ class OwnThread(threading.Thread):
             super().__init__(name=name, target=target, args=args, daemon=True)
         except RuntimeError:  # "daemon threads are disabled in this (sub)interpreter"
             super().__init__(name=name, target=target, args=args, daemon=False)
+
+
+def daemons_missing(name: str) -> str | None:
+    """Return why the backend *name*, whose daemon threads are the standard library's, cannot be used in this interpreter."""
+    try:
+        threading.Thread(daemon=True)
+    except RuntimeError:
+        return f'{name} needs daemon threads, which a sub-interpreter does not allow; use backend="thread" here'
+    return None
 
 
 def become_main_thread() -> None:

@@ -116,6 +116,17 @@ def line(found: Figures, base: Figures) -> str:
     return f"{works}{found.first * 1e3:11.1f} ms{found.task * 1e6:7.0f} us"
 
 
+def _above_zero(kind: Callable[[str], float]) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        value = kind(text)
+        if not value > 0:
+            raise ValueError
+        return value
+
+    number.__name__ = f"{kind.__name__} above 0"  # argparse says it
+    return number
+
+
 def main(arguments: list[str] | None = None) -> int:
     cpus = len(os.sched_getaffinity(0))
     built_in = [info.name for info in describe_backends() if info.source == "taskrun"]
@@ -123,9 +134,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--backend", nargs="+", default=built_in, choices=built_in, help="which; speed-ups are against the first"
     )
-    parser.add_argument("--workers", type=int, default=max(8, cpus), help="max_workers of every backend (%(default)s)")
-    parser.add_argument("--scale", type=float, default=1.0, help="how much work there is (%(default)s)")
-    parser.add_argument("--repeat", type=int, default=1, help="measure so often and show the least (%(default)s)")
+    parser.add_argument(
+        "--workers", type=_above_zero(int), default=max(8, cpus), help="max_workers of every backend (%(default)s)"
+    )
+    parser.add_argument("--scale", type=_above_zero(float), default=1.0, help="how much work there is (%(default)s)")
+    parser.add_argument("--repeat", type=_above_zero(int), default=1, help="measure so often and show the least (%(default)s)")
     asked = parser.parse_args(arguments)
     gil = "with the GIL" if getattr(sys, "_is_gil_enabled", lambda: True)() else "without the GIL"
     print(f"Python {platform.python_version()} {gil}, CPUs that may be used: {cpus}, max_workers={asked.workers}")

@@ -86,10 +86,10 @@ class AdapterBackend(Backend):
         self._feeder = OwnThread(f"{settings.name}-feeder", self._feed)
         self._feeder.start()
 
+    # -- getting workers to work -----------------------------------------------------------------------------------------------
+
     def wake(self) -> None:
         self._news.put(None)
-
-    # -- the feeder ------------------------------------------------------------------------------------------------------------
 
     def _feed(self) -> None:
         news, scheduler = self._news, self._scheduler
@@ -134,6 +134,25 @@ class AdapterBackend(Backend):
             self._flights[task] = inner
         inner.add_done_callback(partial(self._answered, task))
 
+    # -- in a worker -----------------------------------------------------------------------------------------------------------
+
+    def _call(self, task: Task) -> None:
+        """Run a task in a thread of the inner executor."""
+        if not self._scheduler.begin(task):
+            return
+        runner = CoroutineRunner()
+        self._inside.task = task
+        task.worker = threading.current_thread().name
+        try:
+            outcome = call(self._scheduler, task, task.worker, runner)
+        finally:
+            del self._inside.task
+            runner.close()
+        self._scheduler.settle((outcome,))
+        del outcome  # the frames of an error's traceback lead back to this one: it must not lead to the error
+
+    # -- what workers say ------------------------------------------------------------------------------------------------------
+
     def _answered(self, task: Task, inner: concurrent.futures.Future[Any]) -> None:
         self._news.put((task, inner))  # in whatever thread the inner executor calls this
 
@@ -168,22 +187,7 @@ class AdapterBackend(Backend):
         crash.__cause__ = error
         return crash
 
-    def _call(self, task: Task) -> None:
-        """Run a task in a thread of the inner executor."""
-        if not self._scheduler.begin(task):
-            return
-        runner = CoroutineRunner()
-        self._inside.task = task
-        task.worker = threading.current_thread().name
-        try:
-            outcome = call(self._scheduler, task, task.worker, runner)
-        finally:
-            del self._inside.task
-            runner.close()
-        self._scheduler.settle((outcome,))
-        del outcome  # the frames of an error's traceback lead back to this one: it must not lead to the error
-
-    # -- taking back and stopping ----------------------------------------------------------------------------------------------
+    # -- taking back -----------------------------------------------------------------------------------------------------------
 
     def revoke(self, task: Task) -> bool:
         with self._lock:
@@ -213,6 +217,8 @@ class AdapterBackend(Backend):
             self._scheduler.give_back([task for task in back if task not in self._flights])
             raise
 
+    # -- stopping --------------------------------------------------------------------------------------------------------------
+
     def stop(self, task: Task, error: BaseException, cause: Literal["timeout", "killed"]) -> bool:
         """The inner executor offers no way to stop work: its slot is free again once the work ends."""
         with self._lock:
@@ -222,6 +228,8 @@ class AdapterBackend(Backend):
             self._scheduler.give_back([task])
             return True
         return False
+
+    # -- waiting ---------------------------------------------------------------------------------------------------------------
 
     def owns_current_thread(self) -> bool:
         return getattr(self._inside, "task", None) is not None or self._feeder is threading.current_thread()

@@ -233,7 +233,7 @@ class AsyncioBackend(ThreadLikeBackend):
             scheduler.settle((outcome,))
         del task, outcome  # the frames of an error's traceback lead back to this one: it must not lead to the error
 
-    # -- taking back and stopping ----------------------------------------------------------------------------------------------
+    # -- taking back -----------------------------------------------------------------------------------------------------------
 
     def revoke(self, task: Task) -> bool:
         with self._scheduler.lock:
@@ -252,6 +252,8 @@ class AsyncioBackend(ThreadLikeBackend):
         except BaseException:  # Ctrl-C: nobody else knows of them
             self._scheduler.give_back(held)
             raise
+
+    # -- stopping --------------------------------------------------------------------------------------------------------------
 
     def stop(self, task: Task, error: BaseException, cause: Literal["timeout", "killed"]) -> bool:
         """Cancel a coroutine, abandon a thread; its place is free for another task in either case."""

@@ -84,9 +84,16 @@ class Backend(ABC):
 
     The executor calls the methods in this order: `configure`, `slots` (where the user gives no `max_workers`) and `start` once;
     then any of `wake`, `revoke`, `stop` and `notice_cancel` from any thread at any time; then `shutdown` or `abort` (or both,
-    or `abort` several times) and at last `join`. None of the methods is called with a lock of the executor held, none but the
-    first three may raise, and none but `start` (and, on a backend whose capabilities say ``concurrent=False``, `wake`) may run
-    the user's code or wait for it.
+    or `abort` several times) and at last `join`. None of the methods is called with a lock of the executor held. None may raise
+    but the first three, and `waiting` and `one_more` where they say so; a worker that cannot be started is no reason to:
+    the others do the work, and where there are none `scheduler.break_down` says so on every future. None but `start` (and, on a
+    backend whose capabilities say ``concurrent=False``, `wake`) may run the user's code or wait for it.
+
+    A backend whose workers are its own, and that does not say ``initializer="no"``, runs `settings.initializer` in each before
+    its first task (`thread_like.initialize` does it in a thread, and reports to `scheduler.initializer_ok` and
+    `initializer_failed`, which says how long to wait before the next try), `settings.finalizer` when one ends in order, and
+    replaces a worker after `settings.max_tasks_per_child` tasks, or says ``recycle_by_count=False``. The other settings of
+    workers (`env`, `cpu_affinity`, ...) are for backends that say ``processes=True``.
     """
 
     name: ClassVar[str]

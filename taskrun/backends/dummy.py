@@ -18,7 +18,7 @@ from taskrun.backends.base import Capabilities
 from taskrun.backends.calls import call
 from taskrun.backends.thread_like import ThreadLikeBackend, finalize, initialize, note_stack
 from taskrun.coroutines import CoroutineRunner
-from taskrun.threads import OwnThread
+from taskrun.threads import OwnThread, daemons_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +74,10 @@ class DummyBackend(ThreadLikeBackend):
     name: ClassVar[str] = "dummy"
     option_names: ClassVar = {"thread_name_prefix": "str: how the worker threads are named, before _0, _1, ..."}
     capabilities = Capabilities(kill="slot only", recycle_by_count=True)
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        return daemons_missing(cls.name)
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Start the feeder; pools are made when there is work."""

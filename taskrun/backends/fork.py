@@ -81,10 +81,7 @@ class ForkBackend(KeptBackend["ForkedChild"]):
             self._watch(child, fd)
         return True
 
-    # -- what children say -----------------------------------------------------------------------------------------------------
-
-    def _still_runs(self, process: ForkedChild) -> bool:
-        return not process.settled
+    # -- what workers say ------------------------------------------------------------------------------------------------------
 
     def _heard(self, process: ForkedChild, fd: int) -> None:
         self._read(process)
@@ -139,3 +136,8 @@ class ForkBackend(KeptBackend["ForkedChild"]):
         oom = None if child.stop is not None else self._memory.killed(child.exit_status)
         error, cause = verdict(child, task, oom)
         self._scheduler.fail(task, error, cause)
+
+    # -- stopping --------------------------------------------------------------------------------------------------------------
+
+    def _still_runs(self, process: ForkedChild) -> bool:
+        return not process.settled

@@ -48,7 +48,7 @@ class InterpreterBackend(ThreadBackend):
         """Sub-interpreters with an interface in the standard library came with Python 3.14."""
         if sys.version_info < (3, 14):
             running = ".".join(map(str, sys.version_info[:2]))
-            return f'interpreter needs Python 3.14 or later, and this is {running}; use backend="thread" here'
+            return f'interpreter needs Python 3.14 or later, and this is {running}; install that, or use backend="thread" here'
         if importlib.util.find_spec("_interpreters") is None:
             return f'this {sys.implementation.name} was built without the module _interpreters; use backend="thread" here'
         return None
@@ -140,16 +140,16 @@ class InterpreterBackend(ThreadBackend):
 
     # -- stopping --------------------------------------------------------------------------------------------------------------
 
+    def stop(self, task: Task, error: BaseException, cause: Literal["timeout", "killed"]) -> bool:
+        """Give the task's place to another interpreter; this one cannot be stopped, but its task can see that it should."""
+        self.notice_cancel(task)
+        return super().stop(task, error, cause)
+
     def notice_cancel(self, task: Task) -> None:
         with self._scheduler.lock:
             worker = self._worker_of(task)
             if worker is not None:
                 self._there[worker].ask(True)
-
-    def stop(self, task: Task, error: BaseException, cause: Literal["timeout", "killed"]) -> bool:
-        """Give the task's place to another interpreter; this one cannot be stopped, but its task can see that it should."""
-        self.notice_cancel(task)
-        return super().stop(task, error, cause)
 
     def _note_stack(self, error: BaseException, worker: ThreadWorker) -> None:
         """The frames of another interpreter are its own: to touch them here would not be safe."""

@@ -18,6 +18,7 @@ from taskrun.backends.pool_workers import PoolWorkers
 from taskrun.backends.start_methods import MP_CONTEXT, chosen_method
 from taskrun.errors import SerializationError
 from taskrun.serialization import not_sent
+from taskrun.threads import daemons_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -48,6 +49,10 @@ class PoolBackend(PoolWorkers):
         "start_method": 'how workers are made: "forkserver" (default: from multiprocessing\'s fork server), "spawn" or "fork"',
         **MP_CONTEXT,
     }
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        return super().unavailable() or daemons_missing(cls.name)
 
     def configure(self, options: Mapping[str, Any]) -> None:
         chosen_method(options)  # raises
@@ -126,8 +131,6 @@ class PoolBackend(PoolWorkers):
             partial(self._pack, worker, task), partial(self._answered, worker, task), partial(self._not_sent, worker, task)
         )
 
-    # -- in the threads of the pools -------------------------------------------------------------------------------------------
-
     def _pack(self, worker: PooledWorker, task: Task) -> Call | None:
         """Return *task* as it is sent, and begin it; None: it was taken back meanwhile."""
         self._inside.ours = True
@@ -157,14 +160,14 @@ class PoolBackend(PoolWorkers):
             self._scheduler.fail(task, error, "serialization")
         self._tell(self._free, worker, 0)
 
+    # -- what workers say ------------------------------------------------------------------------------------------------------
+
     def _answered(self, worker: PooledWorker, task: Task, answer: Answer | None) -> None:
         self._inside.ours = True
         if answer is not None:
             worker.answering = True
             self._scheduler.settle((worker.outcome(task, answer),))
         self._tell(self._free, worker, 0 if answer is None else answer.rss)
-
-    # -- what the keeper hears of workers --------------------------------------------------------------------------------------
 
     def _free(self, worker: PooledWorker, rss: int) -> None:
         """A worker has done what it was given."""

@@ -64,10 +64,14 @@ class ProcessBackend(Backend):
         self._pid = os.getpid()
         self._supervisor = Supervisor(scheduler, settings, method, context_vars)
 
+    # -- getting workers to work -----------------------------------------------------------------------------------------------
+
     def wake(self) -> None:
         supervisor = self._supervisor
         if supervisor is not None:
             supervisor.wake()
+
+    # -- taking back -----------------------------------------------------------------------------------------------------------
 
     def revoke(self, task: Task) -> bool:
         return self._supervisor is not None and self._supervisor.revoke(task)
@@ -80,6 +84,8 @@ class ProcessBackend(Backend):
         if self._supervisor is not None:
             self._supervisor.recall()
 
+    # -- stopping --------------------------------------------------------------------------------------------------------------
+
     def stop(self, task: Task, error: BaseException, cause: Literal["timeout", "killed"]) -> bool:
         if self._supervisor is None:
             return False
@@ -91,6 +97,8 @@ class ProcessBackend(Backend):
         if self._supervisor is not None:
             self._supervisor.notice_cancel(task)
 
+    # -- waiting ---------------------------------------------------------------------------------------------------------------
+
     def owns_current_thread(self) -> bool:
         return self._supervisor is not None and self._supervisor.thread is threading.current_thread()
 
@@ -98,6 +106,8 @@ class ProcessBackend(Backend):
         if self._supervisor is not None:
             refuse_waiting_in(self._supervisor.thread)
         return nullcontext()
+
+    # -- ending ----------------------------------------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
         if self._supervisor is not None:

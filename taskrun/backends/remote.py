@@ -359,6 +359,8 @@ class RemoteBackend(Backend):
         self._tell(partial(self.forget, [flight]))
         self._scheduler.fail(flight.task, *flight.stopped)
 
+    # -- waiting ---------------------------------------------------------------------------------------------------------------
+
     def owns_current_thread(self) -> bool:
         return self._feeder is threading.current_thread()
 

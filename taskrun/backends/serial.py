@@ -64,6 +64,8 @@ class SerialBackend(Backend):
     def pickles_arguments(self) -> bool:
         return bool(self._check_pickle)
 
+    # -- getting workers to work -----------------------------------------------------------------------------------------------
+
     def wake(self) -> None:
         """Run what the calling thread has queued."""
         if threading.get_ident() in self._reporting or self._scheduler.callbacks.inside():
@@ -76,11 +78,6 @@ class SerialBackend(Backend):
             return
         while (task := self._scheduler.pull_one()) is not None:
             self._run(task)
-
-    def waiting(self) -> AbstractContextManager[None]:
-        """Run what the caller waits for, if it is still queued: it asks in a callback, or Ctrl-C has torn the loop."""
-        self._work_off()
-        return nullcontext()
 
     def _initialize(self) -> bool:
         with self._starting:
@@ -100,9 +97,7 @@ class SerialBackend(Backend):
         self._scheduler.initializer_ok()
         return True
 
-    def owns_current_thread(self) -> bool:
-        """Return True in a task."""
-        return threading.get_ident() in self._inside
+    # -- in a worker -----------------------------------------------------------------------------------------------------------
 
     def _run(self, task: Task) -> None:
         me = threading.get_ident()
@@ -154,9 +149,24 @@ class SerialBackend(Backend):
         answer = run_pickled_call(payload) if context is None else context.copy().run(run_pickled_call, payload)
         return load_answer(task, answer)
 
+    # -- stopping --------------------------------------------------------------------------------------------------------------
+
     def stop(self, task: Task, error: BaseException, cause: Literal["timeout", "killed"]) -> bool:
         """The task runs in the caller: nobody can stop it."""
         return False
+
+    # -- waiting ---------------------------------------------------------------------------------------------------------------
+
+    def owns_current_thread(self) -> bool:
+        """Return True in a task."""
+        return threading.get_ident() in self._inside
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """Run what the caller waits for, if it is still queued: it asks in a callback, or Ctrl-C has torn the loop."""
+        self._work_off()
+        return nullcontext()
+
+    # -- ending ----------------------------------------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
         """Run the finalizer, if the initializer ran."""

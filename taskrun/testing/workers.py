@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 import taskrun
 from taskrun.testing import tasks
 from taskrun.testing.base import Behaviours
+from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +40,25 @@ class WorkerBehaviours(Behaviours):
             crowd.mkdir()
             counts = [ex.submit(tasks.count_neighbours, str(crowd), str(i)) for i in range(12)]
             assert max(future.result(self.patience) for future in counts) <= 2
+
+    def test_no_task_is_lost_where_no_more_threads_are_to_be_had(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Those that there are do the work; without any, each future says why."""
+
+        def refuse(_: OwnThread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        futures = []
+        with self.executor(max_workers=3) as ex:
+            assert ex.submit(tasks.add, 1).result(self.patience) == 1
+            with monkeypatch.context() as patch, suppress(taskrun.InitializerError):  # it may refuse more, then
+                patch.setattr(OwnThread, "start", refuse)
+                futures += (ex.submit(tasks.add, number) for number in range(20))
+            _, unsettled = taskrun.wait(futures, self.patience)
+        assert futures
+        assert not unsettled
+        for number, future in enumerate(futures):
+            error = future.exception()
+            assert future.result() == number if error is None else "can't start new thread" in str(error)
 
     def test_initializer_runs_before_the_first_task(self) -> None:
         with self.executor() as ex:

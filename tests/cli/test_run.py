@@ -290,7 +290,7 @@ def test_stopped_without_standard_error_it_writes_nothing_into_the_results(held)
             process.wait(0.2)
             break
     assert process.communicate(timeout=10)[0] == ""
-    assert process.returncode == 130
+    assert process.returncode in {130, -signal.SIGINT}  # the last one may find the interpreter ending: to a shell, 130 too
 
 
 def test_a_terminal_gets_a_progress_bar_and_a_pipe_does_not(command):

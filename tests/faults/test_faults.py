@@ -37,4 +37,5 @@ ROWS = [
 def test_only_the_guilty_suffer(theme: str, configuration: str, tmp_path: Path) -> None:
     said = run_case(theme, configuration, tmp_path, "short")
     tried = [fault.name for fault in faults_of(theme) if configuration in fault.on]
-    assert [line.split()[:2] for line in said.splitlines()] == [["ok", name] for name in tried]
+    found = [line.split()[:2] for line in said.splitlines() if not line.startswith("not tried:")]  # a permission is missing
+    assert found == [["ok", name] for name in tried]

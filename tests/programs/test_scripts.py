@@ -201,8 +201,8 @@ ex.shutdown()
 
 @pytest.mark.parametrize("outer", EVERY_BACKEND)
 def test_tasks_make_executors_of_their_own(program: Program, outer: str) -> None:
-    # multiprocessing.Pool needs daemon threads, which a sub-interpreter does not allow.
-    inside = [inner for inner in EVERY_BACKEND if (outer, inner) != ("interpreter", "pool")]
+    refused = ("pool", "dummy") if outer == "interpreter" else ()
+    inside = [inner for inner in EVERY_BACKEND if inner not in refused]
     code = f"""
 import taskrun
 def square(x): return x * x
@@ -214,6 +214,10 @@ with taskrun.Executor({outer!r}, max_workers=2) as ex:
         print(inner, list(ex.map(total, [inner] * 5, range(5))))
 """
     assert program.prints(code) == "".join(f"{inner} [0, 0, 1, 5, 14]\n" for inner in inside)
+    for inner in refused:
+        status, _, err = program.run(code.replace(str(inside), repr([inner])))
+        assert status == 1
+        assert f"{inner} needs daemon threads, which a sub-interpreter does not allow" in err
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

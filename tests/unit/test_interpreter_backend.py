@@ -26,7 +26,7 @@ def test_an_older_python_is_told_to_be_one(monkeypatch: pytest.MonkeyPatch) -> N
     with monkeypatch.context() as patch:
         patch.setattr(sys, "version_info", (3, 13, 1))
         missing = InterpreterBackend.unavailable()
-    assert missing == 'interpreter needs Python 3.14 or later, and this is 3.13; use backend="thread" here'
+    assert missing == 'interpreter needs Python 3.14 or later, and this is 3.13; install that, or use backend="thread" here'
     if UNAVAILABLE is not None:
         with pytest.raises(taskrun.BackendUnavailableError, match=r"interpreter needs Python 3\.14 or later"):
             taskrun.Executor("interpreter")

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import taskrun
+from taskrun import plugins
 from taskrun.backends.base import Backend
 from taskrun.errors import BackendUnavailableError, ConfigError, UnknownBackendError
-from taskrun.plugins import BUILTIN, describe_backends, known_backends, load_backend
+from taskrun.plugins import BUILTIN, PLUGINS, describe_backends, known_backends, load_backend
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -225,3 +227,35 @@ def test_asking_for_a_built_in_backend_reads_no_metadata() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", PLUGINS)
+def test_a_plugin_of_ours_that_is_not_installed_is_known(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "_registered", dict)
+    with pytest.raises(BackendUnavailableError, match=f"pip install {PLUGINS[name]}") as caught:
+        load_backend(name, origin="TASKRUN_BACKEND")
+    assert "TASKRUN_BACKEND" in str(caught.value)
+    assert (caught.value.backend, caught.value.install) == (name, f"pip install {PLUGINS[name]}")
+    assert name in known_backends()
+    assert "pip install" in problem_of(name)
+
+
+def test_a_plugin_of_ours_that_is_installed_is_listed_once(install: Install) -> None:
+    install("taskrun-dask", "dask = plug_dask:Good", plug_dask=good("dask"))
+    assert load_backend("dask").name == "dask"
+    assert known_backends().count("dask") == 1
+    assert [info.problem for info in describe_backends() if info.name == "dask"] == [None]
+
+
+@pytest.mark.parametrize("wrong", ["{'kill': 'yes'}", "Capabilities"])
+def test_capabilities_of_another_type_are_a_bad_registration(install: Install, wrong: str) -> None:
+    install("no-say", "nosay = plug_nosay:Good", plug_nosay=good("nosay").replace("Capabilities()", wrong))
+    with pytest.raises(ConfigError, match=r"plug_nosay\.Good\.capabilities must be taskrun\.backends\.Capabilities"):
+        load_backend("nosay")
+
+
+def test_a_backend_that_does_not_say_what_it_can_do_is_refused_when_it_is_used(install: Install) -> None:
+    silent = good("silent").replace("    capabilities = Capabilities()\n", "")
+    install("no-word", "silent = plug_silent:Good", plug_silent=silent)
+    with pytest.raises(ConfigError, match=r"plug_silent\.Good\.capabilities must be .*set by the class or in configure"):
+        taskrun.Executor("silent")
