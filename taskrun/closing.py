@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -205,7 +206,7 @@ class Closing:
             ending = self._progress()
         self._after_turning_away(refused, ending)
         for feeder in feeders:
-            feeder.executor_closed(cancelled=cancel_futures)
+            feeder.executor_closed(CancelledError() if cancel_futures else None)
         if cancel_futures and self._closed != "forked":
             self._backend.recall()
 
@@ -363,7 +364,7 @@ class Closing:
             ending = self._progress()
         self._after_turning_away(refused, ending)
         for feeder in feeders:
-            feeder.executor_closed(cancelled=True)
+            feeder.executor_closed(self._broken_error())
 
     def _broken_error(self) -> BaseException:
         """Return a fresh error for each future: tracebacks and notes are added to the one that is raised."""

@@ -86,6 +86,7 @@ class Feed:
         self._slow = False  # the input took its time the last time
         self._unwanted = False  # results are not kept
         self._closed = False
+        self._broken = False  # what is submitted fails
 
     def open(self) -> None:
         """Submit the first window. Raises as `submit` does."""
@@ -325,13 +326,22 @@ class Feed:
 
     # -- ending ----------------------------------------------------------------------------------------------------------------
 
-    def executor_closed(self, *, cancelled: bool) -> None:
+    def executor_closed(self, error: BaseException | None) -> None:
         if self._read_by_taker:
             return  # the next item that is read is refused
-        if cancelled:
-            self._stop(CancelledError())
-        else:
+        if error is None:
             self._run_to_the_end()
+        elif self.sized and not isinstance(error, CancelledError):
+            self._fail_when_asked()
+        else:
+            self._stop(error)
+
+    def _fail_when_asked(self) -> None:
+        """The workers cannot start: each item that is left fails with the reason, once there is room; nobody waits for that."""
+        with self._lock:
+            self._by_demand = self._broken = True
+            self._changed.ring()
+        self._release()
 
     def _run_to_the_end(self) -> None:
         with self._lock:
@@ -345,7 +355,7 @@ class Feed:
             self._unwanted = True
             self._open, self._queue = {}, deque()
         # On `serial` the rest runs where the executor is shut down: in the user's thread, as everything on it.
-        if self._by_demand and not self._read_by_taker and self.scheduler.concurrent:
+        if self._by_demand and not (self._read_by_taker or self._broken) and self.scheduler.concurrent:
             self._run_to_the_end()
 
     def close(self) -> None:

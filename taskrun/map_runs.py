@@ -101,7 +101,7 @@ class _UnderWay:
         for future in ended:
             self.feed.run_ended(self, future)
 
-    def executor_closed(self, *, cancelled: bool) -> None:
+    def executor_closed(self, error: BaseException | None) -> None:
         """Do nothing: the feed is told."""
 
 
@@ -242,7 +242,7 @@ class FeedInRuns(Feed):
                     self._followed[future] = rest
             self._note_ended((future,))
             self._changed.ring()
-            over = self._exhausted and not self._runs
+            over = (self._exhausted or self._broken) and not self._runs
             pump = not self._read_by_taker and self._lacking()
         if closed:
             for each in rest:

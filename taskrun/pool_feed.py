@@ -58,8 +58,11 @@ class Collecting(Feed):
         super().advance(ended)
         self._collect()
 
-    def executor_closed(self, *, cancelled: bool) -> None:
-        super().executor_closed(cancelled=cancelled)
+    def executor_closed(self, error: BaseException | None) -> None:
+        if error is None or isinstance(error, CancelledError):
+            super().executor_closed(error)
+        else:
+            self._run_to_the_end()  # each item fails with the reason
         self._collect()
 
     def _pump(self, *, reading: bool) -> None:
@@ -124,9 +127,9 @@ class OnDemand(Feed):
         """Return whether `take` raised *error* since nothing more will come."""
         return error is self._error
 
-    def executor_closed(self, *, cancelled: bool) -> None:
-        if cancelled:
-            super().executor_closed(cancelled=True)
+    def executor_closed(self, error: BaseException | None) -> None:
+        if error is not None:
+            super().executor_closed(error)
 
     def run_to_the_end(self) -> None:
         """Submit all that the input gives, whoever asks for results: the pool waits for its end. Results are kept."""

@@ -152,7 +152,7 @@ class Scheduler(Completing):
     ) -> list[Future[Any]]:
         """Queue a call for each tuple of arguments; for maps, which may do it after `close` as well.
 
-        Raises InitializerError when the executor is broken, RuntimeError in a forked copy, CancelledError once what has not
+        Where the executor is broken they fail at once. Raises RuntimeError in a forked copy, CancelledError once what has not
         started is cancelled.
         """
         tasks: list[Task] = []
@@ -167,7 +167,7 @@ class Scheduler(Completing):
             futures.append(future)
         try:
             with self.lock:
-                if self._broken is not None or self._closed == "forked":
+                if self._closed == "forked":
                     self._refuse()
                 if self._discard:  # the map was told of the end of tasks before that of its executor
                     raise CancelledError
@@ -175,7 +175,12 @@ class Scheduler(Completing):
                     self._open += 1
                     task.future._task = task
                     self._queue.put(task)
-            self._backend.wake()
+                refused = self._turn_away()
+                ending = self._progress() if refused else False
+            if refused:  # the executor is broken
+                self._after_turning_away(refused, ending)
+            else:
+                self._backend.wake()
         except BaseException as error:  # as in `submit`
             self._withdraw(futures, error)
             raise

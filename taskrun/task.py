@@ -70,8 +70,11 @@ class Feeder(Protocol):
     def advance(self, ended: Sequence[Future[Any]]) -> None:
         """Take note that these futures of his are done. In any thread, with no lock held."""
 
-    def executor_closed(self, *, cancelled: bool) -> None:
-        """Take note that the executor takes nothing new. In any thread, with no lock held."""
+    def executor_closed(self, error: BaseException | None) -> None:
+        """Take note that the executor takes nothing new; *error*: why what is left is not done, None: it is.
+
+        In any thread, with no lock held.
+        """
 
 
 class Task:

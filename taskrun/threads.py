@@ -17,9 +17,9 @@ __all__ = [
     "OwnThread",
     "become_main_thread",
     "call_soon",
-    "daemons_missing",
     "dismiss_janitor",
     "ensure_janitor",
+    "in_subinterpreter",
     "take_politely",
     "threads_of_others",
     "when_gone",
@@ -61,13 +61,13 @@ class OwnThread(threading.Thread):
             super().__init__(name=name, target=target, args=args, daemon=False)
 
 
-def daemons_missing(name: str) -> str | None:
-    """Return why the backend *name*, whose daemon threads are the standard library's, cannot be used in this interpreter."""
+def in_subinterpreter() -> bool:
+    """Return whether this is an isolated sub-interpreter, which allows neither daemon threads nor forks."""
     try:
         threading.Thread(daemon=True)
     except RuntimeError:
-        return f'{name} needs daemon threads, which a sub-interpreter does not allow; use backend="thread" here'
-    return None
+        return True
+    return False
 
 
 def become_main_thread() -> None:

@@ -18,7 +18,7 @@ from taskrun.backends.base import Capabilities
 from taskrun.backends.calls import call
 from taskrun.backends.thread_like import ThreadLikeBackend, finalize, initialize, note_stack
 from taskrun.coroutines import CoroutineRunner
-from taskrun.threads import OwnThread, daemons_missing
+from taskrun.threads import OwnThread, in_subinterpreter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +77,11 @@ class DummyBackend(ThreadLikeBackend):
 
     @classmethod
     def unavailable(cls) -> str | None:
-        return daemons_missing(cls.name)
+        if in_subinterpreter():
+            return (
+                'multiprocessing.dummy needs daemon threads, which a sub-interpreter does not allow; use backend="thread" here'
+            )
+        return None
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Start the feeder; pools are made when there is work."""
@@ -192,6 +196,9 @@ class DummyBackend(ThreadLikeBackend):
             del self._inside.slot
         with self._scheduler.lock:
             slot.task = None
+            given_up = slot.abandoned  # for good: `stop` looks for the task
+        if given_up:
+            slot.runner.close()
         self._scheduler.settle((outcome,))
         del task, outcome  # an idle worker keeps nothing alive
         self._news.put(lambda: self._free(slot, done=1))

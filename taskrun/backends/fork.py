@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from taskrun.backends.base import Capabilities
 from taskrun.backends.kept import MOST_DEATHS, KeptBackend
 from taskrun.backends.start_methods import warn_of_threads
+from taskrun.threads import in_subinterpreter
 
 if TYPE_CHECKING:
     from taskrun.engine.forked import ForkedChild
@@ -35,6 +36,12 @@ class ForkBackend(KeptBackend["ForkedChild"]):
         processes=True,
     )
     shares_context = True  # the context is inherited like everything else
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        if in_subinterpreter():
+            return 'a sub-interpreter allows no fork; use backend="process" here'
+        return super().unavailable()
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Load all that a child needs, and start the keeper."""

@@ -18,7 +18,7 @@ from taskrun.backends.pool_workers import PoolWorkers
 from taskrun.backends.start_methods import MP_CONTEXT, chosen_method
 from taskrun.errors import SerializationError
 from taskrun.serialization import not_sent
-from taskrun.threads import daemons_missing
+from taskrun.threads import in_subinterpreter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,7 +52,11 @@ class PoolBackend(PoolWorkers):
 
     @classmethod
     def unavailable(cls) -> str | None:
-        return super().unavailable() or daemons_missing(cls.name)
+        if in_subinterpreter():
+            return (
+                'multiprocessing.Pool needs daemon threads, which a sub-interpreter does not allow; use backend="process" here'
+            )
+        return super().unavailable()
 
     def configure(self, options: Mapping[str, Any]) -> None:
         chosen_method(options)  # raises

@@ -6,7 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from taskrun.errors import ConfigError, UnsafeForkWarning
-from taskrun.threads import threads_of_others
+from taskrun.threads import in_subinterpreter, threads_of_others
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,10 +41,13 @@ def chosen_method(options: Mapping[str, Any]) -> StartMethod:
             allowed=_METHODS,
         )
     method = chosen if chosen is not None else synonym if synonym is not None else "forkserver"
+    setting = "start_method" if chosen is not None else "mp_context"
+    if method == "fork" and in_subinterpreter():
+        text = f"{setting}='fork' cannot be used here: a sub-interpreter allows no fork"
+        raise ConfigError(text, setting=setting, allowed=_METHODS[:2])
     for known in _METHODS:
         if method == known:
             return known
-    setting = "start_method" if chosen is not None else "mp_context"
     raise ConfigError(f"{setting}={method!r} is unknown; allowed: {', '.join(_METHODS)}", setting=setting, allowed=_METHODS)
 
 

@@ -82,6 +82,14 @@ class Behaviours:
             pass
         yield None
 
+    def see_refused(self, executor: taskrun.Executor, capability: str) -> bool:
+        """Return whether the backend lacks a *capability*; then see that a program that asks for it is refused."""
+        if getattr(executor.capabilities, capability) not in (False, "no"):
+            return False
+        with pytest.raises(taskrun.UnsupportedOptionError, match=capability), self.executor(require=(capability,)):
+            pass
+        return True
+
     def has_processes(self) -> bool:
         """Return whether the workers are processes that taskrun has made."""
         with self.executor() as executor:

@@ -6,6 +6,7 @@ A backend's capabilities say where it cannot keep a promise; then the documented
 from __future__ import annotations
 
 from taskrun.testing.control import ControlBehaviours
+from taskrun.testing.crashes import CrashBehaviours
 from taskrun.testing.ending import EndBehaviours
 from taskrun.testing.failures import FailureBehaviours
 from taskrun.testing.maps import MapBehaviours
@@ -27,6 +28,7 @@ class BackendConformance(
     ControlBehaviours,
     SurroundingsBehaviours,
     WorkerBehaviours,
+    CrashBehaviours,
     SettingsBehaviours,
     PrimitiveBehaviours,
     EndBehaviours,

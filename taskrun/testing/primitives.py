@@ -236,7 +236,7 @@ class PrimitiveBehaviours(Behaviours):
 
     def test_a_lock_that_a_dead_worker_has_left_locked_is_reported(self) -> None:
         with self.executor() as ex:
-            if not ex.capabilities.crash_isolation or self.context_lacks(ex):
+            if self.see_refused(ex, "crash_isolation") or self.context_lacks(ex):
                 return
             lock, other = ex.context.Lock(), ex.context.RLock()
             ex.submit(acquire_twice, [other], other).result(self.patience)
@@ -248,7 +248,7 @@ class PrimitiveBehaviours(Behaviours):
 
     def test_a_lock_of_a_value_or_a_condition_left_locked_is_reported_too(self) -> None:
         with self.executor() as ex:
-            if not ex.capabilities.crash_isolation or self.context_lacks(ex):
+            if self.see_refused(ex, "crash_isolation") or self.context_lacks(ex):
                 return
             seen: set[str] = set()
             for made in (ex.context.Value("i", 0), ex.context.Array("i", 1), ex.context.Condition()):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from taskrun.testing.base import Behaviours
 from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 __all__ = ["WorkerBehaviours"]
@@ -47,7 +49,7 @@ class WorkerBehaviours(Behaviours):
         def refuse(_: OwnThread) -> None:
             raise RuntimeError("can't start new thread")
 
-        futures = []
+        futures: list[Any] = []
         with self.executor(max_workers=3) as ex:
             assert ex.submit(tasks.add, 1).result(self.patience) == 1
             with monkeypatch.context() as patch, suppress(taskrun.InitializerError):  # it may refuse more, then
@@ -88,6 +90,17 @@ class WorkerBehaviours(Behaviours):
             assert "no such licence server" in str(error)
             with pytest.raises(taskrun.InitializerError):
                 ex.submit(tasks.add, 1)
+
+    def test_a_failing_initializer_is_an_error_of_each_item_of_a_map(self) -> None:
+        with self.executor() as ex:
+            if self.see_refused(ex, "initializer"):
+                return
+        for count in (3, 100_000):
+            with self.executor(initializer=tasks.fail_to_initialize) as ex:
+                errors: Iterator[Any] = ex.options(return_exceptions=True).map(abs, range(count))
+                assert {type(error) for error in islice(errors, 2_000)} == {taskrun.InitializerError}
+            with self.executor(initializer=tasks.fail_to_initialize) as ex, pytest.raises(taskrun.InitializerError):
+                list(ex.map(abs, range(count)))
 
     def test_finalizer_runs_when_a_worker_ends_in_order(self, tmp_path: Path) -> None:
         with self.executor() as ex:
