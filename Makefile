@@ -25,7 +25,7 @@ PLUGINS := dask ray
 PLUGINS_VENV ?= .venv-plugins-$(VERSION)
 IN_PLUGINS_VENV := $(abspath $(PLUGINS_VENV))/bin/python
 
-.PHONY: help demo demo-all choosing test strikes test-clients test-plugins test-all test-newest soak latency bench bench-quick docs lint typecheck format clean python
+.PHONY: help demo demo-all choosing test strikes test-methods test-clients test-plugins test-all test-newest soak latency bench bench-quick docs lint typecheck format clean python
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,11 @@ test: $(VENV)/installed ## the tests; ARGS='-k retry' goes to pytest
 
 strikes: $(VENV)/installed ## Ctrl-C at each single moment, where `make test` takes every twelfth
 	STRIKE_STEP=1 $(IN_VENV) -W error -X dev -m pytest tests/unit/test_struck_anywhere.py tests/pool/test_struck_pool.py $(ARGS)
+
+test-methods: export EVERY_METHOD = 1
+test-methods: $(VENV)/installed ## the conformance suite, and CPython's tests of executors, by every start method
+	$(IN_VENV) -W error -X dev -m pytest $(PARALLEL) tests/conformance/test_backends.py tests/unit/test_standard_contract.py \
+	  tests/unit/test_standard_map.py tests/unit/test_standard_shutdown.py $(ARGS)
 
 test-clients: $(VENV)/installed-clients ## tests/clients with the large libraries too (NumPy, pandas, SciPy, Dask, scikit-learn)
 	$(IN_VENV) -W error -X dev -m pytest $(PARALLEL) tests/clients $(ARGS)

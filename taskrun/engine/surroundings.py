@@ -56,6 +56,7 @@ def describe(settings: WorkerSettings, number: int, cpu_count: int, context_vars
         "threads": threads,
         "workers": settings.max_workers * cpus.outer_workers,
         "seeded": settings.seed is not None,
+        "weighed": settings.max_memory_per_child is not None,
         "argv": [str(arg) for arg in getattr(sys, "argv", [])],
         "authkey": None if this_process is None else bytes(this_process.authkey),
         "initializer": None if initializer is None else dump_function(initializer, task="initializer"),

@@ -236,8 +236,8 @@ class Worker:
             return
         ended = started + duration
         used = self._meter.used(duration, ended)
-        # A long task hides the cost of the look; a short one may have to be passed over.
-        rss = self._rss() if duration > _RSS_AFTER or ended - self._rss_at > _RSS_EVERY else 0
+        # A long task hides the cost of the look; a short one may have to be passed over, unless the worker may grow too large.
+        rss = self._rss() if duration > _RSS_AFTER or ended - self._rss_at > _RSS_EVERY or self._setup["weighed"] else 0
         (self._quick.add if duration < _QUICK else self._quick.discard)(slot)
         if not self._frames or len(data) > LARGEST:
             self._reply(channel.DONE, sequence, started, duration, used, rss, data)

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 import taskrun
+from taskrun.backends.interpreter import InterpreterBackend
+from taskrun.plugins import BUILTIN
 from taskrun.testing import tasks
 from taskrun.testing.base import Behaviours
+from taskrun.threads import in_subinterpreter
 
 __all__ = ["SurroundingsBehaviours"]
 
@@ -76,10 +79,24 @@ class SurroundingsBehaviours(Behaviours):
                 assert error is None or (isinstance(error, RuntimeError) and "same executor" in str(error))
             assert ex.submit(tasks.add, 1).result(self.patience) == 1
 
-    @pytest.mark.parametrize("inner", ["serial", "thread", "process"])
+    @pytest.mark.filterwarnings("ignore::taskrun.UnsafeForkWarning")  # of a fork beside the threads that the outer one has
+    @pytest.mark.parametrize("inner", BUILTIN)
     def test_a_task_can_use_an_executor_of_its_own(self, inner: str) -> None:
+        """On any backend, but for what a sub-interpreter does not allow: that is said."""
         with self.executor() as ex:
-            assert ex.submit(tasks.sum_on, inner, 5).result(self.patience) == 20
+            future = ex.submit(tasks.sum_on, inner, 5)
+            if inner == "interpreter" and InterpreterBackend.unavailable() is not None:
+                lacks: str | None = "Python 3.14"
+            elif inner in ("pool", "dummy", "fork") and ex.submit(in_subinterpreter).result(self.patience):
+                lacks = "a sub-interpreter"
+            else:
+                lacks = None
+            error = future.exception(self.patience)
+            if lacks is None:
+                assert future.result() == 20
+            else:
+                assert isinstance(error, taskrun.BackendUnavailableError)
+                assert lacks in str(error)
 
 
 def _result(ex: taskrun.Executor, patience: float) -> Any:

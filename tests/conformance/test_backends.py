@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from typing import TYPE_CHECKING, ClassVar
@@ -97,6 +98,20 @@ class TestSpawned(ResultBehaviours, FailureBehaviours, SurroundingsBehaviours, W
 class TestForked(ResultBehaviours, FailureBehaviours, SurroundingsBehaviours, WorkerBehaviours):
     backend = "process"
     options: ClassVar = {"start_method": "fork"}
+
+
+class OnMethod(BackendConformance):
+    many = 60
+
+
+if "EVERY_METHOD" in os.environ:  # `make test-methods`: the whole suite for each
+    for backend in ("process", "pool"):
+        for method in ("forkserver", "spawn", "fork"):
+            rest: dict[str, object] = {"backend": backend, "options": {"start_method": method}}
+            if method == "fork":  # its workers inherit the ends that were open when they were made: docs/reference/contexts.md
+                rest["test_a_pipe_carries_objects_until_its_end_is_closed"] = None
+            name = f"Test{backend.title()}By{method.title()}"
+            globals()[name] = type(name, (OnMethod,), rest)
 
 
 @pytest.fixture(scope="class")

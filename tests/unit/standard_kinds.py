@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import taskrun
+from taskrun.backends.interpreter import InterpreterBackend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,16 +25,26 @@ if TYPE_CHECKING:
 PATIENCE = 20.0
 """Seconds after which something that takes milliseconds is believed to hang."""
 
-OURS = ["serial", "thread", "process", "asyncio"]
+OURS = [
+    *("serial", "thread", "process", "pool", "dummy", "fork", "asyncio", "process:spawn", "process:fork"),
+    *(("pool:spawn", "pool:fork") if "EVERY_METHOD" in os.environ else ()),  # `make test-methods`: they start slowly
+    *(("interpreter",) if InterpreterBackend.unavailable() is None else ()),
+]
+"""Where it is not the default, with the start method."""
 EVERYWHERE = ["standard", *OURS]
 """The first is the standard library's ThreadPoolExecutor, which proves that a test asks for what it does."""
 CONCURRENT = [kind for kind in EVERYWHERE if kind != "serial"]
 THREADS = ["standard", "thread"]
+PICKLING = [kind for kind in OURS if kind.startswith(("process", "pool", "interpreter"))]
+ELSEWHERE = [*PICKLING, "fork"]
 
 
 def make(kind: str, **options: Any) -> Any:
     """Return an executor of *kind* with 2 workers if *options* do not tell otherwise."""
     options = {"max_workers": 2, **options}
+    kind, _, method = kind.partition(":")
+    if method:
+        options["start_method"] = method
     return ThreadPoolExecutor(**options) if kind == "standard" else taskrun.Executor(kind, **options)
 
 

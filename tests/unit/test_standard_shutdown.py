@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import standard_kinds as kinds
-from standard_kinds import CONCURRENT, EVERYWHERE, PATIENCE, THREADS, Gate, until
+from standard_kinds import CONCURRENT, EVERYWHERE, PATIENCE, PICKLING, THREADS, Gate, until
 
 import taskrun
 
@@ -94,7 +94,7 @@ class TestShutdown:
         queued = [ex.submit(kinds.mark, str(tmp_path / f"ran {number}")) for number in range(20)]
         ex.shutdown(wait=False, cancel_futures=True)
         assert running.running()
-        if kind == "process":
+        if kind in PICKLING:
             # What a worker was sent ahead is asked back first; the standard one looks into a queue of its own.
             standard.wait(queued, PATIENCE)
         assert all(future.cancelled() for future in queued)
