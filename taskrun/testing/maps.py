@@ -188,14 +188,23 @@ class MapBehaviours(Behaviours):
 
     def test_many_threads_share_one_map(self) -> None:
         found: list[int] = []
+        errors: list[BaseException] = []
+
+        def take() -> None:
+            try:
+                found.extend(results)
+            except BaseException as error:  # one that ends a thread would be lost
+                errors.append(error)
+
         with self.executor() as ex:
             numbers = range(min(400, self.many))
             results = ex.map(tasks.add, iter(numbers))
-            threads = [threading.Thread(target=lambda: found.extend(results)) for _ in range(4)]
+            threads = [threading.Thread(target=take) for _ in range(4)]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
+        assert not errors
         assert sorted(found) == list(numbers)
 
     def test_map_arguments_are_checked(self) -> None:

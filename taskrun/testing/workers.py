@@ -55,9 +55,8 @@ class WorkerBehaviours(Behaviours):
             with monkeypatch.context() as patch, suppress(taskrun.InitializerError):  # it may refuse more, then
                 patch.setattr(OwnThread, "start", refuse)
                 futures += (ex.submit(tasks.add, number) for number in range(20))
-            _, unsettled = taskrun.wait(futures, self.patience)
+            assert not taskrun.wait(futures, self.patience).not_done
         assert futures
-        assert not unsettled
         for number, future in enumerate(futures):
             error = future.exception()
             assert future.result() == number if error is None else "can't start new thread" in str(error)

@@ -167,6 +167,15 @@ def _die_in_silence() -> None:
     raise taskrun.WorkerCrashedError("it died")
 
 
+class AllDieTogether(Broken):
+    """Has one worker, so to speak, and no other one once it is dead."""
+
+    capabilities = ThreadBackend.capabilities._replace(crash_isolation=True)
+
+    def before(self, task: Task) -> None:
+        task.fn, task.args = _die_in_silence, ()
+
+
 class ClaimsProcesses(Broken):
     capabilities = ThreadBackend.capabilities._replace(processes=True)
 
@@ -497,6 +506,8 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_a_map_out_of_time_raises_and_cancels_what_has_not_started": (PullsAhead,),
     "test_progress_is_told_to_the_end": (NoCallbacks,),
     "test_many_threads_share_one_map": (WrongValue,),
+    "test_an_input_may_wait_for_its_own_items_when_they_have_become_tiny": (WrongValue,),
+    "test_a_stream_of_tiny_items_that_fails_does_so_in_its_place": (WrongValue,),
     "test_map_arguments_are_checked": (WrongValue,),
     "test_a_process_that_a_task_forks_answers_nothing": (WrongValue,),
     "test_an_error_comes_out_of_a_map_with_its_own_context_and_no_other": (LosesContexts,),
@@ -518,7 +529,7 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_thousands_cancelled_at_once_leave_nothing_queued": (CountsTheDead,),
     "test_a_running_task_learns_that_it_was_asked_to_cancel": (NoCurrentTask,),
     "test_kill_stops_a_task_that_runs": (NeverStops,),
-    "test_kill_and_timeout_really_stop_a_coroutine_where_they_say_so": (ClaimsToStopCoroutines,),
+    "test_kill_and_timeout_of_a_coroutine": (ClaimsToStopCoroutines,),
     "test_kill_of_a_queued_task_is_cancel": (PullsAhead,),
     "test_timeout_fails_the_future_and_restores_the_slot": (NeverStops,),
     "test_an_attempt_that_was_stopped_has_its_record": (NeverStops, ForgetsTheWorker),
@@ -545,6 +556,12 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_two_workers_run_two_tasks_at_once_and_not_three": (OneAtATime, PullsAhead),
     "test_initializer_runs_before_the_first_task": (NoInitializer,),
     "test_a_failing_initializer_is_an_error_on_every_future": (NoInitializer,),
+    "test_a_failing_initializer_is_an_error_of_each_item_of_a_map": (NoInitializer,),
+    "test_no_task_is_lost_where_no_more_threads_are_to_be_had": (Forgetful,),
+    # crashes
+    "test_a_dying_worker_fails_only_its_own_task": (AllDieTogether,),
+    "test_a_worker_that_died_is_replaced": (AllDieTogether,),
+    "test_a_task_whose_worker_died_runs_again_only_by_its_policy": (AllDieTogether,),
     "test_finalizer_runs_when_a_worker_ends_in_order": (NoFinalizer,),
     "test_max_tasks_per_child_replaces_workers": (NeverRecycles,),
     # settings
@@ -604,7 +621,8 @@ def test_every_behaviour_has_a_backend_that_breaks_it() -> None:
 
 def first_parameters(test: Callable[..., None]) -> dict[str, Any]:
     """Return a value for each parameter that pytest.mark.parametrize gives."""
-    return {mark.args[0]: mark.args[1][0] for mark in getattr(test, "pytestmark", ())}
+    marks = [mark for mark in getattr(test, "pytestmark", ()) if mark.name == "parametrize"]
+    return {mark.args[0]: next(iter(mark.args[1])) for mark in marks}
 
 
 @pytest.mark.parametrize(
