@@ -106,7 +106,7 @@ class IMapIterator(Generic[T]):
             if future.cancelled() or future._exception is not None:
                 _raise_item(error_of(future))
             value: Any = future._result
-            feed.taken(value)
+            feed.taken((value,))
             return value  # type: ignore[no-any-return]  # it is a T
         finally:
             del future, feed, self  # as in `AsyncResult.get`
