@@ -189,10 +189,12 @@ def _walk_function(fn: types.FunctionType) -> Iterator[tuple[str, Any]]:
 # -- unpickling ----------------------------------------------------------------------------------------------------------------
 
 
-def unpickling_error(data: bytes, error: BaseException, *, value: str, side: Side, task: str | None) -> SerializationError:
+def unpickling_error(
+    data: bytes, error: BaseException, *, value: str, side: Side, task: str | None, buffers: list[Any] | None = None
+) -> SerializationError:
     """Return the error for *data*, which did not unpickle because of *error*."""
     if value == "arguments":
-        value = _failing_argument(data) or value
+        value = _failing_argument(data, buffers) or value
     message = f"{_subject(value, task)} cannot be unpickled in the {side}. {_said(error)}.{_missing_name(error, side)}"
     return _with_cause(SerializationError(message, value=value, direction="unpickling", side=side, task=task), error)
 
@@ -229,13 +231,13 @@ def explain_missing_name(error: BaseException) -> None:
             error.add_note(_why_missing(error))
 
 
-def _failing_argument(data: bytes) -> str | None:
+def _failing_argument(data: bytes, buffers: list[Any] | None) -> str | None:
     """Return which argument it is that does not unpickle, by unpickling ever longer beginnings of the message."""
     try:
         kept, data = _inner(data)  # the classes must stay alive meanwhile
         for name, beginning in _beginnings(data):
             try:
-                pickle.loads(beginning)
+                pickle.loads(beginning, buffers=buffers)
             except BaseException:  # to find out whether it raises is the purpose
                 return name
         del kept

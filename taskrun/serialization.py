@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from taskrun.task import Task
 
 __all__ = [
+    "Beside",
     "dump_arguments",
     "dump_function",
     "dump_out_of_band",
@@ -35,11 +36,15 @@ __all__ = [
     "load_function",
     "load_outcome",
     "load_result",
+    "not_received",
     "not_sent",
     "note_fork",
 ]
 
 Side = Literal["parent", "worker"]
+
+LARGE = 1 << 18
+"""Bytes of a buffer that is worth a way of its own."""
 
 _MAIN = b"_main__"
 """In `__main__` and in `__mp_main__`, the name that multiprocessing's children give it."""
@@ -68,13 +73,34 @@ def dump_function(fn: Callable[..., Any], *, task: str | None = None, side: Side
         raise pickling_error(fn, error, value="function", side=side, task=task) from error
 
 
+class Beside:
+    """Large buffers that a pickle leaves out, for what takes them along beside it: the `buffer_callback` of a pickler."""
+
+    __slots__ = ("buffers",)
+
+    def __init__(self) -> None:
+        self.buffers: list[memoryview] = []
+
+    def __call__(self, buffer: pickle.PickleBuffer) -> bool:
+        view = buffer.raw()
+        if view.nbytes < LARGE:
+            return True
+        self.buffers.append(view)
+        return False
+
+
 def dump_arguments(
-    args: tuple[Any, ...], kwargs: Mapping[str, Any], *, task: str | None = None, side: Side = "parent"
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    task: str | None = None,
+    side: Side = "parent",
+    beside: Beside | None = None,
 ) -> bytes:
     """Pickle a call's arguments. Raises SerializationError that names the argument by position or name."""
     call = (args, kwargs)
     try:
-        data = _fast(call)
+        data = _fast(call, beside)
         return dump_downward(call) if data is None else data
     except BaseException as error:
         from taskrun.blame import arguments_error
@@ -98,10 +124,10 @@ def dump_out_of_band(value: Any) -> tuple[bytes, list[memoryview]]:
     return data, [buffer.raw() for buffer in buffers]
 
 
-def dump_result(value: Any, *, task: str | None = None, side: Side = "worker") -> bytes:
+def dump_result(value: Any, *, task: str | None = None, side: Side = "worker", beside: Beside | None = None) -> bytes:
     """Pickle what a task returned, for its parent. Raises SerializationError."""
     try:
-        return dump_upward(value)
+        return dump_upward(value, beside)
     except BaseException as error:
         from taskrun.blame import pickling_error
 
@@ -113,20 +139,22 @@ def load_function(data: bytes, *, task: str | None = None, side: Side = "worker"
     return _load(data, "function", task, side)  # type: ignore[no-any-return]
 
 
-def load_arguments(data: bytes, *, task: str | None = None, side: Side = "worker") -> tuple[tuple[Any, ...], dict[str, Any]]:
+def load_arguments(
+    data: bytes, *, task: str | None = None, side: Side = "worker", buffers: list[Any] | None = None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Undo `dump_arguments`. Raises SerializationError that names the argument by position or name."""
-    return _load(data, "arguments", task, side)  # type: ignore[no-any-return]
+    return _load(data, "arguments", task, side, buffers)  # type: ignore[no-any-return]
 
 
-def load_result(data: bytes, *, task: str | None = None, side: Side = "parent") -> Any:
+def load_result(data: bytes, *, task: str | None = None, side: Side = "parent", buffers: list[Any] | None = None) -> Any:
     """Undo `dump_result`. Raises SerializationError."""
-    return _load(data, "result", task, side)
+    return _load(data, "result", task, side, buffers)
 
 
-def load_outcome(task: Task, data: bytes, run: tuple[Any, ...] | None) -> Outcome:
+def load_outcome(task: Task, data: bytes, run: tuple[Any, ...] | None, buffers: list[Any] | None = None) -> Outcome:
     """Return the outcome of *task*, which has sent its result: that, or an error of its own if it does not unpickle."""
     try:
-        return task, True, load_result(data, task=task.name), None, run
+        return task, True, load_result(data, task=task.name, buffers=buffers), None, run
     except BaseException as error:  # SerializationError
         return task, False, error, "serialization", run
 
@@ -136,6 +164,19 @@ def not_sent(error: BaseException, task: Task) -> SerializationError:
     wrapped = SerializationError(
         f"task {task.name!r} could not be pickled in the parent: {type(error).__name__}: {error}",
         direction="pickling",
+        side="parent",
+        task=task.name,
+    )
+    wrapped.__cause__ = error
+    return wrapped
+
+
+def not_received(error: BaseException, task: Task) -> SerializationError:
+    """Return the error of a task whose result could not be taken in for *error*: there is no memory for it."""
+    wrapped = SerializationError(
+        f"the result of task {task.name!r} could not be taken in by the parent: {type(error).__name__}: {error}",
+        value="result",
+        direction="unpickling",
         side="parent",
         task=task.name,
     )
@@ -153,9 +194,9 @@ def dump_downward(value: Any) -> bytes:
     return by_value.dumps(value, upward=False)
 
 
-def dump_upward(value: Any) -> bytes:
+def dump_upward(value: Any, beside: Beside | None = None) -> bytes:
     """Pickle *value* for the process that sent its classes. Raises what its pickling code raises."""
-    data = _fast(value)
+    data = _fast(value, beside)
     if data is not None:
         return data
     from taskrun import by_value
@@ -179,15 +220,21 @@ def note_fork() -> None:
     _forked = True
 
 
-def _fast(value: Any) -> bytes | None:
+def _fast(value: Any, beside: Beside | None = None) -> bytes | None:
     """Pickle with the C pickler alone; None if that fails, or works but would not in another process."""
     try:
-        data = pickle.dumps(value, 5)
+        data = pickle.dumps(value, 5, buffer_callback=beside)
     except _FINAL:
+        if beside is not None:
+            beside.buffers.clear()
         raise
     except Exception:
-        return None
-    return data if _means_the_same_elsewhere(data) else None
+        data = None
+    if data is not None and _means_the_same_elsewhere(data):
+        return data
+    if beside is not None:
+        beside.buffers.clear()  # what comes next has them inside
+    return None
 
 
 _others: tuple[str, ...] = ()
@@ -233,10 +280,10 @@ def _by_reference(fn: Any) -> bool:
     return isinstance(fn, types.BuiltinFunctionType) or importable(type(fn).__module__)
 
 
-def _load(data: bytes, value: str, task: str | None, side: Side) -> Any:
+def _load(data: bytes, value: str, task: str | None, side: Side, buffers: list[Any] | None = None) -> Any:
     try:
-        return pickle.loads(data)
+        return pickle.loads(data, buffers=buffers)
     except BaseException as error:
         from taskrun.blame import unpickling_error
 
-        raise unpickling_error(data, error, value=value, side=side, task=task) from error
+        raise unpickling_error(data, error, value=value, side=side, task=task, buffers=buffers) from error

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from taskrun.engine import channel
 from taskrun.exceptions import load_exception
-from taskrun.serialization import load_outcome
+from taskrun.serialization import load_outcome, not_received
 
 if TYPE_CHECKING:
+    from taskrun.completing import Outcome
     from taskrun.engine.dispatch import Dispatcher
     from taskrun.engine.fleet import Fleet
     from taskrun.engine.handle import Handle
@@ -27,6 +28,7 @@ __all__ = ["Answers"]
 _TICK = 0.005  # seconds between looks, while a worker has more than one task in hand
 _READS = 8  # chunks read from one worker before the others have their turn
 _CAUSES: dict[int, Cause] = {channel.RAISED: "raised", channel.UNSENDABLE: "serialization", channel.TIMED_OUT: "timeout"}
+_DONE = (channel.DONE, channel.BULK)
 _BROKEN: Any = object()  # in the place of a result that does not unpickle
 
 
@@ -126,18 +128,20 @@ class Answers:
             size = rss or size
             run = (label, started, duration, cpu, rss or handle.rss)
             task.place = None
-            if kind == channel.DONE:
+            if kind in _DONE:
                 if fn is None or task.fn is not fn:
                     fn = task.fn
                     slot = self._dispatcher.pace_slot(fn)
                 if slot is not None:
                     slot.observe(duration)
                 try:
-                    value = loads(payload)
+                    value = loads(payload) if kind == channel.DONE else _BROKEN
                 except BaseException:  # the user's __setstate__ may raise anything, SystemExit included
                     value = _BROKEN
                 if value is not _BROKEN:
                     outcomes.append((task, True, value, None, run))
+                elif kind == channel.BULK:
+                    outcomes.append(self._with_buffers(handle, task, sequence, payload, run))
                 else:  # again, for an error that names the task; outside of the handler, lest it shows both
                     outcomes.append(load_outcome(task, bytes(payload), run))
             else:
@@ -152,6 +156,15 @@ class Answers:
             self._fleet.check_size(handle, size)
         if head is not None:
             self._scheduler.begin(head)
+
+    def _with_buffers(self, handle: Handle, task: Task, sequence: int, payload: bytes | bytearray, run: Any) -> Outcome:
+        """Return the outcome of a task whose result has large buffers beside it."""
+        try:
+            places, data = pickle.loads(payload)
+            buffers = handle.take_beside(places, sequence)
+        except (MemoryError, OSError) as error:  # the result is too large for us: its task's trouble, and nobody else's
+            return task, False, not_received(error, task), "serialization", run
+        return load_outcome(task, data, run, buffers)
 
     def _life_cycle(self, handle: Handle, kind: int, rss: int, payload: bytes | bytearray) -> None:
         if kind == channel.READY:

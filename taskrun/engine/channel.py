@@ -10,6 +10,7 @@ A *frame* is a header of fixed size, whose first field is the length of the payl
                                  descriptors travel with it
     worker -> parent   READY, or NOT_READY with the error of the initializer
                        one of DONE, RAISED, UNSENDABLE, TIMED_OUT for each task claimed; small ones in the outbox
+                       BULK, in the place of DONE: the pickle of (places of its large buffers, pickle of the result)
                        UP_TO     the answers up to the task with this number are in the outbox, where they were not sent
 
 A *token* is one byte for each TASK frame, in the same order: the frame's sequence number modulo 255. The worker claims a
@@ -36,7 +37,7 @@ REPLY: Final = struct.Struct("<QB7xQdddQ")
 """length, kind, sequence number, started (monotonic), duration, CPU seconds, resident bytes (0: not measured)."""
 
 TASK, TASK_MORE, FUNCTION, STATE, SHIPMENT = 1, 2, 3, 4, 5
-READY, NOT_READY, DONE, RAISED, UNSENDABLE, TIMED_OUT, UP_TO = 10, 11, 12, 13, 14, 15, 16
+READY, NOT_READY, DONE, RAISED, UNSENDABLE, TIMED_OUT, UP_TO, BULK = 10, 11, 12, 13, 14, 15, 16, 17
 
 LEAVE: Final = 255
 """The token that ends a worker."""

@@ -23,7 +23,7 @@ from taskrun.engine.functions import Functions, Slot
 from taskrun.engine.reclaim import OVERDUE
 from taskrun.errors import SerializationError
 from taskrun.reach import new_moment
-from taskrun.serialization import dump_arguments, dump_function, not_sent
+from taskrun.serialization import Beside, dump_arguments, dump_function, not_sent
 
 if TYPE_CHECKING:
     import threading
@@ -72,6 +72,7 @@ class Dispatcher:
         """Tasks that took a worker down and run again: each alone, on a fresh worker."""
         self._in_hand: list[Task] = []  # pulled and neither sent nor returned yet
         self._found: list[shipping.Shipment] = []
+        self._beside = Beside()
 
     def begin(self) -> None:
         """Have what this thread pickles from now on refer to what is shipped: for each task it is looked at what that is."""
@@ -343,12 +344,19 @@ class Dispatcher:
             handle.root = task.seed_root
             self._fleet.send_state(handle, {"root": task.seed_root})
         data: bytes | None
+        beside = self._beside
         try:
-            data = dump_arguments(task.args, task.kwargs)
+            data = dump_arguments(task.args, task.kwargs, beside=beside)
         except SerializationError:
             data = None
         if data is None:  # again, for an error that names the task; outside of the handler, lest it shows both
             data = dump_arguments(task.args, task.kwargs, task=task.name)
+        if beside.buffers:
+            places = handle.put_beside(beside, sequence)
+            if places is None:
+                data = dump_arguments(task.args, task.kwargs, task=task.name)
+            else:
+                extras = {**(extras or {}), "bulk": places}
         kind = channel.TASK
         if extras:
             kind = channel.TASK_MORE

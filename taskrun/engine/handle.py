@@ -19,12 +19,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from taskrun import primitives
-from taskrun.engine import channel, notes, posix
+from taskrun.engine import bulk, channel, notes, posix
 from taskrun.engine.outbox import Outbox
 from taskrun.shipping import Shipped
 
 if TYPE_CHECKING:
+    from taskrun.engine.bulk import Place
     from taskrun.engine.stopping import Stop
+    from taskrun.serialization import Beside
     from taskrun.shipping import Shipment
     from taskrun.task import Task
 
@@ -40,6 +42,8 @@ class Handle:
     def __init__(self, number: int) -> None:
         self.number = number
         self.pidfd = self.tokens_in = self.tokens_out = self.notes = -1
+        self._bulk: bulk.Outgoing | None = None
+        self._bulk_back: bulk.Incoming | None = None
         self.outbox: Outbox | None = None
         """What it has answered and not sent; None once closed."""
         self.theirs: list[int] = []
@@ -134,6 +138,26 @@ class Handle:
         with contextlib.suppress(OSError):
             self.writer.send(parts, shipment)
 
+    def put_beside(self, beside: Beside, number: int) -> list[Place] | None:
+        """Put the large buffers of the next task where the worker finds them; None: they have to be in its pickle."""
+        buffers, beside.buffers = beside.buffers, []
+        if self._bulk is None and bulk.has_room(self.notes):
+            self._bulk = bulk.Outgoing(self.notes, notes.BULK_DOWN, self._has_read)
+        return None if self._bulk is None else self._bulk.put(buffers, number)
+
+    def _has_read(self, number: int) -> bool:
+        """Return whether the arguments of that task were loaded, or never will be."""
+        return number < self.next_sequence and number not in self.flight
+
+    def take_beside(self, places: list[Place], number: int) -> list[Any]:
+        """Return the large buffers of a result. Raises MemoryError, or OSError where they are not to be had."""
+        if self._bulk_back is None:
+            self._bulk_back = bulk.Incoming(self.notes, notes.BULK_UP)
+        try:
+            return self._bulk_back.take(places)
+        finally:
+            notes.note_bulk_read(self.notes, number)
+
     def flush(self) -> None:
         """Send what waits for the socket, as far as it goes."""
         with contextlib.suppress(OSError):
@@ -226,7 +250,7 @@ class Handle:
 
     def forget_stack(self) -> None:
         """What was written so far belongs to a task that is over."""
-        self._stack_from = max(notes.STACK_AT, os.fstat(self.notes).st_size)
+        self._stack_from = notes.end_of_stack(self.notes, self._stack_from)
 
     def held_locks(self) -> tuple[str, ...]:
         """Return the names of the locks that its tasks were given and that are locked; it is dead."""
@@ -247,6 +271,9 @@ class Handle:
         if self.outbox is not None:
             self.outbox.close()
             self.outbox = None
+        for window in (self._bulk, self._bulk_back):
+            if window is not None:
+                window.close()
         for fd in (self.tokens_in, self.tokens_out, self.notes, self.pidfd):
             if fd >= 0:
                 with contextlib.suppress(OSError):

@@ -57,7 +57,7 @@ class KeptProcess:
 
     def forget_stack(self) -> None:
         """What was written so far belongs to a task that is over."""
-        self._stack_from = max(notes.STACK_AT, os.fstat(self._notes).st_size)
+        self._stack_from = notes.end_of_stack(self._notes, self._stack_from)
 
     def has_taken_up(self) -> bool:
         """Return whether it began with its task: what happens to it from then on is held against that."""

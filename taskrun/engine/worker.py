@@ -24,18 +24,20 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from taskrun import sharing, shipping
 from taskrun.coroutines import CoroutineRunner
 from taskrun.cpu_meter import CpuMeter
-from taskrun.engine import channel, generators, notes, posix, surroundings
+from taskrun.engine import bulk, channel, generators, notes, posix, surroundings
 from taskrun.engine.alarm import SoftAlarm
 from taskrun.engine.ending import end_a_copy, flush, run_exit_handlers
 from taskrun.engine.outbox import LARGEST, Outbox
 from taskrun.exception_text import without_frames_of
 from taskrun.exceptions import dump_exception
-from taskrun.serialization import dump_result, load_arguments, load_function
+from taskrun.serialization import Beside, dump_result, load_arguments, load_function
 from taskrun.task import CurrentTask, entered, function_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
+
+    from taskrun.engine.bulk import Place
 
 __all__ = ["Worker", "main", "serve"]
 
@@ -76,6 +78,9 @@ class Worker:
         self._forked = False
         self._meter = CpuMeter(time.process_time)
         self._outbox = Outbox(notes_fd)
+        self._beside = Beside()
+        self._incoming = bulk.Incoming(notes_fd, notes.BULK_DOWN)
+        self._outgoing: bulk.Outgoing | None = None
         self._untold = -1  # the last task whose answer is in the outbox and was not told of, or -1
         self._untold_since = 0.0
         self._quick: set[int] = set()  # the slots whose last call was short
@@ -187,6 +192,7 @@ class Worker:
         """Run one task and answer. A method of its own, so that nothing of the task outlives it."""
         _, kind, slot, attempt, sequence, index, timeout, soft = header
         extras: dict[str, Any] | None = None
+        buffers: list[Any] | None = None
         arguments: Any = payload  # bytes, or a bytearray if large
         name = None
         try:
@@ -195,10 +201,13 @@ class Worker:
                 extras = pickle.loads(memoryview(payload)[4 : 4 + size])
                 arguments = payload[4 + size :]
                 name = extras.get("name")
+                if "bulk" in extras:
+                    buffers = self._incoming.take(extras["bulk"])
             fn = self._function(slot, extras, name)
             if name is None:
                 name = function_name(fn)
-            args, kwargs = load_arguments(arguments, task=name)
+            args, kwargs = load_arguments(arguments, task=name, buffers=buffers)
+            buffers = None
             if sharing.in_use:
                 fn, args, kwargs = sharing.unwrapped(fn, args, kwargs)
         except BaseException as error:  # SerializationError, or what a signal handler of the user's raised
@@ -229,15 +238,24 @@ class Worker:
             return
         del args, kwargs
         duration = time.monotonic() - started
+        beside, places = self._beside, None
         try:
-            data = dump_result(value, task=name)
+            data = dump_result(value, task=name, beside=beside)
+            if beside.buffers:
+                places = self._put_beside(sequence)
+                if places is None:
+                    data = dump_result(value, task=name)
         except BaseException as error:  # SerializationError, or what a signal handler of the user's raised
+            beside.buffers.clear()
             self._answer_error(channel.UNSENDABLE, sequence, started, error, name)
             return
         ended = started + duration
         used = self._meter.used(duration, ended)
         # A long task hides the cost of the look; a short one may have to be passed over, unless the worker may grow too large.
         rss = self._rss() if duration > _RSS_AFTER or ended - self._rss_at > _RSS_EVERY or self._setup["weighed"] else 0
+        if places is not None:
+            self._reply(channel.BULK, sequence, started, duration, used, rss, pickle.dumps((places, data), 5))
+            return
         (self._quick.add if duration < _QUICK else self._quick.discard)(slot)
         if not self._frames or len(data) > LARGEST:
             self._reply(channel.DONE, sequence, started, duration, used, rss, data)
@@ -288,6 +306,16 @@ class Worker:
         used = self._meter.used(duration, started + duration)
         self._reply(kind, sequence, started, duration, used, self._rss(), data)
 
+    def _put_beside(self, sequence: int) -> list[Place] | None:
+        """Put the large buffers of a result where the parent finds them; None: they have to be in its pickle."""
+        buffers, self._beside.buffers = self._beside.buffers, []
+        if self._outgoing is None and bulk.has_room(self._notes):
+            self._outgoing = bulk.Outgoing(self._notes, notes.BULK_UP, self._was_taken)
+        return None if self._outgoing is None or self._forked else self._outgoing.put(buffers, sequence)
+
+    def _was_taken(self, number: int) -> bool:
+        return notes.read_bulk(self._notes) >= number
+
     def _reply(self, kind: int, sequence: int, started: float, duration: float, cpu: float, rss: int, data: bytes) -> None:
         if self._forked:
             end_a_copy()
@@ -318,9 +346,10 @@ class Worker:
     def _rss(self) -> int:
         self._rss_at = time.monotonic()
         try:
-            return int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE
+            resident = int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE
         except (OSError, IndexError, ValueError):  # closed by a task that closes everything
             return 0
+        return max(0, resident - self._incoming.resident - (self._outgoing.resident if self._outgoing is not None else 0))
 
     def _parent_gone(self) -> NoReturn:
         os._exit(0)

@@ -1,0 +1,124 @@
+"""Large buffers of arguments and results, beside the socket: copied into memory that both sides have, and once out of it.
+
+Through a socket 64 MB go in some thousand pieces, each with a turn of both processes, and pickle copies them once more at each
+end. Here they lie in the notes of the worker (`notes.new_notes`), far behind what else is there: a file without a name, where
+only what was written takes memory. The parent has one half of the place, the worker the other. Who receives reads them into
+memory of its own, private and writable, as pickle would make it.
+
+A place is used again once it is known to be read. Of arguments it is when the task was answered or taken back: a worker reads
+them before it runs the task, or never. Of a result the parent says so, in the notes.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from taskrun.engine import notes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["Incoming", "Outgoing", "Place", "has_room"]
+
+Place = tuple[int, int]
+"""Where a buffer lies in the notes, and how many bytes it has."""
+
+_MOST = 1 << 30  # bytes on their way in one direction: beyond these, buffers travel in the pickle
+_KEPT = 1 << 26  # bytes in each direction that stay allocated: to use memory again costs a third of taking new
+_PAGE = mmap.ALLOCATIONGRANULARITY
+_HUGE = 1 << 22  # bytes from which on huge pages are asked for: half the time goes into making small ones
+
+
+class _Window:
+    """A view of the half that one side writes. Owned by one thread."""
+
+    def __init__(self, fd: int, base: int) -> None:
+        self._fd = fd
+        self._base = base
+        self._map: mmap.mmap | None = None
+        self.resident = 0
+        """About how many bytes of it count as memory of this process."""
+
+    def _up_to(self, end: int) -> mmap.mmap:
+        """Return a mapping of at least that much of it. Raises OSError where there is no room for it."""
+        mapped = self._map
+        if mapped is None or len(mapped) < end:
+            self._map = mapped = None  # first, for who has little room
+            self._map = mapped = mmap.mmap(self._fd, max(1 << 20, 1 << (end - 1).bit_length()), offset=self._base)
+            self.resident = 0
+        self.resident = max(self.resident, min(end, _KEPT))
+        return mapped
+
+    def close(self) -> None:
+        """Let the mapping go."""
+        self._map = None
+
+
+class Outgoing(_Window):
+    """Where one side puts what the other one reads."""
+
+    def __init__(self, fd: int, base: int, was_read: Callable[[int], bool]) -> None:
+        """*was_read* says whether what was put for the task of a number is not needed any more."""
+        super().__init__(fd, base)
+        self._was_read = was_read
+        self._used: deque[tuple[int, int]] = deque()  # (number of the task, where its place ends), oldest first
+
+    def put(self, buffers: Sequence[memoryview], number: int) -> list[Place] | None:
+        """Copy *buffers* for the task of that *number*; None where there is no room, or no memory, for them."""
+        used = self._used
+        while used and self._was_read(used[0][0]):
+            used.popleft()
+        at = used[-1][1] if used else 0
+        places: list[Place] = []
+        for buffer in buffers:
+            places.append((at, buffer.nbytes))
+            at += -(-buffer.nbytes // _PAGE) * _PAGE
+        if at > _MOST:
+            return None
+        try:
+            window = self._up_to(at)
+        except (OSError, MemoryError, ValueError):  # a limit on memory
+            return None
+        for buffer, (begin, size) in zip(buffers, places, strict=True):
+            window[begin : begin + size] = buffer
+        used.append((number, at))
+        return places
+
+
+class Incoming(_Window):
+    """What reads what the other side has put."""
+
+    def take(self, places: Sequence[Place]) -> list[Any]:
+        """Return the buffers, in memory of their own. Raises MemoryError, or OSError where there is no room for them."""
+        window = self._up_to(max(begin + size for begin, size in places))
+        buffers = []
+        with memoryview(window) as view:
+            for begin, size in places:
+                buffer = _private(size)
+                buffer[:] = view[begin : begin + size]
+                buffers.append(buffer)
+        for begin, size in places:  # memory is given back, but for what is kept
+            begin, end = max(begin, _KEPT), begin + -(-size // _PAGE) * _PAGE
+            if begin < end:
+                with suppress(OSError):
+                    window.madvise(mmap.MADV_REMOVE, begin, end - begin)
+        return buffers
+
+
+def _private(size: int) -> Any:
+    """Return writable memory."""
+    if size < _HUGE:
+        return bytearray(size)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # the kernel has none
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
+def has_room(fd: int) -> bool:
+    """Return whether the notes have a place for buffers."""
+    return os.fstat(fd).st_size >= notes.END
