@@ -89,6 +89,38 @@ class Beside:
         return False
 
 
+_RAW = frozenset((bytes, bytearray))
+_FLAT = _RAW | {int, float, complex, bool, str, type(None)}
+
+
+class _Raw:
+    """Stands for bytes or a bytearray, which by themselves never leave a pickle."""
+
+    def __init__(self, value: bytes | bytearray) -> None:
+        self.value = value
+
+    def __reduce_ex__(self, _: object) -> Any:
+        return _itself, (pickle.PickleBuffer(self.value),)
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _with_raw_beside(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Return the call with what is large and raw replaced; none of it if another argument might hold the same object inside."""
+    if not (_FLAT.issuperset(map(type, args)) and _FLAT.issuperset(map(type, kwargs.values()))):
+        return args, kwargs
+    stand_ins: dict[int, _Raw] = {}  # one for each object, however often it is there
+
+    def replaced(value: Any) -> Any:
+        if type(value) not in _RAW or len(value) < LARGE:
+            return value
+        return stand_ins.setdefault(id(value), _Raw(value))
+
+    return tuple(map(replaced, args)), {name: replaced(value) for name, value in kwargs.items()}
+
+
 def dump_arguments(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
@@ -100,6 +132,8 @@ def dump_arguments(
     """Pickle a call's arguments. Raises SerializationError that names the argument by position or name."""
     call = (args, kwargs)
     try:
+        if beside is not None and not (_RAW.isdisjoint(map(type, args)) and _RAW.isdisjoint(map(type, kwargs.values()))):
+            call = _with_raw_beside(args, kwargs)
         data = _fast(call, beside)
         return dump_downward(call) if data is None else data
     except BaseException as error:
@@ -127,6 +161,8 @@ def dump_out_of_band(value: Any) -> tuple[bytes, list[memoryview]]:
 def dump_result(value: Any, *, task: str | None = None, side: Side = "worker", beside: Beside | None = None) -> bytes:
     """Pickle what a task returned, for its parent. Raises SerializationError."""
     try:
+        if beside is not None and type(value) in _RAW and len(value) >= LARGE:
+            value = _Raw(value)
         return dump_upward(value, beside)
     except BaseException as error:
         from taskrun.blame import pickling_error

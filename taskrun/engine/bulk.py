@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Incoming", "Outgoing", "Place", "has_room"]
 
-Place = tuple[int, int]
-"""Where a buffer lies in the notes, and how many bytes it has."""
+Place = tuple[int, int, str]
+"""Where a buffer lies in its half, how many bytes it has, and what it is made into: "bytes", "bytearray", or any memory, ""."""
 
 _MOST = 1 << 30  # bytes on their way in one direction: beyond these, buffers travel in the pickle
 _KEPT = 1 << 26  # bytes in each direction that stay allocated: to use memory again costs a third of taking new
 _PAGE = mmap.ALLOCATIONGRANULARITY
+_AS_THEY_ARE: dict[type, str] = {bytes: "bytes", bytearray: "bytearray"}
 _HUGE = 1 << 22  # bytes from which on huge pages are asked for: half the time goes into making small ones
 
 
@@ -75,7 +76,7 @@ class Outgoing(_Window):
         at = used[-1][1] if used else 0
         places: list[Place] = []
         for buffer in buffers:
-            places.append((at, buffer.nbytes))
+            places.append((at, buffer.nbytes, _AS_THEY_ARE.get(type(buffer.obj), "")))
             at += -(-buffer.nbytes // _PAGE) * _PAGE
         if at > _MOST:
             return None
@@ -83,7 +84,7 @@ class Outgoing(_Window):
             window = self._up_to(at)
         except (OSError, MemoryError, ValueError):  # a limit on memory
             return None
-        for buffer, (begin, size) in zip(buffers, places, strict=True):
+        for buffer, (begin, size, _) in zip(buffers, places, strict=True):
             window[begin : begin + size] = buffer
         used.append((number, at))
         return places
@@ -94,14 +95,10 @@ class Incoming(_Window):
 
     def take(self, places: Sequence[Place]) -> list[Any]:
         """Return the buffers, in memory of their own. Raises MemoryError, or OSError where there is no room for them."""
-        window = self._up_to(max(begin + size for begin, size in places))
-        buffers = []
+        window = self._up_to(max(begin + size for begin, size, _ in places))
         with memoryview(window) as view:
-            for begin, size in places:
-                buffer = _private(size)
-                buffer[:] = view[begin : begin + size]
-                buffers.append(buffer)
-        for begin, size in places:  # memory is given back, but for what is kept
+            buffers = [_copy(view[begin : begin + size], kind) for begin, size, kind in places]
+        for begin, size, _ in places:  # memory is given back, but for what is kept
             begin, end = max(begin, _KEPT), begin + -(-size // _PAGE) * _PAGE
             if begin < end:
                 with suppress(OSError):
@@ -109,13 +106,16 @@ class Incoming(_Window):
         return buffers
 
 
-def _private(size: int) -> Any:
-    """Return writable memory."""
-    if size < _HUGE:
-        return bytearray(size)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+def _copy(buffer: memoryview, kind: str) -> Any:
+    """Return *buffer* in memory of its own, writable unless it was bytes."""
+    if kind == "bytes":
+        return bytes(buffer)
+    if kind == "bytearray" or len(buffer) < _HUGE:
+        return bytearray(buffer)
+    memory = mmap.mmap(-1, len(buffer), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError):  # the kernel has none
         memory.madvise(mmap.MADV_HUGEPAGE)
+    memory[:] = buffer
     return memory
 
 

@@ -8,6 +8,7 @@ import functools
 import gc
 import threading
 import time
+from array import array
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -103,6 +104,21 @@ class ResultBehaviours(Behaviours):
             assert result == [1]
             assert (result is given) is not pickled
             assert given == ([] if pickled else [1])
+
+    def test_large_buffers_arrive_as_what_they_are(self) -> None:
+        """However they travel: private where they are pickled, writable if they were."""
+        for value in (bytearray(1 << 20), bytes(1 << 20), array("d", bytes(1 << 20))):
+            with self.executor() as ex:
+                kind, first, arrived = ex.submit(tasks.mark_and_return, value).result(self.patience)
+                copied = self.pickling(ex.capabilities.pickles) or ex.capabilities.pickles == "results"
+            assert (kind, first, type(arrived)) == (type(value).__name__, 0, type(value))
+            assert len(arrived) == len(value)
+            if isinstance(value, bytes):
+                assert arrived == value
+                continue
+            assert arrived[0] == 1
+            assert value[0] == (0 if copied else 1)
+            arrived[0] = 2
 
     def test_wait_and_as_completed(self) -> None:
         with self.executor() as ex:

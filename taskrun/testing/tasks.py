@@ -366,6 +366,13 @@ def die_unless_there(path: str) -> int:
     return len(Path(path).read_text().split())
 
 
+def mark_and_return(value: Any) -> tuple[str, float, Any]:
+    first = value[0]
+    if not isinstance(value, bytes):
+        value[0] = 1
+    return type(value).__name__, first, value
+
+
 def make_file(path: str, item: int) -> int:
     """Return *item*, once there is a file if a path was given."""
     if path:

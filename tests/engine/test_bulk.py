@@ -1,0 +1,236 @@
+"""Large buffers travel beside the pickle, and nobody can tell."""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import os
+import pickle
+import subprocess
+import sys
+from array import array
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import taskrun
+from taskrun.engine import bulk, notes
+from taskrun.serialization import LARGE, Beside, dump_arguments, load_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MB = 1 << 20
+
+
+class Matrix:
+    """Something with a large buffer, which says so to pickle as arrays do."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+    def __reduce_ex__(self, protocol: int) -> Any:
+        return Matrix, (pickle.PickleBuffer(self.data),)
+
+
+class Trap:
+    """Comes out of a pickle and never in again."""
+
+    def __reduce__(self) -> Any:
+        return _refuse, ()
+
+
+def _refuse() -> None:
+    raise LookupError("not here")
+
+
+def describe(matrix: Matrix) -> tuple[str, bool, int, bytes]:
+    with memoryview(matrix.data) as view:
+        return type(matrix.data).__name__, view.readonly, view.nbytes, bytes(view[:3])
+
+
+def change(matrix: Matrix) -> bytes:
+    memoryview(matrix.data)[0] = 9
+    return bytes(memoryview(matrix.data)[:2])
+
+
+def give(size: int, first: int) -> Matrix:
+    data = bytearray(size)
+    data[0] = first
+    return Matrix(array("b", bytes(data)))
+
+
+def raw(kind: str, size: int) -> Any:
+    return {"bytes": bytes, "bytearray": bytearray}[kind](size)
+
+
+def kinds(*args: Any, **kwargs: Any) -> list[str]:
+    return [type(value).__name__ for value in (*args, *kwargs.values())]
+
+
+def is_same(one: Any, other: Any) -> bool:
+    return one is other
+
+
+def with_a_trap(*_: Any) -> tuple[Matrix, Trap]:
+    return Matrix(bytearray(LARGE)), Trap()
+
+
+def without_a_pickle(_: Any) -> tuple[Matrix, Any]:
+    return Matrix(bytearray(LARGE)), iter_nothing()
+
+
+def iter_nothing() -> Iterator[None]:
+    yield
+
+
+def first_byte(data: Any) -> int:
+    return memoryview(data).cast("B")[0]
+
+
+@pytest.fixture
+def ex() -> Iterator[taskrun.Executor]:
+    with taskrun.Executor("process", max_workers=2) as executor:
+        yield executor
+
+
+@pytest.mark.parametrize("size", [LARGE - 1, LARGE, 3 * MB + 1, 9 * MB])
+def test_buffers_arrive_private_and_writable(ex: taskrun.Executor, size: int) -> None:
+    matrix = Matrix(array("b", b"abc" + bytes(size - 3)))
+    _, readonly, length, beginning = ex.submit(describe, matrix).result()
+    assert (readonly, length, beginning) == (False, size, b"abc")
+    assert ex.submit(change, matrix).result() == b"\x09b"
+    assert bytes(matrix.data[:3]) == b"abc"
+    result = ex.submit(give, size, 5).result()
+    assert first_byte(result.data) == 5
+    memoryview(result.data)[0] = 6
+
+
+def test_what_is_read_only_stays_so(ex: taskrun.Executor) -> None:
+    with memoryview(array("b", bytes(MB))).toreadonly() as view:
+        assert ex.submit(describe, Matrix(view)).result()[1] is True
+
+
+@pytest.mark.parametrize("kind", ["bytes", "bytearray"])
+def test_raw_bytes_arrive_as_what_they_are(ex: taskrun.Executor, kind: str) -> None:
+    value = raw(kind, 2 * MB)
+    assert ex.submit(kinds, value, 1, x=value).result() == [kind, "int", kind]
+    assert ex.submit(kinds, value, [value]).result() == [kind, "list"]
+    result = ex.submit(raw, kind, 2 * MB).result()
+    assert type(result) is type(value)
+    assert result == value
+
+
+def test_one_object_twice_is_one_object_there_too(ex: taskrun.Executor) -> None:
+    value, other = bytearray(MB), bytearray(MB)
+    assert ex.submit(is_same, value, value).result() is True
+    assert ex.submit(is_same, value, other=value).result() is True
+    assert ex.submit(is_same, value, other).result() is False
+
+
+def test_many_under_way_do_not_overwrite_one_another(ex: taskrun.Executor) -> None:
+    futures = [ex.submit(first_byte, bytearray([number % 251]) + bytearray(LARGE)) for number in range(300)]
+    back = [ex.submit(give, LARGE + 100 * number, number % 120) for number in range(100)]
+    assert [future.result() for future in futures] == [number % 251 for number in range(300)]
+    assert [first_byte(future.result().data) for future in back] == [number % 120 for number in range(100)]
+    assert [len(data) for data in ex.map(bytearray, [LARGE + number for number in range(100)])] == [
+        LARGE + number for number in range(100)
+    ]
+
+
+def test_errors_are_those_of_other_arguments_and_results(ex: taskrun.Executor) -> None:
+    matrix = Matrix(bytearray(LARGE))
+    with pytest.raises(taskrun.SerializationError, match="argument 1") as arrived:
+        ex.submit(kinds, matrix, Trap()).result()
+    assert "not here" in str(arrived.value)
+    with pytest.raises(taskrun.SerializationError, match="argument 1"):
+        ex.submit(kinds, matrix, iter_nothing()).result()
+    with pytest.raises(taskrun.SerializationError, match="result") as result:
+        ex.submit(with_a_trap).result()
+    assert isinstance(result.value.__cause__, LookupError)
+    with pytest.raises(taskrun.SerializationError, match="result"):
+        ex.submit(without_a_pickle, 1).result()
+    assert ex.submit(first_byte, bytearray(b"z") + bytearray(LARGE)).result() == ord("z")
+
+
+def test_the_memory_of_what_is_not_kept_is_given_back() -> None:
+    with taskrun.Executor("process", max_workers=1) as executor:
+        large = bytearray(bulk._KEPT + 16 * MB)
+        assert executor.submit(len, large).result() == len(large)
+        assert len(executor.submit(raw, "bytearray", len(large)).result()) == len(large)
+        assert executor.submit(first_byte, b"a").result() == ord("a")
+        (handle,) = executor._backend._supervisor._fleet.workers.values()  # type: ignore[attr-defined]
+        assert os.fstat(handle.notes).st_blocks * 512 <= 2 * bulk._KEPT + notes.STACK_AT + MB
+
+
+def test_the_arguments_of_a_task_are_not_kept(ex: taskrun.Executor) -> None:
+    matrix = Matrix(bytearray(LARGE))
+    ex.submit(kinds, matrix).result()
+    ex.submit(kinds, 1).result()
+    gc.collect()
+    matrix.data.append(1)  # BufferError if somebody looks at it
+
+
+@pytest.mark.parametrize("where", ["_MOST", "mmap"])
+def test_without_room_they_travel_in_the_pickle(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if where == "_MOST":
+        monkeypatch.setattr(bulk, "_MOST", LARGE)
+    else:
+        monkeypatch.setattr(bulk._Window, "_up_to", _no_memory)
+    data = bytearray(b"x") + bytearray(MB)
+    # Its workers are forked from here, so that there is no room for results either.
+    with taskrun.Executor("process", max_workers=1, start_method="fork") as executor:
+        assert executor.submit(first_byte, data).result() == ord("x")
+        assert executor.submit(raw, "bytearray", MB).result() == bytearray(MB)
+
+
+def _no_memory(*_: Any) -> Any:
+    raise OSError("no memory")
+
+
+def test_a_limit_on_the_size_of_files_costs_only_the_shortcut() -> None:
+    code = """
+import resource, taskrun
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
+with taskrun.Executor("process", max_workers=1) as ex:
+    print(ex.submit(len, bytearray(1 << 20)).result(), len(ex.submit(bytearray, 1 << 20).result()))
+    print(ex.submit(len, b"a").result())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{MB} {MB}\n1\n", "")
+
+
+def test_a_result_for_which_there_is_no_memory_is_its_tasks_error_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with taskrun.Executor("process", max_workers=1) as executor:
+        assert executor.submit(first_byte, b"a").result() == ord("a")
+        with monkeypatch.context() as patch:
+            patch.setattr(bulk, "_copy", _too_much)
+            with pytest.raises(taskrun.SerializationError, match="could not be taken in by the parent: MemoryError"):
+                executor.submit(raw, "bytearray", MB).result()
+        assert len(executor.submit(raw, "bytearray", MB).result()) == MB
+
+
+def _too_much(*_: Any) -> Any:
+    raise MemoryError("so large")
+
+
+def test_what_is_mapped_does_not_count_as_memory_of_the_worker() -> None:
+    data = bytearray(48 * MB)
+    with taskrun.Executor("process", max_workers=1, max_memory_per_child="40MB") as executor:
+        executor.submit(len, data).result()
+        one, other = (executor.submit(os.getpid).result() for _ in range(2))
+        assert one == other  # it holds the memory of the arguments, of its own only while the task runs
+        (handle,) = executor._backend._supervisor._fleet.workers.values()  # type: ignore[attr-defined]
+        mapped = int(Path(f"/proc/{handle.pid}/statm").read_text().split()[1]) * mmap.PAGESIZE
+        assert mapped > 48 * MB
+
+
+def test_a_pickle_without_large_buffers_has_nothing_beside_it() -> None:
+    beside = Beside()
+    data = dump_arguments((Matrix(bytearray(LARGE - 1)), b"a"), {}, beside=beside)
+    assert not beside.buffers
+    args, _ = load_arguments(data)
+    assert len(args[0].data) == LARGE - 1
+    dump_arguments((bytearray(LARGE),), {}, beside=beside)
+    assert [buffer.nbytes for buffer in beside.buffers] == [LARGE]
