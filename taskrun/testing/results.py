@@ -109,8 +109,10 @@ class ResultBehaviours(Behaviours):
         """However they travel: private where they are pickled, writable if they were."""
         for value in (bytearray(1 << 20), bytes(1 << 20), array("d", bytes(1 << 20))):
             with self.executor() as ex:
-                kind, first, arrived = ex.submit(tasks.mark_and_return, value).result(self.patience)
+                told = ex.submit(tasks.mark_and_return, value).result(self.patience)
                 copied = self.pickling(ex.capabilities.pickles) or ex.capabilities.pickles == "results"
+            assert len(told) == 3
+            kind, first, arrived = told
             assert (kind, first, type(arrived)) == (type(value).__name__, 0, type(value))
             assert len(arrived) == len(value)
             if isinstance(value, bytes):
