@@ -12,7 +12,7 @@ import pickletools
 import types
 from typing import TYPE_CHECKING, Any, Literal
 
-from taskrun.errors import SerializationError
+from taskrun.errors import BackendUnavailableError, SerializationError
 from taskrun.serialization import dump_downward, dump_upward
 from taskrun.shipping import collecting
 
@@ -227,6 +227,8 @@ def _why_missing(error: BaseException) -> str:
 def explain_missing_name(error: BaseException) -> None:
     """Add a note to an error that a task raised in a worker because a module, or a name in one, is not there."""
     with contextlib.suppress(Exception):  # of a user's class that overrides any of this
+        if isinstance(error, BackendUnavailableError):
+            return  # it says why itself
         if isinstance(error, ImportError) or (isinstance(error, AttributeError) and isinstance(error.obj, types.ModuleType)):
             error.add_note(_why_missing(error))
 

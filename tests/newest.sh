@@ -49,7 +49,7 @@ run() { # pytest's arguments
         set -e; root=$1; shift
         mount -t proc proc "$root/proc"
         mount --rbind /dev "$root/dev"
-        exec chroot "$root" env -i HOME=/root LANG=C.UTF-8 PATH=/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+        exec chroot "$root" env -i HOME=/root LANG=C.UTF-8 PATH=/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin PYTHONMALLOC=default \
             sh -c "cd /work && exec python -W error -X dev -m pytest \"\$@\"" sh \
             --dist worksteal --tx "$(( 2 * $(getconf _NPROCESSORS_ONLN) ))*popen//python=/venv/bin/python -W error -X dev" "$@"
     ' bash "$root" "$@"
@@ -63,9 +63,11 @@ if [ $# -gt 0 ]; then
     run "$@"
     exit
 fi
+failed=0
 echo "== the backend interpreter"
-run tests/conformance/test_backends.py -k TestInterpreter
-run tests/unit/test_interpreter_backend.py tests/programs/test_interpreters.py
+run tests/conformance/test_backends.py -k TestInterpreter || failed=1
+run tests/unit/test_interpreter_backend.py tests/programs/test_interpreters.py || failed=1
 echo "== everything else"
 run --deselect tests/conformance/test_backends.py::TestInterpreter --deselect tests/unit/test_interpreter_backend.py \
-    --deselect tests/programs/test_interpreters.py
+    --deselect tests/programs/test_interpreters.py || failed=1
+exit $failed

@@ -170,11 +170,13 @@ class TestSubmitting:
 
     @pytest.mark.filterwarnings("ignore::taskrun.UnsafeForkWarning")  # beside the standard library's threads
     def test_futures_of_several_executors_can_be_waited_for_together(self, make: Any) -> None:
-        futures = [make(kind).submit(abs, -number) for number, kind in enumerate(EVERYWHERE)]
+        # A process with a sub-interpreter must not fork (cpython#139759).
+        kinds_here = [kind for kind in EVERYWHERE if "interpreter" not in OURS or not kind.endswith("fork")]
+        futures = [make(kind).submit(abs, -number) for number, kind in enumerate(kinds_here)]
         for by in (standard, taskrun):
             assert set(by.as_completed(futures, PATIENCE)) == set(futures)
             assert by.wait(futures, PATIENCE) == (set(futures), set())
-        assert [future.result() for future in futures] == list(range(len(EVERYWHERE)))
+        assert [future.result() for future in futures] == list(range(len(kinds_here)))
 
 
 class TestWorkers:
