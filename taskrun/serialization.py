@@ -207,14 +207,14 @@ def not_sent(error: BaseException, task: Task) -> SerializationError:
     return wrapped
 
 
-def not_received(error: BaseException, task: Task) -> SerializationError:
-    """Return the error of a task whose result could not be taken in for *error*: there is no memory for it."""
+def not_received(error: BaseException, *, value: Literal["arguments", "result"], side: Side, task: str) -> SerializationError:
+    """Return the error of a task whose arguments or result could not be taken in for *error*: there is no memory for them."""
     wrapped = SerializationError(
-        f"the result of task {task.name!r} could not be taken in by the parent: {type(error).__name__}: {error}",
-        value="result",
+        f"the {value} of task {task!r} could not be taken in by the {side}: {type(error).__name__}: {error}",
+        value=value,
         direction="unpickling",
-        side="parent",
-        task=task.name,
+        side=side,
+        task=task,
     )
     wrapped.__cause__ = error
     return wrapped

@@ -162,8 +162,8 @@ class Answers:
         try:
             places, data = pickle.loads(payload)
             buffers = handle.take_beside(places, sequence)
-        except (MemoryError, OSError) as error:  # the result is too large for us: its task's trouble, and nobody else's
-            return task, False, not_received(error, task), "serialization", run
+        except MemoryError as error:  # the result is too large for us: its task's trouble, and nobody else's
+            return task, False, not_received(error, value="result", side="parent", task=task.name), "serialization", run
         return load_outcome(task, data, run, buffers)
 
     def _life_cycle(self, handle: Handle, kind: int, rss: int, payload: bytes | bytearray) -> None:

@@ -94,10 +94,13 @@ class Incoming(_Window):
     """What reads what the other side has put."""
 
     def take(self, places: Sequence[Place]) -> list[Any]:
-        """Return the buffers, in memory of their own. Raises MemoryError, or OSError where there is no room for them."""
-        window = self._up_to(max(begin + size for begin, size, _ in places))
-        with memoryview(window) as view:
-            buffers = [_copy(view[begin : begin + size], kind) for begin, size, kind in places]
+        """Return the buffers, in memory of their own. Raises MemoryError."""
+        try:
+            window = self._up_to(max(begin + size for begin, size, _ in places))
+            with memoryview(window) as view:
+                buffers = [_copy(view[begin : begin + size], kind) for begin, size, kind in places]
+        except (OSError, ValueError) as error:  # what mapping says of a limit on memory
+            raise MemoryError(str(error)) from error
         for begin, size, _ in places:  # memory is given back, but for what is kept
             begin, end = max(begin, _KEPT), begin + -(-size // _PAGE) * _PAGE
             if begin < end:

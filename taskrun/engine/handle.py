@@ -150,7 +150,7 @@ class Handle:
         return number < self.next_sequence and number not in self.flight
 
     def take_beside(self, places: list[Place], number: int) -> list[Any]:
-        """Return the large buffers of a result. Raises MemoryError, or OSError where they are not to be had."""
+        """Return the large buffers of a result. Raises MemoryError."""
         if self._bulk_back is None:
             self._bulk_back = bulk.Incoming(self.notes, notes.BULK_UP)
         try:

@@ -30,7 +30,7 @@ from taskrun.engine.ending import end_a_copy, flush, run_exit_handlers
 from taskrun.engine.outbox import LARGEST, Outbox
 from taskrun.exception_text import without_frames_of
 from taskrun.exceptions import dump_exception
-from taskrun.serialization import Beside, dump_result, load_arguments, load_function
+from taskrun.serialization import Beside, dump_result, load_arguments, load_function, not_received
 from taskrun.task import CurrentTask, entered, function_name
 
 if TYPE_CHECKING:
@@ -201,11 +201,11 @@ class Worker:
                 extras = pickle.loads(memoryview(payload)[4 : 4 + size])
                 arguments = payload[4 + size :]
                 name = extras.get("name")
-                if "bulk" in extras:
-                    buffers = self._incoming.take(extras["bulk"])
             fn = self._function(slot, extras, name)
             if name is None:
                 name = function_name(fn)
+            if extras is not None and "bulk" in extras:
+                buffers = self._take_beside(extras["bulk"], name)
             args, kwargs = load_arguments(arguments, task=name, buffers=buffers)
             buffers = None
             if sharing.in_use:
@@ -305,6 +305,13 @@ class Worker:
         data = dump_exception(error, task=name or "")
         used = self._meter.used(duration, started + duration)
         self._reply(kind, sequence, started, duration, used, self._rss(), data)
+
+    def _take_beside(self, places: list[Place], name: str) -> list[Any]:
+        """Return the large buffers of a call. Raises SerializationError where there is no memory for them."""
+        try:
+            return self._incoming.take(places)
+        except MemoryError as error:
+            raise not_received(error, value="arguments", side="worker", task=name) from error
 
     def _put_beside(self, sequence: int) -> list[Place] | None:
         """Put the large buffers of a result where the parent finds them; None: they have to be in its pickle."""
