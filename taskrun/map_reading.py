@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from itertools import chain, islice
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from taskrun.bell import Bell, wait_at
@@ -48,6 +48,7 @@ class Reader:
         self._call_at = call_at
         self._lock = threading.RLock()
         self._handed = Bell()  # rings when something was handed over
+        self._tokens: list[Iterator[Any]] = []  # an item is read for each: without any the read under way ends
         self._read: deque[Any] = deque()  # and not submitted: items enter on the right, the end of the input as the last
         self._reading = False
         self._handing_over = False
@@ -89,10 +90,16 @@ class Reader:
             self._since = began
             self._reading = True
         while limit > 0:
-            read.extend(islice(items, min(size, limit)))  # from here on each is seen by others as soon as it is read
+            self._tokens = [items] * min(size, limit)
+            if self._alone > 0:  # something was handed over just before
+                break
+            read.extend(map(next, self._tokens))  # from here on each is seen by others as soon as it is read
             limit -= size
             size *= 2
-            if not read or read[-1] is _END or self._look_at(read[-1], began):
+            try:
+                if read[-1] is _END or self._look_at(read[-1], began):
+                    break
+            except IndexError:  # handed over
                 break
 
     def _look_at(self, item: Any, began: float) -> bool:
@@ -135,13 +142,13 @@ class Reader:
             wait_at(gate, None)
         try:
             self._alone = _SINGLY
+            self._tokens.clear()  # after the item that is being read, the results that are there come first
             items = self._drained()
             if items:
                 self._submit(items)
         finally:
             with self._lock:
                 self._handing_over = False
-                self._since = time.monotonic()
                 self._handed.ring()
 
     def _watch(self) -> bool:
@@ -159,7 +166,7 @@ class Reader:
     def _look(self) -> None:
         with self._lock:
             late = self._reading and time.monotonic() - self._since >= _HELD_BACK
-            self._watched = again = self._reading and not self._closed
+            self._watched = again = self._reading and not (late or self._closed)
         if again:
             self._call_at(time.monotonic() + _HELD_BACK, self._look)
         if late:

@@ -89,12 +89,13 @@ class Pace:
 class _UnderWay:
     """The items of a run that was submitted; whom its end is told."""
 
-    __slots__ = ("__weakref__", "feed", "first", "items", "unread")
+    __slots__ = ("__weakref__", "feed", "first", "items", "under_way", "unread")
 
     def __init__(self, feed: FeedInRuns, items: list[Any], first: int) -> None:
         self.feed = feed
         self.items = items
         self.first = first
+        self.under_way = False
         self.unread = False
 
     def advance(self, ended: Sequence[Future[Any]]) -> None:
@@ -115,14 +116,15 @@ class FeedInRuns(Feed):
         # A million tuples of one item each are no small part of what a million tiny items cost.
         items = zip(*iterables, strict=False) if spread else iter(iterables[0])
         super().__init__(scheduler, fn, items, options, **rest)
+        self._unweighed: list[tuple[list[Future[Any]], list[Any]]] = []  # what was submitted while the input was read
         self._reader = None if self.sized else Reader(items, self._hand_over, scheduler.timer.call_at)
         self._run = Run(fn, options.name or function_name(fn), spread=spread, packs=scheduler.pickles_arguments)
         self._pace = Pace()
         self._options_of_runs = options._replace(chunksize=None)  # it counts items
         self._runs = 0  # under way
         self._items_of: dict[Future[Any], int] = {}  # the runs that were not handed out
-        self._more = 0  # items of these, but for the first of each; and of the run that the taker has
-        self._handed = 0  # items of that one, but for the first
+        self._more = 0  # items of these, but for the first of each; and of the runs that were handed out last
+        self._handed = 0  # items of the latter, but for the first of each
         self._followed: dict[Future[Any], list[Future[Any]]] = {}  # those that stopped early -> the rest of their items
 
     # -- submitting ------------------------------------------------------------------------------------------------------------
@@ -146,12 +148,24 @@ class FeedInRuns(Feed):
             return super()._read(room)
         items = self._reader.read(min(room, self._length(room)))
         self._slow = self._reader.slow
+        while self._unweighed:  # what was handed over meanwhile: to weigh it may run the user's code
+            futures, handed = self._unweighed.pop()
+            self._weighed(futures, weigh(handed) // len(handed))
         return items
+
+    def _weighed(self, futures: list[Future[Any]], size: int) -> None:
+        with self._lock:
+            for future in futures:
+                if future in self._open:
+                    self._open[future] = size
+                    self._bytes += size
 
     def _hand_over(self, items: list[Any]) -> None:
         """Submit what was read one by one, in any thread, while the pump goes on reading: nothing of the user's runs here."""
         try:
-            self._opened(self._submit_alone(items, self._numbered(items)), 0)  # they are few: no need to weigh them
+            futures = self._submit_alone(items, self._numbered(items))
+            self._opened(futures, 0)
+            self._unweighed.append((futures, items))
         except BaseException as error:  # the executor is closed, say
             self._stop(error)
 
@@ -204,18 +218,23 @@ class FeedInRuns(Feed):
 
     def _submit_run(self, items: list[Any], first: int, packed: tuple[list[Any], bool], *, late: bool) -> Future[Any]:
         run = _UnderWay(self, items, first)
-        if not self.sized:  # else this map is held as a whole
-            self.scheduler.hold(run, late=late)  # there may be a rest to submit
-        with self._lock:
-            self._runs += 1
-        self.scheduler.count_items(len(items) - 1)
+        counted = False
         try:
+            if not self.sized:  # else this map is held as a whole
+                self.scheduler.hold(run, late=late)  # there may be a rest to submit
+            with self._lock:  # no call in between, as in `hold`
+                self._runs += 1
+                run.under_way = True
+            self.scheduler.count_items(len(items) - 1)
+            counted = True
             (future,) = self.scheduler.submit_all(self._run, (packed,), first, self._options_of_runs, run, self._context)
-        except BaseException:
-            self.scheduler.count_items(1 - len(items))
+        except BaseException:  # refused, or Ctrl-C, which may strike after any call
             self.scheduler.release(run)
+            if counted:
+                self.scheduler.count_items(1 - len(items))
             with self._lock:
-                self._runs -= 1
+                self._runs -= run.under_way
+                run.under_way = False
             raise
         with self._lock:
             if not self._unwanted:
@@ -238,7 +257,7 @@ class FeedInRuns(Feed):
             closed = self._closed
             if not closed and not self._unwanted:
                 self._note_open(rest, 0)
-                if self._ordered:
+                if self._ordered and done < len(run.items):
                     self._followed[future] = rest
             self._note_ended((future,))
             self._changed.ring()
@@ -277,7 +296,7 @@ class FeedInRuns(Feed):
         return done
 
     def take(self, timeout: float | None) -> Future[Any] | None:
-        with self._lock:  # what was handed out last is used up
+        with self._lock:  # what was handed out before is used up; of several takers the others' too, nearly
             self._more -= self._handed
             self._handed = 0
         reader = self._reader
@@ -301,7 +320,7 @@ class FeedInRuns(Feed):
     def items_of(self, future: Future[Any]) -> int:
         with self._lock:
             items = self._items_of.pop(future, 0)
-            self._handed = max(items - 1, 0)
+            self._handed += max(items - 1, 0)
             return items
 
     def follow(self, run: Future[Any], timeout: float | None) -> None:

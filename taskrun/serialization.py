@@ -260,11 +260,11 @@ def _fast(value: Any, beside: Beside | None = None) -> bytes | None:
     """Pickle with the C pickler alone; None if that fails, or works but would not in another process."""
     try:
         data = pickle.dumps(value, 5, buffer_callback=beside)
-    except _FINAL:
-        if beside is not None:
-            beside.buffers.clear()
-        raise
-    except Exception:
+    except BaseException as error:  # the user's pickling code may raise anything
+        if isinstance(error, _FINAL) or not isinstance(error, Exception):
+            if beside is not None:
+                beside.buffers.clear()  # else the next task would have them
+            raise
         data = None
     if data is not None and _means_the_same_elsewhere(data):
         return data

@@ -156,6 +156,8 @@ class Answers:
             self._fleet.check_size(handle, size)
         if head is not None:
             self._scheduler.begin(head)
+        else:
+            handle.tidy()
 
     def _with_buffers(self, handle: Handle, task: Task, sequence: int, payload: bytes | bytearray, run: Any) -> Outcome:
         """Return the outcome of a task whose result has large buffers beside it."""

@@ -25,12 +25,11 @@ if TYPE_CHECKING:
 __all__ = ["Incoming", "Outgoing", "Place", "has_room"]
 
 Place = tuple[int, int, str]
-"""Where a buffer lies in its half, how many bytes it has, and what it is made into: "bytes", "bytearray", or any memory, ""."""
+"""Where a buffer lies in its half, how many bytes it has, and what it becomes: "bytes", "bytearray", or any memory, ""."""
 
 _MOST = 1 << 30  # bytes on their way in one direction: beyond these, buffers travel in the pickle
 _KEPT = 1 << 26  # bytes in each direction that stay allocated: to use memory again costs a third of taking new
 _PAGE = mmap.ALLOCATIONGRANULARITY
-_AS_THEY_ARE: dict[type, str] = {bytes: "bytes", bytearray: "bytearray"}
 _HUGE = 1 << 22  # bytes from which on huge pages are asked for: half the time goes into making small ones
 
 
@@ -71,12 +70,11 @@ class Outgoing(_Window):
     def put(self, buffers: Sequence[memoryview], number: int) -> list[Place] | None:
         """Copy *buffers* for the task of that *number*; None where there is no room, or no memory, for them."""
         used = self._used
-        while used and self._was_read(used[0][0]):
-            used.popleft()
+        self.tidy()
         at = used[-1][1] if used else 0
         places: list[Place] = []
         for buffer in buffers:
-            places.append((at, buffer.nbytes, _AS_THEY_ARE.get(type(buffer.obj), "")))
+            places.append((at, buffer.nbytes, _kind_of(buffer)))
             at += -(-buffer.nbytes // _PAGE) * _PAGE
         if at > _MOST:
             return None
@@ -88,6 +86,15 @@ class Outgoing(_Window):
             window[begin : begin + size] = buffer
         used.append((number, at))
         return places
+
+    def tidy(self) -> None:
+        """Forget what was read; with nothing under way, give back what is not kept: nobody reads what was taken back."""
+        used, last = self._used, 0
+        while used and self._was_read(used[0][0]):
+            last = max(last, used.popleft()[1])
+        if not used and last > _KEPT and self._map is not None:
+            with suppress(OSError):
+                self._map.madvise(mmap.MADV_REMOVE, _KEPT, last - _KEPT)
 
 
 class Incoming(_Window):
@@ -109,8 +116,15 @@ class Incoming(_Window):
         return buffers
 
 
+def _kind_of(buffer: memoryview) -> str:
+    """Return what a pickle would make of it; where nobody sees what it is, any memory will do."""
+    if buffer.readonly:
+        return "bytes"
+    return "" if type(buffer.obj).__module__ == "numpy" else "bytearray"
+
+
 def _copy(buffer: memoryview, kind: str) -> Any:
-    """Return *buffer* in memory of its own, writable unless it was bytes."""
+    """Return *buffer* in memory of its own."""
     if kind == "bytes":
         return bytes(buffer)
     if kind == "bytearray" or len(buffer) < _HUGE:

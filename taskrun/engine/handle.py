@@ -145,6 +145,11 @@ class Handle:
             self._bulk = bulk.Outgoing(self.notes, notes.BULK_DOWN, self._has_read)
         return None if self._bulk is None else self._bulk.put(buffers, number)
 
+    def tidy(self) -> None:
+        """Give memory back that large buffers have taken; the worker is idle."""
+        if self._bulk is not None:
+            self._bulk.tidy()
+
     def _has_read(self, number: int) -> bool:
         """Return whether the arguments of that task were loaded, or never will be."""
         return number < self.next_sequence and number not in self.flight

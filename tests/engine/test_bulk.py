@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import mmap
 import os
@@ -17,6 +18,7 @@ import pytest
 import taskrun
 from taskrun.engine import bulk, notes
 from taskrun.serialization import LARGE, Beside, dump_arguments, load_arguments
+from tests.patience import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -234,3 +236,40 @@ def test_a_pickle_without_large_buffers_has_nothing_beside_it() -> None:
     assert len(args[0].data) == LARGE - 1
     dump_arguments((bytearray(LARGE),), {}, beside=beside)
     assert [buffer.nbytes for buffer in beside.buffers] == [LARGE]
+
+
+class Evil:
+    """Ends its own pickling in a way that is no Exception."""
+
+    def __reduce__(self) -> Any:
+        raise asyncio.CancelledError("evil")
+
+
+def test_what_one_task_could_not_send_is_not_sent_with_the_next(ex: taskrun.Executor) -> None:
+    refused = ex.submit(first_byte, Matrix(bytearray(b"x") + bytearray(LARGE)), Evil())
+    assert isinstance(refused.exception(), taskrun.SerializationError)
+    for number in range(3):
+        assert ex.submit(describe, Matrix(bytearray([number]) + bytearray(LARGE))).result()[3][0] == number
+
+
+@pytest.mark.parametrize("size", [LARGE, 5 * MB])
+def test_a_class_gets_what_pickle_would_give_it(ex: taskrun.Executor, size: int) -> None:
+    """In both directions, whatever exports the buffer, and however large it is."""
+    exporters = (array("b", bytes(size)), bytearray(size), bytes(size), memoryview(bytearray(size)).toreadonly())
+    for exporter in exporters:
+        expected = type(pickle.loads(pickle.dumps(Matrix(exporter), 5)).data).__name__
+        assert ex.submit(describe, Matrix(exporter)).result()[0] == expected
+    assert type(ex.submit(give, size, 1).result().data) is bytearray
+
+
+def test_what_was_taken_back_does_not_stay_allocated() -> None:
+    with taskrun.Executor("process", max_workers=1) as executor:
+        assert executor.submit(first_byte, b"a").result() == ord("a")
+        many = executor.options(chunksize=30)
+        futures = [many.submit(first_byte, bytearray(8 * MB)) for _ in range(30)]
+        for future in futures:
+            future.cancel()
+        taskrun.wait(futures)
+        assert executor.submit(first_byte, b"a").result() == ord("a")
+        (handle,) = executor._backend._supervisor._fleet.workers.values()  # type: ignore[attr-defined]
+        assert eventually(lambda: os.fstat(handle.notes).st_blocks * 512 <= bulk._KEPT + notes.STACK_AT + MB)

@@ -11,7 +11,7 @@ import pytest
 import taskrun
 from taskrun import map_reading
 from taskrun.map_reading import Reader
-from taskrun.map_window import MAX_ITEMS
+from taskrun.map_window import MAX_BYTES, MAX_ITEMS
 from tests.patience import PATIENCE, eventually
 
 if TYPE_CHECKING:
@@ -205,3 +205,93 @@ def test_a_stream_leaves_no_watch_behind() -> None:
         assert list(ex.map(abs, iter(range(5000)))) == list(range(5000))
         timer = ex._scheduler.timer
         assert eventually(lambda: not timer._heap)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_a_stream_keeps_nothing_of_what_was_handed_out(backend: str, ordered: bool) -> None:
+    with taskrun.Executor(backend, max_workers=2) as ex:
+        results = ex.map(abs, itertools.count()) if ordered else ex.map_unordered(abs, itertools.count())
+        feed: Any = results._feed
+        for _ in itertools.islice(results, 100_000):
+            pass
+        assert len(feed._followed) <= 4
+        assert len(feed._open) + feed._more <= MAX_ITEMS
+        results.close()
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_threads_that_share_a_stream_get_each_item_once(backend: str, ordered: bool) -> None:
+    found: list[list[int]] = [[], [], [], []]
+    with taskrun.Executor(backend, max_workers=2) as ex:
+        numbers = iter(range(200_000))
+        results = ex.map(abs, numbers) if ordered else ex.map_unordered(abs, numbers)
+        threads = [threading.Thread(target=own.extend, args=(results,)) for own in found]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(2 * PATIENCE)
+        assert not any(thread.is_alive() for thread in threads)
+    assert sorted(itertools.chain(*found)) == list(range(200_000))
+
+
+def test_results_do_not_wait_for_an_input_that_has_become_slow() -> None:
+    """Not even for those items that it was asked for while it was quick."""
+    behind = []
+
+    def items() -> Iterator[int]:
+        yield from range(20_000)
+        for number in range(20_000, 20_040):
+            slow.wait(0.01)
+            behind.append(number - taken)
+            yield number
+
+    slow, taken = threading.Event(), 0
+    with taskrun.Executor("thread", max_workers=2) as ex:
+        for value in ex.map(abs, items()):
+            taken = value + 1
+    assert behind[-1] <= 2
+
+
+def test_while_the_input_waits_the_timer_rests() -> None:
+    clockwork = Clockwork()
+    waits, go_on = threading.Event(), threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 0
+        waits.set()
+        assert go_on.wait(PATIENCE)
+        yield 1
+
+    reader = Reader(items(), lambda _: None, clockwork.call_at)
+    thread = threading.Thread(target=reader.read, args=(100,))
+    thread.start()
+    assert waits.wait(PATIENCE)
+
+    def handed_over() -> bool:
+        clockwork.strike()
+        return not clockwork.asked
+
+    assert eventually(handed_over)
+    go_on.set()
+    thread.join()
+
+
+@pytest.mark.parametrize("small", [0, 300, 5_000])
+def test_items_that_have_become_large_are_read_no_further_ahead_than_memory_has_room_for(small: int) -> None:
+    read = taken = most = 0
+
+    def items() -> Iterator[bytes]:
+        nonlocal read
+        for _ in range(small):
+            yield b"small"
+        for _ in range(400):
+            read += 1
+            yield bytes(1 << 20)
+
+    with taskrun.Executor("thread", max_workers=1) as ex:
+        for size in ex.map(len, items()):
+            taken += size > 5
+            most = max(most, read - taken)
+    assert most <= 2 * MAX_BYTES >> 20  # half of that, but for what is read before the timer looks
