@@ -23,7 +23,7 @@ __all__ = ["Reader"]
 
 _HELD_BACK = 0.002  # seconds after which what was read is handed over, if the read goes on
 _READING = 0.0005  # seconds of reading after which what was read is enough
-_FIRST = 8  # items read without a look at the clock; then twice as many, and so on
+_FIRST, _MOST = 8, 64  # items read without a look at the clock and at their size, twice as many each time
 _LARGE = 1 << 14  # bytes: items that take more are read one by one
 _SINGLY = 64  # items read one by one before it is tried again
 
@@ -95,7 +95,7 @@ class Reader:
                 break
             read.extend(map(next, self._tokens))  # from here on each is seen by others as soon as it is read
             limit -= size
-            size *= 2
+            size = min(2 * size, _MOST)
             try:
                 if read[-1] is _END or self._look_at(read[-1], began):
                     break
