@@ -89,5 +89,8 @@ def test_the_new_programs_print_the_same_on_every_backend_that_can(program: Prog
                 expected[str(DOCS / "examples" / folder / f"{name}.py")] = example.prints
     runner = str(ROOT / "tests" / "examples" / "one_after_another.py")
     status, out, err = program.end(program.start(runner, *expected, env={"TASKRUN_BACKEND": backend}))
-    assert (status, err) == (0, "")
+    # Of Python 3.12.0 and 3.12.1, where the collector finds a lock of the example before while another one is registered.
+    if "ResourceTracker called reentrantly" not in err:
+        assert err == ""
+    assert status == 0
     assert json.loads(out) == expected
