@@ -28,6 +28,11 @@ class TestCluster(BackendConformance):
     many = 100
     patience = 60.0
 
+    # Its workers have no nanny: who dies is replaced by nobody, and all tests share them. Of deaths there: test_losing.py.
+    test_a_dying_worker_fails_only_its_own_task: ClassVar = None
+    test_a_worker_that_died_is_replaced: ClassVar = None
+    test_a_task_whose_worker_died_runs_again_only_by_its_policy: ClassVar = None
+
     @pytest.fixture(autouse=True)
     def at_its_address(self, cluster: Cluster) -> None:
         type(self).options = {"address": cluster.address}
