@@ -197,25 +197,18 @@ def load_outcome(task: Task, data: bytes, run: tuple[Any, ...] | None, buffers: 
 
 def not_sent(error: BaseException, task: Task) -> SerializationError:
     """Return the error of a task that could not be pickled for *error*, whatever that is."""
-    wrapped = SerializationError(
-        f"task {task.name!r} could not be pickled in the parent: {type(error).__name__}: {error}",
-        direction="pickling",
-        side="parent",
-        task=task.name,
-    )
-    wrapped.__cause__ = error
-    return wrapped
+    message = f"task {task.name!r} could not be pickled in the parent"
+    return _caused(error, message, direction="pickling", side="parent", task=task.name)
 
 
 def not_received(error: BaseException, *, value: Literal["arguments", "result"], side: Side, task: str) -> SerializationError:
     """Return the error of a task whose arguments or result could not be taken in for *error*: there is no memory for them."""
-    wrapped = SerializationError(
-        f"the {value} of task {task!r} could not be taken in by the {side}: {type(error).__name__}: {error}",
-        value=value,
-        direction="unpickling",
-        side=side,
-        task=task,
-    )
+    message = f"the {value} of task {task!r} could not be taken in by the {side}"
+    return _caused(error, message, value=value, direction="unpickling", side=side, task=task)
+
+
+def _caused(error: BaseException, message: str, **about: Any) -> SerializationError:
+    wrapped = SerializationError(f"{message}: {type(error).__name__}: {error}", **about)
     wrapped.__cause__ = error
     return wrapped
 
@@ -258,19 +251,18 @@ def note_fork() -> None:
 
 def _fast(value: Any, beside: Beside | None = None) -> bytes | None:
     """Pickle with the C pickler alone; None if that fails, or works but would not in another process."""
+    good = False
     try:
         data = pickle.dumps(value, 5, buffer_callback=beside)
-    except BaseException as error:  # the user's pickling code may raise anything
-        if isinstance(error, _FINAL) or not isinstance(error, Exception):
-            if beside is not None:
-                beside.buffers.clear()  # else the next task would have them
-            raise
-        data = None
-    if data is not None and _means_the_same_elsewhere(data):
-        return data
-    if beside is not None:
-        beside.buffers.clear()  # what comes next has them inside
-    return None
+        good = _means_the_same_elsewhere(data)
+    except _FINAL:
+        raise
+    except Exception:
+        return None
+    finally:
+        if not good and beside is not None:
+            beside.buffers.clear()  # in whatever way it failed: else the next task would have them
+    return data if good else None
 
 
 _others: tuple[str, ...] = ()

@@ -134,16 +134,17 @@ class Answers:
                     slot = self._dispatcher.pace_slot(fn)
                 if slot is not None:
                     slot.observe(duration)
+            if kind == channel.DONE:
                 try:
-                    value = loads(payload) if kind == channel.DONE else _BROKEN
+                    value = loads(payload)
                 except BaseException:  # the user's __setstate__ may raise anything, SystemExit included
                     value = _BROKEN
                 if value is not _BROKEN:
                     outcomes.append((task, True, value, None, run))
-                elif kind == channel.BULK:
-                    outcomes.append(self._with_buffers(handle, task, sequence, payload, run))
                 else:  # again, for an error that names the task; outside of the handler, lest it shows both
                     outcomes.append(load_outcome(task, bytes(payload), run))
+            elif kind == channel.BULK:
+                outcomes.append(self._with_buffers(handle, task, sequence, payload, run))
             else:
                 outcomes.append((task, False, load_exception(bytes(payload)), _CAUSES[kind], run))
             if handle.stop is not None:

@@ -12,17 +12,14 @@ them before it runs the task, or never. Of a result the parent says so, in the n
 from __future__ import annotations
 
 import mmap
-import os
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from taskrun.engine import notes
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Incoming", "Outgoing", "Place", "has_room"]
+__all__ = ["Incoming", "Outgoing", "Place"]
 
 Place = tuple[int, int, str]
 """Where a buffer lies in its half, how many bytes it has, and what it becomes: "bytes", "bytearray", or any memory, ""."""
@@ -34,7 +31,7 @@ _HUGE = 1 << 22  # bytes from which on huge pages are asked for: half the time g
 
 
 class _Window:
-    """A view of the half that one side writes. Owned by one thread."""
+    """A view of the half that one side writes, mapped once there is something in it. Owned by one thread."""
 
     def __init__(self, fd: int, base: int) -> None:
         self._fd = fd
@@ -44,7 +41,7 @@ class _Window:
         """About how many bytes of it count as memory of this process."""
 
     def _up_to(self, end: int) -> mmap.mmap:
-        """Return a mapping of at least that much of it. Raises OSError where there is no room for it."""
+        """Return a mapping of at least that much of it. Raises OSError, or ValueError where the notes end before it."""
         mapped = self._map
         if mapped is None or len(mapped) < end:
             self._map = mapped = None  # first, for who has little room
@@ -61,16 +58,17 @@ class _Window:
 class Outgoing(_Window):
     """Where one side puts what the other one reads."""
 
-    def __init__(self, fd: int, base: int, was_read: Callable[[int], bool]) -> None:
-        """*was_read* says whether what was put for the task of a number is not needed any more."""
+    def __init__(self, fd: int, base: int) -> None:
         super().__init__(fd, base)
-        self._was_read = was_read
         self._used: deque[tuple[int, int]] = deque()  # (number of the task, where its place ends), oldest first
 
-    def put(self, buffers: Sequence[memoryview], number: int) -> list[Place] | None:
-        """Copy *buffers* for the task of that *number*; None where there is no room, or no memory, for them."""
+    def put(self, buffers: Sequence[memoryview], number: int, was_read: Callable[[int], bool]) -> list[Place] | None:
+        """Copy *buffers* for the task of that *number*; None where there is no room, or no memory, for them.
+
+        *was_read* says whether what was put for the task of a number is not needed any more.
+        """
         used = self._used
-        self.tidy()
+        self.tidy(was_read)
         at = used[-1][1] if used else 0
         places: list[Place] = []
         for buffer in buffers:
@@ -80,17 +78,17 @@ class Outgoing(_Window):
             return None
         try:
             window = self._up_to(at)
-        except (OSError, MemoryError, ValueError):  # a limit on memory
+        except (OSError, MemoryError, ValueError):  # a limit on memory, or on the size of files
             return None
         for buffer, (begin, size, _) in zip(buffers, places, strict=True):
             window[begin : begin + size] = buffer
         used.append((number, at))
         return places
 
-    def tidy(self) -> None:
+    def tidy(self, was_read: Callable[[int], bool]) -> None:
         """Forget what was read; with nothing under way, give back what is not kept: nobody reads what was taken back."""
         used, last = self._used, 0
-        while used and self._was_read(used[0][0]):
+        while used and was_read(used[0][0]):
             last = max(last, used.popleft()[1])
         if not used and last > _KEPT and self._map is not None:
             with suppress(OSError):
@@ -134,8 +132,3 @@ def _copy(buffer: memoryview, kind: str) -> Any:
         memory.madvise(mmap.MADV_HUGEPAGE)
     memory[:] = buffer
     return memory
-
-
-def has_room(fd: int) -> bool:
-    """Return whether the notes have a place for buffers."""
-    return os.fstat(fd).st_size >= notes.END

@@ -345,7 +345,6 @@ class Dispatcher:
             self._fleet.send_state(handle, {"root": task.seed_root})
         data: bytes | None
         beside = self._beside
-        beside.buffers.clear()
         try:
             data = dump_arguments(task.args, task.kwargs, beside=beside)
         except SerializationError:

@@ -42,8 +42,6 @@ class Handle:
     def __init__(self, number: int) -> None:
         self.number = number
         self.pidfd = self.tokens_in = self.tokens_out = self.notes = -1
-        self._bulk: bulk.Outgoing | None = None
-        self._bulk_back: bulk.Incoming | None = None
         self.outbox: Outbox | None = None
         """What it has answered and not sent; None once closed."""
         self.theirs: list[int] = []
@@ -55,6 +53,8 @@ class Handle:
             ours.setblocking(False)
             self.tokens_out, self.tokens_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             self.notes = notes.new_notes(f"taskrun-worker-{number}")
+            self._down = bulk.Outgoing(self.notes, notes.BULK_DOWN)
+            self._up = bulk.Incoming(self.notes, notes.BULK_UP)
             self.outbox = Outbox(self.notes)
             self.theirs += [os.dup(self.tokens_out)]
             self.theirs += [os.dup(self.notes)]
@@ -141,14 +141,11 @@ class Handle:
     def put_beside(self, beside: Beside, number: int) -> list[Place] | None:
         """Put the large buffers of the next task where the worker finds them; None: they have to be in its pickle."""
         buffers, beside.buffers = beside.buffers, []
-        if self._bulk is None and bulk.has_room(self.notes):
-            self._bulk = bulk.Outgoing(self.notes, notes.BULK_DOWN, self._has_read)
-        return None if self._bulk is None else self._bulk.put(buffers, number)
+        return self._down.put(buffers, number, self._has_read)
 
     def tidy(self) -> None:
         """Give memory back that large buffers have taken; the worker is idle."""
-        if self._bulk is not None:
-            self._bulk.tidy()
+        self._down.tidy(self._has_read)
 
     def _has_read(self, number: int) -> bool:
         """Return whether the arguments of that task were loaded, or never will be."""
@@ -156,10 +153,8 @@ class Handle:
 
     def take_beside(self, places: list[Place], number: int) -> list[Any]:
         """Return the large buffers of a result. Raises MemoryError."""
-        if self._bulk_back is None:
-            self._bulk_back = bulk.Incoming(self.notes, notes.BULK_UP)
         try:
-            return self._bulk_back.take(places)
+            return self._up.take(places)
         finally:
             notes.note_bulk_read(self.notes, number)
 
@@ -276,9 +271,8 @@ class Handle:
         if self.outbox is not None:
             self.outbox.close()
             self.outbox = None
-        for window in (self._bulk, self._bulk_back):
-            if window is not None:
-                window.close()
+            self._down.close()
+            self._up.close()
         for fd in (self.tokens_in, self.tokens_out, self.notes, self.pidfd):
             if fd >= 0:
                 with contextlib.suppress(OSError):

@@ -80,7 +80,7 @@ class Worker:
         self._outbox = Outbox(notes_fd)
         self._beside = Beside()
         self._incoming = bulk.Incoming(notes_fd, notes.BULK_DOWN)
-        self._outgoing: bulk.Outgoing | None = None
+        self._outgoing = bulk.Outgoing(notes_fd, notes.BULK_UP)
         self._untold = -1  # the last task whose answer is in the outbox and was not told of, or -1
         self._untold_since = 0.0
         self._quick: set[int] = set()  # the slots whose last call was short
@@ -246,7 +246,6 @@ class Worker:
                 if places is None:
                     data = dump_result(value, task=name)
         except BaseException as error:  # SerializationError, or what a signal handler of the user's raised
-            beside.buffers.clear()
             self._answer_error(channel.UNSENDABLE, sequence, started, error, name)
             return
         ended = started + duration
@@ -316,9 +315,7 @@ class Worker:
     def _put_beside(self, sequence: int) -> list[Place] | None:
         """Put the large buffers of a result where the parent finds them; None: they have to be in its pickle."""
         buffers, self._beside.buffers = self._beside.buffers, []
-        if self._outgoing is None and bulk.has_room(self._notes):
-            self._outgoing = bulk.Outgoing(self._notes, notes.BULK_UP, self._was_taken)
-        return None if self._outgoing is None or self._forked else self._outgoing.put(buffers, sequence)
+        return None if self._forked else self._outgoing.put(buffers, sequence, self._was_taken)
 
     def _was_taken(self, number: int) -> bool:
         return notes.read_bulk(self._notes) >= number
@@ -356,7 +353,7 @@ class Worker:
             resident = int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE
         except (OSError, IndexError, ValueError):  # closed by a task that closes everything
             return 0
-        return max(0, resident - self._incoming.resident - (self._outgoing.resident if self._outgoing is not None else 0))
+        return max(0, resident - self._incoming.resident - self._outgoing.resident)
 
     def _parent_gone(self) -> NoReturn:
         os._exit(0)

@@ -84,8 +84,8 @@ class ControlBehaviours(Behaviours):
             ends = able.kill in ("yes", "coroutines")
             seconds = self.patience if ends else 0.5
             for number, limit in enumerate((None, 0.1)):
-                started, stopped = tmp_path / f"{number}.started", tmp_path / f"{number}.stopped"
-                future = ex.options(timeout=limit).submit(tasks.tell_when_stopped, str(started), str(stopped), seconds)
+                started, ended = tmp_path / f"{number}.started", tmp_path / f"{number}.ended"
+                future = ex.options(timeout=limit).submit(tasks.tell_how_it_ended, str(started), str(ended), seconds)
                 if limit is None:
                     self.until(started.exists)
                     assert future.kill() is (able.kill != "no" and able.concurrent)
@@ -96,11 +96,10 @@ class ControlBehaviours(Behaviours):
                     assert isinstance(error, taskrun.TaskKilledError)
                 else:
                     assert error is None
-                if able.kill == "coroutines":
-                    self.until(lambda stopped=stopped: stopped.exists())  # type: ignore[misc]
+                if able.kill != "yes":  # there it may have had no time to say so
+                    self.until(lambda ended=ended: ended.exists() and ended.read_text())  # type: ignore[misc]
+                    assert ended.read_text().strip() == ("cancelled" if able.kill == "coroutines" else "ran out")
                 assert ex.submit(tasks.add, number).result(self.patience) == number
-        if able.kill == "slot only" and able.concurrent:
-            time.sleep(2 * seconds)  # those that were given up end by themselves
 
     def test_kill_of_a_queued_task_is_cancel(self, tmp_path: Path) -> None:
         with self.executor(max_workers=1) as ex, self.held(ex, tmp_path):

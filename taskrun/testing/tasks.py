@@ -274,13 +274,14 @@ def fail_before_attempt(number: int) -> int:
     return task.attempt
 
 
-async def tell_when_stopped(started: str, stopped: str, seconds: float) -> None:
+async def tell_how_it_ended(started: str, ended: str, seconds: float) -> None:
     write_line(started, "")
+    how = "cancelled"
     try:
         await asyncio.sleep(seconds)
-    except asyncio.CancelledError:
-        write_line(stopped, "")
-        raise
+        how = "ran out"
+    finally:
+        write_line(ended, how)
 
 
 # -- tiny items of a map -------------------------------------------------------------------------------------------------------

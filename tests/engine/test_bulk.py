@@ -172,6 +172,7 @@ def test_the_arguments_of_a_task_are_not_kept(ex: taskrun.Executor) -> None:
     ex.submit(kinds, 1).result()
     gc.collect()
     matrix.data.append(1)  # BufferError if somebody looks at it
+    assert len(matrix.data) == LARGE + 1
 
 
 @pytest.mark.parametrize("where", ["_MOST", "mmap"])

@@ -102,30 +102,21 @@ def test_what_was_read_is_handed_over_while_the_input_waits(monkeypatch: pytest.
     assert read + more == list(range(2, 2 + len(read) + len(more)))
 
 
-def test_what_was_handed_over_is_not_the_end_of_the_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(map_reading, "_HELD_BACK", 0.0)
+def test_what_was_handed_over_is_not_the_end_of_the_input() -> None:
     handed: list[int] = []
     reader: Reader
 
     def items() -> Iterator[int]:
-        for number in range(8):
-            yield number
-            if number == 7:
-                return
-            reader.hand_over()
-        yield 8
-
-    def rest() -> Iterator[int]:
-        yield from items()
+        yield from range(5)
         reader.hand_over()
-        yield from range(8, 11)
+        yield from range(5, 8)
 
-    reader = Reader(rest(), handed.extend, Clockwork().call_at)
+    reader = Reader(items(), handed.extend, Clockwork().call_at)
     read: list[int] = []
     while more := reader.read(8):
         read += more
-    assert sorted(handed + read) == list(range(11))
-    assert handed == list(range(len(handed)))
+    assert handed == list(range(5))
+    assert read == list(range(5, 8))
 
 
 def test_who_has_closed_it_is_handed_nothing() -> None:
@@ -295,3 +286,30 @@ def test_items_that_have_become_large_are_read_no_further_ahead_than_memory_has_
             taken += size > 5
             most = max(most, read - taken)
     assert most <= 2 * MAX_BYTES >> 20  # half of that, but for what is read before the timer looks
+
+
+@pytest.mark.parametrize("struck", ["hold", "count_items", "submit_all"])
+def test_ctrl_c_while_a_run_of_a_stream_is_submitted_leaves_nothing_open(struck: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with taskrun.Executor("thread", max_workers=2) as ex:
+        results = ex.map(abs, itertools.count())
+        for _ in itertools.islice(results, 5_000):
+            pass
+        method = getattr(ex._scheduler, struck)
+
+        def strike(*args: Any, **options: Any) -> Any:
+            if not left or threading.current_thread() is not threading.main_thread():
+                return method(*args, **options)
+            left.clear()
+            if struck == "hold":
+                method(*args, **options)  # it comes just after
+            raise KeyboardInterrupt
+
+        left = [True]
+        monkeypatch.setattr(ex._scheduler, struck, strike)
+        with pytest.raises(KeyboardInterrupt):
+            for _ in results:
+                pass
+        monkeypatch.undo()
+        assert eventually(lambda: ex.stats()["unfinished"] == 0)
+        assert not ex._scheduler._feeders
+        assert ex.submit(abs, -1).result(PATIENCE) == 1
