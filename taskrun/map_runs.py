@@ -144,10 +144,11 @@ class FeedInRuns(Feed):
         return super()._taken() + (self._more if self._by_demand else 0)
 
     def _read(self, room: int) -> list[Any]:
-        if self._reader is None:
+        reader = self._reader
+        if reader is None:
             return super()._read(room)
-        items = self._reader.read(min(room, self._length(room)))
-        self._slow = self._reader.slow
+        items = reader.read(min(room, self._length(room)))
+        self._slow = reader.slow
         while self._unweighed:  # what was handed over meanwhile: to weigh it may run the user's code
             futures, handed = self._unweighed.pop()
             self._weighed(futures, weigh(handed) // len(handed))
@@ -174,8 +175,9 @@ class FeedInRuns(Feed):
         self._reader = None
 
     def _stop(self, error: BaseException | None) -> None:
-        if self._reader is not None:
-            self._reader.close()
+        reader = self._reader  # taken once: another thread may drop it
+        if reader is not None:
+            reader.close()
         super()._stop(error)
 
     def _submit_items(self, items: list[Any], first: int) -> None:
