@@ -103,7 +103,5 @@ class ForkedChild(KeptProcess):
 
     def close(self) -> None:
         """Close everything."""
-        if self.pipe >= 0:
-            os.close(self.pipe)
-            self.pipe = -1
+        posix.close_held(self, "pipe")
         super().close()

@@ -260,9 +260,8 @@ class Handle:
 
     def close_theirs(self) -> None:
         """Close the worker's descriptors here: it has them, or will never be."""
-        for fd in self.theirs:
-            os.close(fd)
-        self.theirs = []
+        while self.theirs:
+            os.close(self.theirs.pop())
 
     def close(self) -> None:
         """Close everything; also in a forked child of the parent."""
@@ -273,8 +272,4 @@ class Handle:
             self.outbox = None
             self._down.close()
             self._up.close()
-        for fd in (self.tokens_in, self.tokens_out, self.notes, self.pidfd):
-            if fd >= 0:
-                with contextlib.suppress(OSError):
-                    os.close(fd)
-        self.tokens_in = self.tokens_out = self.notes = self.pidfd = -1
+        posix.close_held(self, "tokens_in", "tokens_out", "notes", "pidfd")

@@ -6,7 +6,6 @@ For the backends that make processes of their own and keep them in one thread; s
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 from typing import TYPE_CHECKING
 
@@ -75,7 +74,4 @@ class KeptProcess:
 
     def close(self) -> None:
         """Close everything."""
-        for fd in (self.pidfd, self._notes):
-            if fd >= 0:
-                os.close(fd)
-        self.pidfd = self._notes = -1
+        posix.close_held(self, "pidfd", "_notes")

@@ -155,8 +155,7 @@ class _Template:
             if self._pidfd >= 0:
                 with contextlib.suppress(OSError):
                     signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-                os.close(self._pidfd)
-                self._pidfd = -1
+            posix.close_held(self, "_pidfd")
             posix.exit_status(pid)
 
     def after_fork_in_child(self) -> None:
@@ -166,9 +165,7 @@ class _Template:
         if self._control is not None:
             self._control.close()
             self._control = None
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
+        posix.close_held(self, "_pidfd")
 
 
 TEMPLATE = _Template()

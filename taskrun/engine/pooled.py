@@ -114,8 +114,7 @@ class PooledWorker(KeptProcess):
         self.pid, self.label = pid, f"pid {pid}"
         with contextlib.suppress(ProcessLookupError):  # dead already, and reaped by the pool
             self.pidfd = os.pidfd_open(pid)
-        os.close(self._theirs)
-        self._theirs = -1
+        posix.close_held(self, "_theirs")
 
     # -- giving it work --------------------------------------------------------------------------------------------------------
 
@@ -210,10 +209,7 @@ class PooledWorker(KeptProcess):
     def _cut(self) -> None:
         self._hands.close()
         self._their_hands.close()
-        for fd in (self._lifeline, self._theirs):
-            if fd >= 0:
-                os.close(fd)
-        self._lifeline = self._theirs = -1
+        posix.close_held(self, "_lifeline", "_theirs")
 
     @staticmethod
     def cut_all() -> None:

@@ -16,6 +16,7 @@ __all__ = [
     "STACK_SIGNAL",
     "attach_standard_streams",
     "close_all_but",
+    "close_held",
     "die_when_closed",
     "die_with",
     "exit_status",
@@ -145,6 +146,19 @@ def close_all_but(keep: set[int]) -> None:
         os.closerange(low, fd)
         low = fd + 1
     os.closerange(low, os.sysconf("SC_OPEN_MAX") if not os.path.isdir("/proc/self/fd") else _highest_fd() + 1)
+
+
+def close_held(owner: object, *names: str) -> None:
+    """Close the descriptors in these attributes of *owner*, -1 being none; each is -1 before it is closed.
+
+    So a copy of the process that another thread forks in between does not close one a second time: that number may be
+    somebody else's by then.
+    """
+    for name in names:
+        fd = getattr(owner, name)
+        setattr(owner, name, -1)
+        if fd >= 0:
+            os.close(fd)
 
 
 def _highest_fd() -> int:

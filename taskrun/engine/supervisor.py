@@ -38,6 +38,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from taskrun.engine.answers import Answers
+from taskrun.engine.bell import Bell
 from taskrun.engine.dispatch import PULLED, RECALLED, Dispatcher
 from taskrun.engine.fleet import Fleet
 from taskrun.engine.handle import Handle
@@ -83,9 +84,9 @@ class Supervisor:
         self._ending = False
         self.closed = False
         self._trouble = 0
-        self._alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._bell = Bell()
         self._poller = poller = Poller()
-        poller.add(self._alarm, WAKE)
+        poller.add(self._bell.fd, WAKE)
         self._fleet = fleet = Fleet(scheduler, settings, method, context_vars, self._lock, poller)
         self._dispatcher = Dispatcher(scheduler, settings, fleet, context_vars, self._lock)
         self._reclaimer = Reclaimer(fleet, settings.max_workers, self._lock)
@@ -109,9 +110,7 @@ class Supervisor:
 
     def _ring(self) -> None:
         self._asleep = False
-        with self._lock:  # else it could be closed, and its number somebody else's, in the middle of this
-            if self._alarm >= 0:
-                os.eventfd_write(self._alarm, 1)
+        self._bell.ring()
 
     def tell(self, what: Callable[..., None], *args: Any) -> None:
         """Have the I/O thread call ``what(*args)`` soon. Safe anywhere: it only appends and rings."""
@@ -249,7 +248,7 @@ class Supervisor:
         if number is None:
             return
         if number == WAKE:
-            os.eventfd_read(self._alarm)
+            self._bell.heard()
         elif number == LAUNCHER:
             self._fleet.launcher_ready()
         else:
@@ -335,15 +334,14 @@ class Supervisor:
         self.closed = True
         self._fleet.close()
         self._poller.close()
-        with self._lock:
-            alarm, self._alarm = self._alarm, -1
-            os.close(alarm)
+        self._bell.close()
         _living.discard(self)
 
     def close_forked_copy(self) -> None:
         """In a child made by os.fork: close the copies of our descriptors, so that they hold nothing open."""
         self._lock = self._fleet.lock = threading.RLock()  # another thread may have held it
         if not self.closed:
+            self._bell.close_forked_copy()
             self._poller.forget_all()
             self._close()
 

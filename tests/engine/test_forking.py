@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
 import threading
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import taskrun
+from taskrun.engine.bell import Bell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,3 +97,51 @@ with taskrun.Executor({backend!r}, max_workers=2, start_method="fork") as ex:
     print(list(ex.map(lambda n: 2 * n, range(4))))
 """
     assert script.run(code) == "[0, 2, 4, 6]\n"
+
+
+@pytest.mark.filterwarnings("ignore::taskrun.UnsafeForkWarning", "ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.parametrize(("backend", "options"), [("process", {}), ("pool", {}), *FORKING])
+def test_a_copy_made_while_descriptors_are_closed_closes_nobody_elses(
+    monkeypatch: pytest.MonkeyPatch, backend: str, options: dict[str, Any]
+) -> None:
+    """Another thread forks right after each close: by then the number may be that of a file which was opened meanwhile."""
+    close, parent, verdicts = os.close, os.getpid(), list[int]()
+
+    def close_and_fork(fd: int) -> None:
+        close(fd)
+        if os.getpid() != parent or not threading.current_thread().name.startswith("closing-"):
+            return
+        other = os.open(os.devnull, os.O_RDONLY)  # the lowest number that is free: this one, mostly
+        child = os.fork()
+        if child == 0:
+            still_open = False
+            with contextlib.suppress(OSError):
+                os.fstat(other)
+                still_open = True
+            os._exit(0 if still_open else 1)
+        close(other)
+        verdicts.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    with taskrun.Executor(backend, max_workers=2, name="closing", **options) as ex:
+        monkeypatch.setattr(os, "close", close_and_fork)
+        assert [ex.submit(abs, -i).result(PATIENCE) for i in range(3)] == [0, 1, 2]
+    monkeypatch.undo()
+    assert verdicts
+    assert set(verdicts) == {0}
+
+
+def test_a_bell_that_is_closed_rings_nothing() -> None:
+    """Its number may be somebody else's: eight bytes would be written there."""
+    read, write = os.pipe()
+    bell = Bell()
+    number = bell.fd
+    bell.close()
+    try:
+        os.dup2(write, number)
+        bell.ring()
+        os.set_blocking(read, False)
+        with pytest.raises(BlockingIOError):
+            os.read(read, 8)
+    finally:
+        for fd in {read, write, number}:
+            os.close(fd)
