@@ -2,8 +2,8 @@
 
 A pool of one thread for each slot: a thread that is stuck, or has done its `max_tasks_per_child`, takes no other thread with it
 when its pool is given up. One thread of ours, the *feeder*, owns the slots: it pulls tasks while one is free and hands them
-over. Others speak to it through a SimpleQueue, which is re-entrant. The scheduler's lock guards `_slots`, since `stop` looks at
-it from other threads.
+over. Others speak to it through a SimpleQueue, which is re-entrant. The scheduler's lock guards `_slots` and `_leaving`, since
+`stop` takes slots away from other threads.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class DummyBackend(ThreadLikeBackend):
         self._settings = settings
         self._target = settings.max_workers  # grows while a worker waits for a task of its own executor
         self._slots: list[_Slot] = []
-        self._leaving = 0  # slots that run their finalizer
+        self._leaving = 0  # slots no longer among those above whose pools are still to be ended
         self._prefix = settings.backend_options.get("thread_name_prefix") or settings.name
         self._number = 0
         self._closing = False
@@ -124,7 +124,9 @@ class DummyBackend(ThreadLikeBackend):
             if self._closing and not self._scheduler.queued:
                 for slot in [slot for slot in self._slots if slot.ready]:
                     self._leave(slot)
-                if not self._slots and not self._leaving:
+                with self._scheduler.lock:
+                    over = not (self._slots or self._leaving)
+                if over:
                     return
 
     def _hand_over(self) -> bool:
@@ -169,13 +171,17 @@ class DummyBackend(ThreadLikeBackend):
         """Have a free slot end in order. Waits for nothing: its finalizer is the user's."""
         with self._scheduler.lock:
             self._slots.remove(slot)
-        self._leaving += 1
+            self._leaving += 1
         slot.pool.apply_async(self._finalize, (slot,))
 
     def _gone(self, slot: _Slot) -> None:
-        """Close the pool of a slot that has nothing left to do. In the feeder."""
-        slot.close()
-        self._leaving -= 1
+        """End the pool of a slot that has nothing left to do, or was abandoned. In the feeder."""
+        if slot.abandoned:
+            slot.abandon()
+        else:
+            slot.close()
+        with self._scheduler.lock:
+            self._leaving -= 1
 
     # -- in a worker -----------------------------------------------------------------------------------------------------------
 
@@ -230,7 +236,8 @@ class DummyBackend(ThreadLikeBackend):
                 return False
             slot.abandoned = True
             self._slots.remove(slot)
-        self._news.put(slot.abandon)
+            self._leaving += 1
+        self._news.put(lambda: self._gone(slot))
         task.worker = slot.name
         note_stack(error, slot.thread)
         self.wake()

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING
 
 import acts
@@ -159,43 +160,47 @@ def idle_workers_are_killed(case: Case) -> None:
 
 @fault("process", "pool", soak=PROCESSES)
 def workers_are_killed_while_they_start(case: Case) -> None:
-    """Whatever appears as a child is killed at once, some times; then they are let live."""
-    launch = __import__("taskrun.engine.launch", fromlist=["TEMPLATE"])
-    killed: list[int] = []
+    """Whatever appears as a child is killed at once, some times; then they are let live, as else it would be given up."""
+    if case.backend == "pool":
+        resource_tracker.ensure_running()  # not a worker: multiprocessing warns of its death, an error here
     known = set(children(os.getpid()))
-    enough, over = case.count(3, 12), threading.Event()
-
-    def hunt() -> None:
-        while len(killed) < enough and not over.is_set():
-            parents = {os.getpid(), *([launch.TEMPLATE.pid] if launch.TEMPLATE.pid else [])}
-            helpers = {launch.TEMPLATE.pid, *fork_servers()}
-            for pid in children(*parents, *fork_servers()):
-                if pid not in known and pid not in helpers and len(killed) < enough:
-                    known.add(pid)
-                    killed.append(pid)
-                    kill(pid)
-
-    hunter = threading.Thread(target=hunt)
-    hunter.start()
-    try:
-        with case.executor() as run:
-            futures = [run.submit(acts.innocent, case.log("ran"), i) for i in range(case.count(12, 60))]
-            failed = [i for i, future in enumerate(futures) if future.exception(2 * PATIENCE) is not None]
+    for turn in range(case.count(1, 8)):
+        killed: list[int] = []
+        over = threading.Event()
+        hunter = threading.Thread(target=hunt, args=(3, known, killed, over))
+        hunter.start()
+        log = case.log(f"ran {turn}")
+        try:
+            with case.executor() as run:
+                futures = [run.submit(acts.innocent, log, i) for i in range(12)]
+                failed = [i for i, future in enumerate(futures) if future.exception(2 * PATIENCE) is not None]
+                over.set()
+                assert {type(futures[i].exception()) for i in failed} <= {taskrun.WorkerCrashedError}, failed
+                assert {crashed(futures[i]).pid for i in failed} <= set(killed)
+                ran = acts.lines(log)
+                assert len(ran) == len(set(ran))
+                assert set(ran) >= {str(i) for i in range(len(futures)) if i not in failed}
+        finally:
             over.set()
-            assert {type(futures[i].exception()) for i in failed} <= {taskrun.WorkerCrashedError}, failed
-            assert {crashed(futures[i]).pid for i in failed} <= set(killed)
-            ran = acts.lines(case.log("ran"))
-            assert len(ran) == len(set(ran))
-            assert set(ran) >= {str(i) for i in range(len(futures)) if i not in failed}
-    finally:
-        over.set()
-        hunter.join()
+            hunter.join()
+        assert killed
+
+
+def hunt(enough: int, known: set[int], killed: list[int], over: threading.Event) -> None:
+    launch = __import__("taskrun.engine.launch", fromlist=["TEMPLATE"])
+    while len(killed) < enough and not over.is_set():
+        parents = {os.getpid(), *([launch.TEMPLATE.pid] if launch.TEMPLATE.pid else [])}
+        helpers = {launch.TEMPLATE.pid, *fork_servers()}
+        for pid in children(*parents, *fork_servers()):
+            if pid not in known and pid not in helpers and len(killed) < enough:
+                known.add(pid)
+                killed.append(pid)
+                kill(pid)
 
 
 def fork_servers() -> list[int]:
     """Return the pids of multiprocessing's helpers here."""
     import sys
-    from multiprocessing import resource_tracker
 
     module = sys.modules.get("multiprocessing.forkserver")
     server = None if module is None else module._forkserver._forkserver_pid
