@@ -55,6 +55,7 @@ class Closing:
         # Tasks submitted and not settled, plus one for each map that has items left to submit: at 0 nothing will come.
         self._open = 0
         self._backoff: set[Task] = set()  # failed tasks that wait for their next attempt
+        self._killed: dict[Task, BaseException] = {}  # tasks that `kill` was promised the end of, whatever they still say
         self._feeders: dict[Feeder, None] = {}  # maps that have items left to submit, and will whatever happens
         self._readers: WeakSet[Feeder] = WeakSet()  # maps that may have items left, but only for who asks for results
         self._closed: str | None = None  # why nothing can be submitted: "shutdown", "broken", "forked"
@@ -174,6 +175,8 @@ class Closing:
             future._finish(state, value, error)
             self.callbacks.add(future._invoke_callbacks)
             raise
+        if self._killed:
+            self._killed.pop(task, None)
 
     def _progress(self) -> bool:
         """Wake whoever waits for tasks to end. Under the lock; True: the caller must call `_end` outside of it."""

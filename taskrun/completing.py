@@ -62,6 +62,8 @@ class Completing(Closing):
                         continue
                     task.settled = True
                     self._deadlines.drop(task)
+                    if self._killed and task in self._killed:
+                        succeeded, outcome = False, self._of_killed(outcome)
                     if succeeded:
                         task.future._records += ((task.number, task.queued, run, None),)
                         self._resolve(task, FINISHED, value, None)
@@ -82,7 +84,7 @@ class Completing(Closing):
     def settle_ours(self, outcomes: Sequence[Outcome]) -> None:
         """Do as `settle`, in a thread of ours, which no Ctrl-C strikes in the middle."""
         # The hot path of most backends: `_resolve` and `_let_go` in one piece.
-        lock, counts, deadlines = self.lock, self.counts, self._deadlines
+        lock, counts, deadlines, killed = self.lock, self.counts, self._deadlines, self._killed
         over: list[Task] = []
         failed: list[Outcome] = []
         wanted = False  # a map or a callback wants to hear of it
@@ -94,6 +96,8 @@ class Completing(Closing):
                     continue
                 task.settled = True
                 deadlines.drop(task)
+                if killed and task in killed:
+                    succeeded, outcome = False, self._of_killed(outcome)
                 if not succeeded:
                     failed.append(outcome)
                     continue
@@ -121,6 +125,15 @@ class Completing(Closing):
             self._decide(*outcome)
         if ending:
             self._end()
+
+    def _of_killed(self, outcome: Outcome) -> Outcome:
+        """Return what becomes of the outcome of a task that was killed just before it was heard. Under the lock."""
+        task, succeeded, value, cause, run = outcome
+        if cause == "killed":  # it is how the killing ended
+            return outcome
+        error = self._killed[task]
+        error.__cause__ = None if succeeded else value
+        return task, False, error, "killed", run
 
     @staticmethod
     def _record(task: Task, run: Run | tuple[Any, ...] | None, error: BaseException | None) -> None:
@@ -151,6 +164,8 @@ class Completing(Closing):
         delay = self._retry_delay(task, error, cause)
         again = None
         with self.lock:
+            if task in self._killed:  # perhaps while the policy was asked
+                delay, error = None, self._of_killed((task, False, error, cause, run))[2]
             self._record(task, run, error)
             if delay is not None and not self._discard:
                 again = task.again()

@@ -254,7 +254,8 @@ class Future(standard.Future[T]):
     def kill(self) -> bool:
         """Stop the task even if it runs: the future fails with TaskKilledError. False where the backend cannot, or if done.
 
-        A task that no worker has taken up is cancelled instead.
+        A task that no worker has taken up is cancelled instead. After True it ends in one of the two, also if the task comes to
+        its end at this very moment.
         """
         if self._scheduler is not None:
             return self._scheduler.kill(self)

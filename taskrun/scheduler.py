@@ -256,21 +256,30 @@ class Scheduler(Completing):
 
     def kill(self, future: Future[Any]) -> bool:
         """Do what `Future.kill` says."""
-        if future.done():
-            return False
-        if self.cancel(future):
+        while True:
+            if future.done():
+                return False
+            if self.cancel(future):
+                return True
+            if self._backend.capabilities.kill == "no":
+                return False
+            with self.lock:
+                task = future._task
+                if task is None:
+                    return False
+                if task.begun is None and not task.pulled:
+                    continue  # it was given back meanwhile
+                error = self._killed.get(task)
+                if error is not None:
+                    return True
+                message = f"task {task.name!r} was killed by Future.kill() in attempt {task.number}"
+                error = TaskKilledError(message, task=task.name, attempt=task.number)
+                # From here on nothing else comes of it: neither an outcome that is on its way, nor another attempt.
+                self._killed[task] = error
+                failed = task.settled
+            if not failed and not self._backend.stop(task, error, "killed"):
+                self.fail(task, error, "killed")
             return True
-        task = future._task
-        if task is None or task.settled or self._backend.capabilities.kill == "no":
-            return False
-        error = TaskKilledError(
-            f"task {task.name!r} was killed by Future.kill() in attempt {task.number}",
-            task=task.name,
-            attempt=task.number,
-        )
-        if not self._backend.stop(task, error, "killed"):
-            self.fail(task, error, "killed")
-        return True
 
     def call_back(self, future: Future[Any], fn: Callable[[Any], object]) -> None:
         """Call *fn* of a future that is done already."""
@@ -381,9 +390,13 @@ class Scheduler(Completing):
     def give_back(self, tasks: Iterable[Task]) -> None:
         """Put tasks that were pulled and did not run back at the head of the queue: no blame, no attempt used up."""
         with self.lock:
-            self._put_back([task for task in tasks if not task.settled and task.pulled])
+            back = [task for task in tasks if not task.settled and task.pulled]
+            killed = {task: self._killed[task] for task in back if task in self._killed}
+            self._put_back([task for task in back if task not in killed])
             refused = self._turn_away()
             ending = self._progress()
+        for task, error in killed.items():
+            self.fail(task, error, "killed")
         self._after_turning_away(refused, ending)
         self._backend.wake()
 

@@ -59,8 +59,8 @@ class KeptBackend(Backend, Generic[P]):
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Start the keeper."""
-        from taskrun.engine.bell import Bell
         from taskrun.engine.crash import OutOfMemoryWatch, get_ready
+        from taskrun.engine.doorbell import Doorbell
         from taskrun.engine.start_failures import StartFailures
 
         self._scheduler = scheduler
@@ -75,14 +75,14 @@ class KeptBackend(Backend, Generic[P]):
         self._asleep = False
         self._memory = OutOfMemoryWatch()
         get_ready()
-        self._bell = Bell()
+        self._doorbell = Doorbell()
         self._poll = select.poll()
-        self._poll.register(self._bell.fd, select.POLLIN)
+        self._poll.register(self._doorbell.fd, select.POLLIN)
         self._keeper = OwnThread(f"{settings.name}-keeper", self._keep)
         try:
             self._keeper.start()
         except BaseException:
-            self._bell.close()
+            self._doorbell.close()
             raise
 
     # -- what a subclass says --------------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ class KeptBackend(Backend, Generic[P]):
 
     def _ring(self) -> None:
         # `_asleep` is the keeper's to change: Ctrl-C could strike between that and the ringing, and nobody would ring again.
-        self._bell.ring()
+        self._doorbell.ring()
 
     def _tell(self, wish: Callable[..., object], *args: Any) -> None:
         """Have the keeper call ``wish(*args)`` soon. Safe anywhere: it only appends and rings."""
@@ -143,8 +143,8 @@ class KeptBackend(Backend, Generic[P]):
                 _log.exception("error in the keeper of %s", self._settings.name)
                 self._abort(force=True)
         self._end()
-        self._poll.unregister(self._bell.fd)
-        self._bell.close()
+        self._poll.unregister(self._doorbell.fd)
+        self._doorbell.close()
 
     def _turn(self) -> bool:
         """Do everything there is to do, then wait for news; False when all is over."""
@@ -159,8 +159,8 @@ class KeptBackend(Backend, Generic[P]):
         timeout = 0 if self._wishes or self._room() else self._tick()
         for fd, _ in self._poll.poll(timeout):
             self._asleep = False
-            if fd == self._bell.fd:
-                self._bell.heard()
+            if fd == self._doorbell.fd:
+                self._doorbell.heard()
             elif fd in self._by_fd:
                 self._heard(self._by_fd[fd], fd)
         self._asleep = False

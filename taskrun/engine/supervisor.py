@@ -38,8 +38,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from taskrun.engine.answers import Answers
-from taskrun.engine.bell import Bell
 from taskrun.engine.dispatch import PULLED, RECALLED, Dispatcher
+from taskrun.engine.doorbell import Doorbell
 from taskrun.engine.fleet import Fleet
 from taskrun.engine.handle import Handle
 from taskrun.engine.poller import LAUNCHER, WAKE, Poller
@@ -84,9 +84,9 @@ class Supervisor:
         self._ending = False
         self.closed = False
         self._trouble = 0
-        self._bell = Bell()
+        self._doorbell = Doorbell()
         self._poller = poller = Poller()
-        poller.add(self._bell.fd, WAKE)
+        poller.add(self._doorbell.fd, WAKE)
         self._fleet = fleet = Fleet(scheduler, settings, method, context_vars, self._lock, poller)
         self._dispatcher = Dispatcher(scheduler, settings, fleet, context_vars, self._lock)
         self._reclaimer = Reclaimer(fleet, settings.max_workers, self._lock)
@@ -110,7 +110,7 @@ class Supervisor:
 
     def _ring(self) -> None:
         self._asleep = False
-        self._bell.ring()
+        self._doorbell.ring()
 
     def tell(self, what: Callable[..., None], *args: Any) -> None:
         """Have the I/O thread call ``what(*args)`` soon. Safe anywhere: it only appends and rings."""
@@ -248,7 +248,7 @@ class Supervisor:
         if number is None:
             return
         if number == WAKE:
-            self._bell.heard()
+            self._doorbell.heard()
         elif number == LAUNCHER:
             self._fleet.launcher_ready()
         else:
@@ -334,14 +334,14 @@ class Supervisor:
         self.closed = True
         self._fleet.close()
         self._poller.close()
-        self._bell.close()
+        self._doorbell.close()
         _living.discard(self)
 
     def close_forked_copy(self) -> None:
         """In a child made by os.fork: close the copies of our descriptors, so that they hold nothing open."""
         self._lock = self._fleet.lock = threading.RLock()  # another thread may have held it
         if not self.closed:
-            self._bell.close_forked_copy()
+            self._doorbell.close_forked_copy()
             self._poller.forget_all()
             self._close()
 

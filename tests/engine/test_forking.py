@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import taskrun
-from taskrun.engine.bell import Bell
+from taskrun.engine.doorbell import Doorbell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,7 +133,7 @@ def test_a_copy_made_while_descriptors_are_closed_closes_nobody_elses(
 def test_a_bell_that_is_closed_rings_nothing() -> None:
     """Its number may be somebody else's: eight bytes would be written there."""
     read, write = os.pipe()
-    bell = Bell()
+    bell = Doorbell()
     number = bell.fd
     bell.close()
     try:

@@ -6,10 +6,10 @@ import contextlib
 import os
 import threading
 
-__all__ = ["Bell"]
+__all__ = ["Doorbell"]
 
 
-class Bell:
+class Doorbell:
     """Wakes whoever polls `fd`.
 
     Its lock (a leaf, re-entrant: a signal handler may strike the thread that rings, and ring itself) is held for one system
