@@ -3,10 +3,14 @@
 A child has no thread but the one that forked. The lock of a module that another one was importing would stay locked there for
 ever, and whatever the child then imports of it wait in vain (as in iloveitaly/celery-healthcheck#45). The module itself stays
 half loaded: what a child surely needs is loaded before, by whoever forks.
+
+`concurrent.futures.thread` has hooks that acquire a lock before a fork and release it after. If another thread loaded it in the
+middle of a fork, only the second of them would run, and release what somebody holds: it is loaded before there are forks.
 """
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401 - see below
 import contextlib
 import os
 import re

@@ -99,6 +99,21 @@ with taskrun.Executor({backend!r}, max_workers=2, start_method="fork") as ex:
     assert script.run(code) == "[0, 2, 4, 6]\n"
 
 
+@pytest.mark.parametrize(("backend", "options"), FORKING)
+def test_threads_of_the_standard_library_may_be_loaded_in_the_middle_of_a_fork(
+    script: Script, backend: str, options: dict[str, Any]
+) -> None:
+    """Its hook for after the fork would release a lock that the one for before has not acquired."""
+    code = f"""
+import os, taskrun, warnings
+warnings.simplefilter("ignore", taskrun.UnsafeForkWarning)
+with taskrun.Executor({backend!r}, max_workers=1, **{options!r}) as ex:
+    os.register_at_fork(before=lambda: __import__("concurrent.futures.thread"))  # another thread would, at the wrong moment
+    print(ex.submit(abs, -3).result())
+"""
+    assert script.run(code) == "3\n"
+
+
 @pytest.mark.filterwarnings("ignore::taskrun.UnsafeForkWarning", "ignore:.*multi-threaded.*fork:DeprecationWarning")
 @pytest.mark.parametrize(("backend", "options"), [("process", {}), ("pool", {}), *FORKING])
 def test_a_copy_made_while_descriptors_are_closed_closes_nobody_elses(

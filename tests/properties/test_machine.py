@@ -133,8 +133,8 @@ class Machine(RuleBasedStateMachine):
     @rule(count=st.integers(0, 30), taken=st.integers(0, 30))
     def map_and_abandon(self, count: int, taken: int) -> None:
         results = self.ex.map(abs, range(count))
-        got = [value for value, _ in zip(results, range(taken), strict=False)] if not self.shot_at else []
-        assert got == list(range(min(count, taken)))
+        if not self.shot_at:  # else it may raise
+            assert [value for value, _ in zip(results, range(taken), strict=False)] == list(range(min(count, taken)))
         results.close()
 
     @rule(data=st.data())
@@ -191,7 +191,7 @@ class Machine(RuleBasedStateMachine):
         try:
             ended = threading.Thread(target=self.ex.shutdown, daemon=True)
             ended.start()
-            ended.join(3 * PATIENCE)
+            ended.join(3 * PATIENCE + len(self.known))  # each may cost a process, on a machine that is busy
             assert not ended.is_alive(), "shutdown hangs"
             self._check()
         finally:
