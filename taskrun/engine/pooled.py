@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Parcel", "PooledWorker"]
 
+# Lines, pipes and a socket that a start takes, for a while. The fork server dies of a request that breaks off for want of one.
+_TAKEN_BY_START = 16
+
 _lifelines: WeakSet[PooledWorker] = WeakSet()
 
 
@@ -100,6 +103,7 @@ class PooledWorker(KeptProcess):
 
         *lost* is called in the pool's thread when an answer cannot be read.
         """
+        posix.look_for_descriptors(_TAKEN_BY_START)
         streams = [Attached(fd) if posix.is_open(fd) else None for fd in (1, 2)]
         hands = self._their_hands.detach()  # a forked process would close it, with all that is ours
         initargs = (parent, Attached(self._theirs), Attached(self._notes), Attached(hands), streams)
