@@ -21,30 +21,12 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 from patience import PATIENCE, eventually
+from sequence_task import act
 
 import taskrun
 
 FULL = os.environ.get("FAULTS") == "full"
 OUTCOMES = st.sampled_from(["value", "value", "value", "error", "crash", "late", "second attempt"])
-
-
-def act(log: str, number: int, what: str) -> int:
-    """Be a task of the given kind; each attempt is a line in the log."""
-    fd = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    os.write(fd, f"{number}\n".encode())
-    os.close(fd)
-    task = taskrun.current_task()
-    assert task is not None
-    if what == "error" or (what == "second attempt" and task.attempt == 1):
-        raise LookupError(number)
-    if what == "crash":
-        os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(60)
-    if what == "late":
-        deadline = time.monotonic() + 0.3  # long after its timeout, and soon enough for a thread that nobody can stop
-        while time.monotonic() < deadline:
-            time.sleep(0.01)
-    return number
 
 
 class Known:
