@@ -44,13 +44,16 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
         """Start the keeper and the maker; workers are made when there is work."""
         from multiprocessing import get_context
 
+        from taskrun.engine import fork_server
         from taskrun.engine.pooled import PooledWorker
         from taskrun.engine.surroundings import locate_context_vars
 
         method = chosen_method(settings.backend_options)
         self._context_vars = locate_context_vars(settings.context_vars)
         self._context = get_context(method)
-        if method == "fork":
+        if method == "forkserver":
+            fork_server.have_loaded("taskrun.engine.pool_worker", "taskrun.by_value")
+        elif method == "fork":
             from taskrun import by_value  # noqa: F401 - the pools' threads would load it, perhaps while a child is forked
             from taskrun.engine.posix import load_libc
 

@@ -16,7 +16,8 @@ from multiprocessing import pool, process
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from taskrun.engine.without_main import forget_fork_server, without_main
+from taskrun.engine import fork_server
+from taskrun.engine.without_main import without_main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -255,7 +256,7 @@ def _poll_one_at_a_time(child: BaseProcess) -> None:
 
 def _in_forked_child() -> None:
     """The fork server and the processes are the parent's: multiprocessing would stop them, and wait, at the child's exit."""
-    forget_fork_server()
+    fork_server.forget()
     process._children.difference_update(list(_processes))  # type: ignore[attr-defined]
 
 

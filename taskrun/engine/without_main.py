@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import sys
 import threading
 from multiprocessing import process, spawn
 from typing import TYPE_CHECKING, Any
 
-from taskrun.importable import loaded
+from taskrun.engine import fork_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["forget_fork_server", "without_main"]
+__all__ = ["without_main"]
 
 _starting = threading.local()
 _patch = threading.Lock()
@@ -33,7 +32,7 @@ def without_main() -> Iterator[None]:
     with _patch:
         if not hasattr(spawn.get_preparation_data, "taskrun"):
             spawn.get_preparation_data = _wrapped(spawn.get_preparation_data)
-    _take_fork_server_over()
+    fork_server.take_over()
     _starting.now = True
     _no_daemon(1)
     try:
@@ -72,26 +71,3 @@ def _wrapped(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str,
 
     get_preparation_data.taskrun = True  # type: ignore[attr-defined]
     return get_preparation_data
-
-
-def _take_fork_server_over() -> None:
-    """Have a new fork server started if the one that multiprocessing knows is our parent's, which it cannot tell itself."""
-    pid = getattr(loaded("multiprocessing.forkserver", "_forkserver"), "_forkserver_pid", None)
-    if pid is not None:
-        try:
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            forget_fork_server()
-
-
-def forget_fork_server() -> None:
-    """In a forked child: the fork server is the parent's, and multiprocessing would stop it at the child's exit."""
-    server = loaded("multiprocessing.forkserver", "_forkserver")
-    if server is None:
-        return
-    server._lock = threading.Lock()  # another thread may have held it when we were forked
-    alive, server._forkserver_alive_fd = server._forkserver_alive_fd, None
-    server._forkserver_pid = server._forkserver_address = None
-    if alive is not None:
-        with contextlib.suppress(OSError):
-            os.close(alive)

@@ -24,6 +24,7 @@ import taskrun
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from conftest import Script
     from patience import Wire
 
 BACKENDS = ("pool",)
@@ -355,3 +356,16 @@ def test_threads_of_a_task_in_a_forked_process_are_waited_for(make: Callable, op
     with make(max_workers=1, **options) as ex:
         assert ex.submit(start_thread).result(PATIENCE) is True
     assert jobs.lines(Path(file)) == ["late"]
+
+
+def test_what_the_program_wants_loaded_in_the_fork_server_is_loaded_beside_ours(script: Script) -> None:
+    code = """
+import multiprocessing, sys, taskrun
+multiprocessing.set_forkserver_preload(["colorsys"])
+if __name__ == "__main__":
+    for _ in range(2):
+        with taskrun.Executor("pool", max_workers=1) as ex:
+            loaded = ex.submit(lambda: ["colorsys" in sys.modules, "taskrun.engine.pool_worker" in sys.modules]).result()
+    print(*loaded, *multiprocessing.forkserver._forkserver._preload_modules)
+"""
+    assert script.run(code) == "True True colorsys taskrun.engine.pool_worker taskrun.by_value\n"
