@@ -26,6 +26,8 @@ import struct
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
+from taskrun.engine import posix
+
 if TYPE_CHECKING:
     from taskrun.shipping import Shipment
 
@@ -62,7 +64,7 @@ class FrameReader:
         self.batches: deque[list[int]] = deque()
         self._unpack = header.unpack_from
         self._head = header.size
-        self._buffer = bytearray(_CHUNK)
+        self._buffer = posix.fresh_memory(_CHUNK)
         self._view = memoryview(self._buffer)
         self._have = 0
         self._big: bytearray | None = None  # the payload under way, when it is larger than the buffer

@@ -6,6 +6,7 @@ Everything else in the engine is portable; a system without this seam gets `star
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import signal
 import socket
@@ -20,6 +21,7 @@ __all__ = [
     "die_when_closed",
     "die_with",
     "exit_status",
+    "fresh_memory",
     "has_ended",
     "is_open",
     "is_stopped",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 _PR_SET_PDEATHSIG = 1
+_SIGKILL = int(signal.SIGKILL)
 _MAX_FDS = 16
 
 # A real-time signal that neither the C library nor Python uses: a worker writes its Python stack when it gets it.
@@ -64,26 +67,27 @@ def recv_message(sock: socket.socket, size: int = 4096) -> tuple[bytes, list[int
     return data, list(fds)
 
 
-_libc: Any = None
+_prctl: Any = None
 
 
 def load_libc() -> None:
-    """Load the C library for `die_with`; in the template, so that forked workers need not."""
-    global _libc
-    if _libc is None:
+    """Find what `die_with` needs of the C library; in the template, so that forked workers need not."""
+    global _prctl
+    if _prctl is None:
         try:
             import ctypes
 
-            _libc = ctypes.CDLL(None, use_errno=True)
-        except (ImportError, OSError):
-            _libc = False  # a Python without ctypes: the template's watch over the parent has to do
+            _prctl = ctypes.CDLL(None, use_errno=True).prctl
+            _prctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong]
+        except (ImportError, OSError, AttributeError):
+            _prctl = False  # a Python without ctypes: the template's watch over the parent has to do
 
 
 def die_with(parent: int) -> None:
     """Have this process killed when the thread that made it ends; exit at once if *parent* is gone already."""
     load_libc()
-    if _libc:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if _prctl:
+        _prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
 
@@ -122,11 +126,15 @@ def reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def leave_parent(parent: int) -> None:
-    """Begin as a child that *parent* has forked: a process group of its own, its death, none of its signal handling."""
+def leave_parent(parent: int, *, reset: bool = True) -> None:
+    """Begin as a child that *parent* has forked: a process group of its own, its death, none of its signal handling.
+
+    Without *reset* the last is left as it is: *parent* has none.
+    """
     os.setpgid(0, 0)
     die_with(parent)
-    reset_signals()
+    if reset:
+        reset_signals()
 
 
 def attach_standard_streams(out: int, err: int) -> None:
@@ -272,6 +280,11 @@ def start_python(code: str, args: list[str], fds: list[int]) -> int:
     finally:
         for fd in (*high, null):
             os.close(fd)
+
+
+def fresh_memory(size: int) -> mmap.mmap:
+    """Return so many bytes whose pages are there once they are used; those of a bytearray are from the beginning."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def unread(fd: int) -> int:

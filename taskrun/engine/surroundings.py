@@ -177,7 +177,8 @@ def _take_environ(environ: dict[str, str]) -> None:
     if own != environ:
         for name in own.keys() - environ.keys():
             del os.environ[name]
-        os.environ.update(environ.items() - own.items())
+        for name, value in environ.items() - own.items():  # `update` looks at more
+            os.environ[name] = value
         _follow(own.get("TZ"))
 
 

@@ -59,6 +59,7 @@ def main(parent: int) -> None:
     """Serve the process *parent* until it ends; never returns."""
     status = 1
     try:
+        posix.reset_signals()  # here, so that no worker has to
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         watch = os.pidfd_open(parent)
         if os.getppid() != parent:
@@ -88,8 +89,12 @@ class _Server:
             self._poll.register(fd, select.POLLIN)
 
     def run(self) -> None:
-        from taskrun.engine import worker  # noqa: F401 - loaded once, for all of them
+        import faulthandler  # noqa: F401 - loaded once, for all workers
 
+        from taskrun.engine import worker  # noqa: F401 - likewise
+        from taskrun.serialization import get_ready_to_fork
+
+        get_ready_to_fork()
         # What is here now is shared by all workers for good: the collector must not touch (and so copy) it.
         gc.collect()
         gc.freeze()
@@ -185,8 +190,10 @@ class _Server:
             import multiprocessing  # noqa: F401 - loaded for the workers
 
             import taskrun.by_value  # noqa: F401 - likewise
+            from taskrun.serialization import get_ready_to_fork
         except Exception:  # an error that the worker will meet and report, where it matters
             return
+        get_ready_to_fork()
         gc.freeze()
 
     def _reap(self, pidfd: int) -> None:
@@ -215,7 +222,7 @@ def _become_worker(template: int, streams: int, fds: list[int]) -> None:
     """
     status = 1
     try:
-        posix.leave_parent(template)
+        posix.leave_parent(template, reset=False)
         channel, rest = fds[:3], fds[3:]
         out = rest.pop(0) if streams & 1 else -1
         err = rest.pop(0) if streams & 2 else -1

@@ -11,7 +11,7 @@ from patience import PATIENCE
 
 from taskrun.engine import answers, channel, notes
 from taskrun.engine.outbox import LARGEST, Outbox
-from taskrun.errors import WorkerCrashedError
+from taskrun.errors import TaskKilledError, WorkerCrashedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -94,8 +94,8 @@ def test_a_task_that_is_over_is_not_stopped_in_the_place_of_the_one_after_it(
         futures = [view.submit(jobs.hold_if, wire.path if i == 1 else None, i) for i in range(2)]
         wire.release()
         assert wire.hear() == "held"
-        futures[0].kill()  # it is over, and nobody has heard of it
-        assert futures[0].result(PATIENCE) == 0
+        assert futures[0].kill()  # it is over, and nobody has heard of it
+        assert isinstance(futures[0].exception(PATIENCE), TaskKilledError)
         wire.release()
         assert futures[1].result(PATIENCE) == 1
 
