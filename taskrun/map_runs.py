@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from taskrun.options import TaskOptions
     from taskrun.scheduler import Scheduler
 
-__all__ = ["FeedInRuns", "may_run_together"]
+__all__ = ["FeedInRuns", "UnderWay", "may_run_together"]
 
 _LOOK_AT = 16  # items that travel alone before it is decided how the others do
 _LOOK_LONGER_AT = 512  # likewise, after a run was slow
@@ -86,7 +86,7 @@ class Pace:
             self._runs.clear()
 
 
-class _UnderWay:
+class UnderWay:
     """The items of a run that was submitted; whom its end is told."""
 
     __slots__ = ("__weakref__", "feed", "first", "items", "under_way", "unread")
@@ -219,7 +219,7 @@ class FeedInRuns(Feed):
         return max(1, length if self.options.chunksize is None else min(length, self.options.chunksize))
 
     def _submit_run(self, items: list[Any], first: int, packed: tuple[list[Any], bool], *, late: bool) -> Future[Any]:
-        run = _UnderWay(self, items, first)
+        run = UnderWay(self, items, first)
         counted = False
         try:
             if not self.sized:  # else this map is held as a whole
@@ -244,7 +244,7 @@ class FeedInRuns(Feed):
                 self._more += len(items) - 1
         return future
 
-    def run_ended(self, run: _UnderWay, future: Future[Any]) -> None:
+    def run_ended(self, run: UnderWay, future: Future[Any]) -> None:
         """A run is over; if it stopped early, submit the rest."""
         items, first = run.items, run.first
         done = self._count(len(items), future)

@@ -12,7 +12,7 @@ from taskrun.errors import UnfinishedMapWarning
 from taskrun.map_feed import Feed, InputWaitsForItselfError
 from taskrun.map_runs import FeedInRuns, may_run_together
 from taskrun.progress import Reporter
-from taskrun.runs import Outcomes, split_outcomes
+from taskrun.runs import Outcomes, not_a_run, split_outcomes
 from taskrun.threads import call_soon
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class MapResults(Generic[T]):
             self._ready += [outcomes] * items
             return
         if not isinstance(outcomes, Outcomes):
-            raise TypeError(f"the backend has answered a run of items with an object of type {type(outcomes).__name__}")
+            raise not_a_run(outcomes)
         feed.taken(outcomes.values)
         if not (outcomes.packed or outcomes.errors):
             self._ready += outcomes.values

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from taskrun.executor import Executor
 from taskrun.future import Future
-from taskrun.pool_feed import Collecting, demanded, tell_of
+from taskrun.pool_feed import collecting, demanded, tell_of
 from taskrun.pool_results import AsyncResult, IMapIterator, settle_as, settle_later
 from taskrun.pool_types import as_apply, as_apply_async, as_imap, as_map, as_map_async, as_starmap, as_starmap_async
 from taskrun.runs import Star
@@ -161,7 +161,7 @@ class Pool:
         options = self._options(chunksize if items else None)  # code that divides a length by workers has 0 for no items
         future: Future[Any] = Future(self._scheduler)
         on_end = partial(settle_later, self._scheduler.callbacks, future, callback, error_callback)
-        Collecting(self._scheduler, func, items, options, on_end).open()
+        collecting(self._scheduler, func, items, options, on_end).open()
         return AsyncResult(future)
 
     # -- maps that are iterated ------------------------------------------------------------------------------------------------

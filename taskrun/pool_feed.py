@@ -1,6 +1,7 @@
 """How the maps of a `Pool` submit their items: the feed of `Executor.map`, with what is otherwise in `multiprocessing.Pool`.
 
-`Collecting` is for `map_async`: nobody iterates, so the results are gathered as the tasks end. `OnDemand` is for `imap`: it
+`Collecting` is for `map_async`: nobody iterates, so the results are gathered as the tasks end; `CollectingInRuns` is that with
+tiny items several as one task. `OnDemand` is for `imap`: it
 runs ahead of whoever iterates, as far as the window goes, also after `close`; an item's error does not end it. `ReadAhead` is
 that with an input that may block or run the user's code: a thread of its own reads it, so that `next(timeout)` is on time and
 results come while the input waits.
@@ -15,16 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 from taskrun.bell import Bell, wait_at
 from taskrun.map_feed import Feed
+from taskrun.map_runs import FeedInRuns, may_run_together
+from taskrun.runs import Outcomes, not_a_run, split_outcomes
 from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from taskrun.future import Future
+    from taskrun.map_runs import UnderWay
     from taskrun.options import TaskOptions
     from taskrun.scheduler import Scheduler
 
-__all__ = ["Collecting", "OnDemand", "demanded", "error_of", "tell_of"]
+    OnEnd = Callable[[list[Any], BaseException | None], object]
+    """Gets the results of a map, and the first error in the order of the input."""
+
+__all__ = ["OnDemand", "collecting", "demanded", "error_of", "tell_of"]
 
 _log = logging.getLogger("taskrun")
 
@@ -32,22 +39,17 @@ _IN_MEMORY = (list, tuple, range, str, bytes, bytearray, dict, set, frozenset)
 """Inputs of exactly these types are collected at the call: reading them runs nobody's code and waits for nothing."""
 
 
-class Collecting(Feed):
-    """The items of a `map_async`. *on_end* gets the results and, if there is one, the first error in the order of the input."""
+class _Collected(Feed):
+    """What is gathered as it ends, and nobody iterates. *on_end* is told once: the results, and the first error, if any.
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        fn: Callable[..., Any],
-        items: list[Any],
-        options: TaskOptions,
-        on_end: Callable[[list[Any], BaseException | None], object],
-    ) -> None:
-        calls, total = zip(items, strict=True), len(items)
-        super().__init__(scheduler, fn, calls, options, total=total, buffersize=None, ordered=True, reporter=None)
-        self._on_end: Callable[[list[Any], BaseException | None], object] | None = on_end
+    One thread at a time gathers, holding no lock: to take a run of items apart may run the user's code.
+    """
+
+    def _begin(self, on_end: OnEnd) -> None:
+        self._on_end: OnEnd | None = on_end
         self._values: list[Any] = []
-        self._failed: Future[Any] | None = None
+        self._failure: BaseException | None = None  # the first in the order of the input
+        self._gathering = False
 
     def open(self) -> None:
         super().open()
@@ -70,22 +72,93 @@ class Collecting(Feed):
         self._collect()
 
     def _collect(self) -> None:
-        """Gather what has ended, in the order of the input; after the last one tell. Not under the lock."""
-        let_go = []  # outside of the lock: the last reference to an error may run the user's code
-        on_end = None
+        """Gather what has ended, in the order of the input; after the last one tell."""
+        while True:
+            with self._lock:
+                if self._gathering:
+                    return  # who does looks again before he stops
+                over = [self._take_over() for _ in iter(self._ready, False)]
+                self._gathering = bool(over)
+                told = None
+                if not over and self._exhausted and not (self._open or self._pump_thread):
+                    told, self._on_end = self._on_end, None
+            if not over:
+                break
+            try:
+                for future, items in over:
+                    self._gather(future, items)
+            finally:
+                self._gathering = False
+                del over[:]  # the last reference to an error may run the user's code: not under the lock
+        if told is not None:
+            told(self._values, self._error if self._failure is None else self._failure)
+
+    def _take_over(self) -> tuple[Future[Any], int]:
+        """Take the future that is ready from the queue; and how many items it stands for, 0: it is one. Under the lock."""
+        return self._pop(), 0
+
+    def _gather(self, future: Future[Any], items: int) -> None:
+        if future.cancelled() or future._exception is not None:
+            self._failure = self._failure or error_of(future)
+        elif self._failure is not None:
+            return  # nobody will have the others
+        elif not items:
+            self._values.append(future._result)
+        elif not isinstance(future._result, Outcomes):
+            self._failure = not_a_run(future._result)
+        elif not (future._result.packed or future._result.errors):
+            self._values += future._result.values
+        else:
+            outcomes = split_outcomes(future._result)
+            self._values += [value for value, _ in outcomes]
+            self._failure = next((error for _, error in outcomes if error is not None), None)
+
+
+class Collecting(_Collected):
+    """The items of a `map_async`, each a task."""
+
+    def __init__(
+        self, scheduler: Scheduler, fn: Callable[..., Any], items: list[Any], options: TaskOptions, on_end: OnEnd
+    ) -> None:
+        calls, total = zip(items, strict=True), len(items)
+        super().__init__(scheduler, fn, calls, options, total=total, buffersize=None, ordered=True, reporter=None)
+        self._begin(on_end)
+
+
+class CollectingInRuns(_Collected, FeedInRuns):
+    """The items of a `map_async` that may travel together."""
+
+    def __init__(
+        self, scheduler: Scheduler, fn: Callable[..., Any], items: list[Any], options: TaskOptions, on_end: OnEnd
+    ) -> None:
+        FeedInRuns.__init__(
+            self, scheduler, fn, [items], options, total=len(items), buffersize=None, ordered=True, reporter=None
+        )
+        self._begin(on_end)
+        self._told: set[Future[Any]] = set()  # runs whose end is known here, and so whether there is a rest of them
+
+    def run_ended(self, run: UnderWay, future: Future[Any]) -> None:
+        super().run_ended(run, future)
         with self._lock:
-            while self._ready():
-                future = self._pop()
-                let_go.append(future)
-                if future.cancelled() or future._exception is not None:
-                    self._failed = self._failed or future
-                elif self._failed is None:
-                    self._values.append(future._result)
-            if self._exhausted and not (self._open or self._pump_thread):
-                on_end, self._on_end = self._on_end, None
-        if on_end is not None:
-            error = self._error if self._failed is None else error_of(self._failed)
-            on_end(self._values, error)
+            self._told.add(future)
+        self._collect()
+
+    def _ready(self) -> bool:
+        return super()._ready() and (self._queue[0] not in self._items_of or self._queue[0] in self._told)
+
+    def _take_over(self) -> tuple[Future[Any], int]:
+        future = self._pop()
+        self._told.discard(future)
+        self._queue.extendleft(reversed(self._followed.pop(future, ())))
+        return future, self.items_of(future)
+
+
+def collecting(
+    scheduler: Scheduler, fn: Callable[..., Any], items: list[Any], options: TaskOptions, on_end: OnEnd
+) -> Collecting | CollectingInRuns:
+    """Return the feed of a `map_async`, not open yet."""
+    kind = CollectingInRuns if may_run_together(scheduler, fn, options) else Collecting
+    return kind(scheduler, fn, items, options, on_end)
 
 
 class OnDemand(Feed):

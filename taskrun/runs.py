@@ -23,7 +23,7 @@ from taskrun.task import CurrentTask, Entered, current_task, entered
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
-__all__ = ["RUN_SECONDS", "TINY", "Outcomes", "Run", "Star", "pack_items", "split_outcomes"]
+__all__ = ["RUN_SECONDS", "TINY", "Outcomes", "Run", "Star", "not_a_run", "pack_items", "split_outcomes"]
 
 TINY = 10e-6
 """Seconds; items that take less come in runs."""
@@ -214,6 +214,11 @@ def pack_items(items: list[Any], run: Run) -> tuple[list[Any], bool] | None:
     except BaseException:  # the item whose fault it is tells, when it is sent alone
         return None
     return None if refers else (packed, True)  # what goes beside a task (locks, what is shared) goes with its own item
+
+
+def not_a_run(outcome: object) -> TypeError:
+    """Return the error of a run that has come to something else than `Outcomes`."""
+    return TypeError(f"the backend has answered a run of items with an object of type {type(outcome).__name__}")
 
 
 def split_outcomes(found: Outcomes) -> list[tuple[Any, BaseException | None]]:
