@@ -6,6 +6,7 @@ Python, the import locks in the child; nobody can free the user's.
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import TYPE_CHECKING, ClassVar
 
@@ -98,9 +99,17 @@ class ForkBackend(KeptBackend["ForkedChild"]):
     def _read(self, child: ForkedChild) -> None:
         if child.pipe in self._by_fd and not child.read():
             self._forget(child.pipe)
-        outcome = None if child.settled else child.outcome()
+            child.silent_since = None if child.settled else time.monotonic()
+        try:
+            outcome = None if child.settled or child.trouble is not None else child.outcome()
+        except ValueError as error:
+            child.trouble = error
+            self._forget(child.pipe)
+            child.signal(signal.SIGKILL)
+            return
         if outcome is None:
             return
+        child.silent_since = None
         child.settled = True
         if outcome[3] == "initializer":
             self._not_ready(child, outcome[2])

@@ -171,13 +171,27 @@ class KeptBackend(Backend, Generic[P]):
         now = time.monotonic()
         times = self._due(now)
         for process in list(self._processes.values()):
-            if process.stop is not None and process.pidfd in self._by_fd:
+            if process.pidfd not in self._by_fd:
+                continue
+            if process.stop is not None:
                 when = process.stop.step(process, now, _signal)
                 if when is not None:
                     times.append(when)
+            elif process.silent_since is not None and process.trouble is None:
+                times.append(self._look_at_silent(process, now))
         if now < self._failures.not_before < math.inf:
             times.append(self._failures.not_before)
         return max(0.0, min(times) - now) * 1000 + 1 if times else None
+
+    def _look_at_silent(self, process: P, now: float) -> float:
+        """Kill a process whose line is closed, and that does not end; return when to look again."""
+        from taskrun.engine.crash import SILENT_FOR, line_closed
+
+        due = (process.silent_since or now) + SILENT_FOR
+        if now >= due:
+            process.trouble = line_closed()
+            process.signal(signal.SIGKILL)
+        return max(due, now)
 
     def _watch(self, process: P, fd: int) -> None:
         self._by_fd[fd] = process

@@ -118,6 +118,7 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
             self._died(worker)
             return
         self._watch(worker, worker.pidfd)
+        self._watch(worker, worker.lifeline)
         if worker.stop is not None:
             worker.signal(signal.SIGKILL if worker.stop.killed else signal.SIGTERM)
             return
@@ -199,9 +200,12 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
     # -- the end of a worker ---------------------------------------------------------------------------------------------------
 
     def _heard(self, process: PooledWorker, fd: int) -> None:
-        """It has ended."""
+        """It has ended, or has closed its end of the lifeline and with it all that it could answer by."""
         self._forget(fd)
-        self._died(process)
+        if fd == process.pidfd:
+            self._died(process)
+        else:
+            process.silent_since = time.monotonic()
 
     def _died(self, worker: PooledWorker) -> None:
         """From here on `_due` follows it to its end: the pool has to reap it, and its threads to take what has arrived."""
@@ -247,8 +251,6 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
             return
         oom = None if worker.stop is not None else self._memory.killed(worker.exit_status)
         error, cause = verdict(worker, task, oom)
-        if worker.trouble is not None:
-            error.add_note(f"it was killed because its answer could not be read: {worker.trouble!r}")
         if cause == "crashed":
             self._crashed.add(task.future)
         self._scheduler.fail(task, error, cause)
@@ -266,6 +268,7 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
 
     def _discard(self, worker: PooledWorker) -> None:
         self._forget(worker.pidfd)
+        self._forget(worker.lifeline)
         with self._scheduler.lock:
             self._processes.pop(worker.number, None)
         worker.close()

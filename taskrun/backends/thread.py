@@ -86,12 +86,17 @@ class ThreadBackend(ThreadLikeBackend):
 
     def _release(self) -> None:
         """Let the worker go that parked last. Under the lock."""
-        worker = self._parked[-1]
-        if not worker.coming:  # else Ctrl-C came between the two calls below
+        # A signal handler that submits, or Ctrl-C, may come after each call, and before the first line here.
+        parked = self._parked
+        if not parked:
+            return
+        worker = parked[-1]
+        if not worker.coming:  # else Ctrl-C came before it was taken out below
             worker.coming = True
             self._coming += 1
             worker.gate.release()
-        self._parked.pop()
+        if parked and parked[-1] is worker:
+            parked.pop()
 
     def _arrived(self, worker: ThreadWorker) -> None:
         """Note that *worker* looks into the queue, or never will. Under the lock."""
@@ -105,10 +110,15 @@ class ThreadBackend(ThreadLikeBackend):
         """Register one more worker, if there may be one. Under the lock; start it outside."""
         if len(self._workers) >= self._target:
             return None
-        worker = ThreadWorker(self, self._number, self._prefix)
-        self._number += 1
-        self._coming += 1
+        number = self._number
+        self._number = number + 1  # before the first call, after which a signal handler may make one as well
+        worker = ThreadWorker(self, number, self._prefix)
         self._workers.add(worker)
+        self._coming += 1
+        if len(self._workers) > self._target:  # it did
+            self._coming -= 1
+            self._workers.discard(worker)
+            return None
         return worker
 
     def _start(self, worker: ThreadWorker) -> bool:

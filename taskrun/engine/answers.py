@@ -57,11 +57,12 @@ class Answers:
                 more = False
                 break
             except (EOFError, OSError):
-                # Its end is closed: it is dying, or a task has closed it. Its pidfd tells; listening on would only spin.
+                # Its end is closed: it is dying, as its pidfd tells, or is killed soon; listening on would only spin.
                 self._poller.remove(handle.fd)
+                handle.silent_since = time.monotonic()
                 more = False
                 break
-            except MemoryError as error:  # the answer is too large for us: its task's trouble, and nobody else's
+            except (MemoryError, ValueError) as error:  # too large for us, or no answer: its task's trouble, and nobody else's
                 self._poller.remove(handle.fd)
                 self._fleet.lose(handle, error)
                 return False

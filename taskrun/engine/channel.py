@@ -35,11 +35,12 @@ __all__ = ["REPLY", "TASK_HEADER", "FrameReader", "FrameWriter"]
 
 TASK_HEADER: Final = struct.Struct("<QBxHIQqdd")
 """length, kind, slot, attempt, sequence number, index, timeout, soft timeout (seconds, 0: none)."""
-REPLY: Final = struct.Struct("<QB7xQdddQ")
+REPLY: Final = struct.Struct("<QQQdddQ")
 """length, kind, sequence number, started (monotonic), duration, CPU seconds, resident bytes (0: not measured)."""
 
-TASK, TASK_MORE, FUNCTION, STATE, SHIPMENT = 1, 2, 3, 4, 5
-READY, NOT_READY, DONE, RAISED, UNSENDABLE, TIMED_OUT, UP_TO, BULK = 10, 11, 12, 13, 14, 15, 16, 17
+TASK, TASK_MORE, FUNCTION, STATE, SHIPMENT = _ORDERS = range(1, 6)
+READY, NOT_READY, DONE, RAISED, UNSENDABLE, TIMED_OUT, UP_TO, BULK = _REPLIES = range(0x7461736B72756E00, 0x7461736B72756E08)
+"""Numbers that nothing else has: a task may write what it likes into the descriptor, and is not to be taken for its worker."""
 
 LEAVE: Final = 255
 """The token that ends a worker."""
@@ -59,6 +60,7 @@ class FrameReader:
 
     def __init__(self, sock: socket.socket, header: struct.Struct, *, descriptors: bool = False) -> None:
         """*descriptors*: some may come, one batch in each `batches` for every time that the other side has sent any."""
+        self._kinds = _REPLIES if header is REPLY else _ORDERS
         self._sock = sock
         self._recv_into = self._recv_with_descriptors if descriptors else sock.recv_into
         self.batches: deque[list[int]] = deque()
@@ -80,7 +82,7 @@ class FrameReader:
         """Receive once and return the frames that are complete now, as (header, payload).
 
         Raises EOFError when the other side is gone, BlockingIOError when a non-blocking socket has nothing, MemoryError when
-        there is no room for the next one: then nothing more can be read.
+        there is no room for the next one, ValueError when it is none: then nothing more can be read.
         """
         if self._big is not None:
             return self._read_big(self._big)
@@ -103,9 +105,11 @@ class FrameReader:
 
     def _cut(self, have: int) -> list[tuple[tuple[int, ...], bytes | bytearray]]:
         frames: list[tuple[tuple[int, ...], bytes | bytearray]] = []
-        view, unpack, head, at = self._view, self._unpack, self._head, 0
+        view, unpack, head, kinds, at = self._view, self._unpack, self._head, self._kinds, 0
         while have - at >= head:
             header = unpack(view, at)
+            if header[1] not in kinds:
+                raise ValueError("what came is no frame: a task has written into the descriptor of its worker")
             end = at + head + header[0]
             if end > have:
                 if head + header[0] > len(view):

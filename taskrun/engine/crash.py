@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from taskrun.errors import WorkerCrashedError
     from taskrun.task import Cause, Task
 
-__all__ = ["OutOfMemoryWatch", "crash_error", "get_ready", "how_it_ended", "verdict"]
+__all__ = ["SILENT_FOR", "OutOfMemoryWatch", "crash_error", "get_ready", "how_it_ended", "line_closed", "verdict"]
+
+SILENT_FOR = 0.5
+"""Seconds that a worker may live on once its end of the line to its parent is closed: nothing can come from it any more."""
 
 
 _log = logging.getLogger("taskrun")
@@ -25,6 +28,7 @@ class Dead(Protocol):
     pid: int | None
     exit_status: int | None
     stop: Stop | None
+    trouble: BaseException | None
 
     def stack(self) -> str | None: ...
 
@@ -60,6 +64,11 @@ def how_it_ended(exit_status: int | None) -> str:
     return f"exited with code {exit_status}"
 
 
+def line_closed() -> ConnectionError:
+    """Return the trouble of a worker that nothing can come from any more, and that lives on."""
+    return ConnectionError("its end of the line was closed: by its task, or by becoming another program (os.exec)")
+
+
 def get_ready() -> None:
     """Load what a crash will need: there may be no descriptor left to load it with by then."""
     from taskrun.errors import WorkerCrashedError  # noqa: F401 - made at first use
@@ -70,7 +79,10 @@ def verdict(worker: Dead, task: Task, oom: bool | None, template_died: bool = Fa
     stop = worker.stop
     error = None if stop is None else stop.error_for(task)
     if stop is None or error is None:
-        return crash_error(worker, task, oom, template_died), "crashed"
+        crash = crash_error(worker, task, oom, template_died)
+        if worker.trouble is not None:
+            crash.add_note(f"it was killed because its answer could not be read: {worker.trouble!r}")
+        return crash, "crashed"
     stack = worker.stack()
     if stack and getattr(error, "stack", "") is None:
         error.stack = stack  # type: ignore[attr-defined]

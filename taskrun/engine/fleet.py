@@ -55,8 +55,6 @@ class Fleet(Starting):
         for task in claimed:
             task.worker = handle.label
             error, cause = crash.verdict(handle, task, oom, template_died)
-            if handle.trouble is not None:
-                error.add_note(f"it was killed because its answer could not be read: {handle.trouble!r}")
             if cause == "crashed" and not template_died:
                 self.crashed.add(task.future)
             self.outcomes.append((task, False, error, cause, None))
@@ -132,6 +130,15 @@ class Fleet(Starting):
         handle.trouble = error
         self.signal(handle, signal.SIGKILL)
 
+    def _lose_silent(self, handle: Handle, now: float) -> list[float]:
+        """Kill a worker whose line is closed, and that does not end; return when to look again."""
+        due = (handle.silent_since or now) + crash.SILENT_FOR
+        if handle.trouble is not None:
+            return []
+        if now >= due:
+            self.lose(handle, crash.line_closed())
+        return [max(due, now)]
+
     def kill_all(self) -> None:
         """Kill and reap every worker at once, whatever state it is in: the engine has lost its thread."""
         for handle in self.workers.values():
@@ -158,6 +165,8 @@ class Fleet(Starting):
                 when = handle.stop.step(handle, now, self.signal)
                 if when is not None:
                     following.append(when)
+            elif handle.silent_since is not None:
+                following += self._lose_silent(handle, now)
             else:
                 following += self._recycle(handle, now)
         if self.failures.not_before > now:

@@ -78,10 +78,15 @@ class ForkedChild(KeptProcess):
             self._answer += data
 
     def outcome(self) -> Outcome | None:
-        """Return the outcome if the answer is whole; its cause is "initializer" if the task has not run."""
+        """Return the outcome if the answer is whole; its cause is "initializer" if the task has not run.
+
+        Raises ValueError if it is none.
+        """
         if len(self._answer) < ANSWER.size:
             return None
         kind, started, duration, cpu, rss, length = ANSWER.unpack_from(self._answer)
+        if kind != DONE and kind not in CAUSES:
+            raise ValueError("what came is no answer: a task has written into the descriptor of its worker")
         if len(self._answer) < ANSWER.size + length:
             return None
         data = bytes(memoryview(self._answer)[ANSWER.size :])

@@ -73,6 +73,8 @@ class Handle:
         self.stop: Stop | None = None
         self.trouble: BaseException | None = None
         """Why it was killed, if what it sent could not be read."""
+        self.silent_since: float | None = None
+        """When its end of the line was found closed."""
         self.flight: dict[int, Task] = {}
         self.next_sequence = 0
         self.answered = -1

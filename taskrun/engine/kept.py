@@ -32,6 +32,10 @@ class KeptProcess:
         self.label = ""
         """"pid 123", for records."""
         self.exit_status: int | None = None
+        self.silent_since: float | None = None
+        """When its end of the line was found closed."""
+        self.trouble: BaseException | None = None
+        """Why it was killed, if nothing could be read from it."""
         self._stack_from = notes.STACK_AT
         self._notes = notes.new_notes(title)
 

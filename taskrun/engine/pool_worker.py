@@ -170,6 +170,8 @@ def attach(parent: int, lifeline: Attached, notes_of_parent: Attached, hands: At
         posix.die_when_closed(lifeline.fd)
         out, err = (-1 if stream is None else stream.fd for stream in streams)
         posix.attach_standard_streams(out, err)  # as they are now, not as they were when the fork server started
+    if getattr(multiprocessing.current_process(), "_start_method", "fork") != "fork":  # nothing of the user's is open here
+        posix.keep_descriptors()
     posix.reset_signals()
     notes.prepare_stack(notes_of_parent.fd)
     _worker = _Worker(notes_of_parent.fd, hands.fd)

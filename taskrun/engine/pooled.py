@@ -78,15 +78,13 @@ class PooledWorker(KeptProcess):
         """How many tasks it was given."""
         self.born = self.moved = time.monotonic()
         self.dead_since = 0.0
-        self.trouble: BaseException | None = None
-        """Why it was killed, if its pool could not go on with it."""
         try:
-            self._theirs, self._lifeline = os.pipe2(os.O_CLOEXEC)
+            self._theirs, self.lifeline = os.pipe2(os.O_CLOEXEC)
             try:
                 self._hands, self._their_hands = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             except BaseException:
                 os.close(self._theirs)
-                os.close(self._lifeline)
+                os.close(self.lifeline)
                 raise
         except BaseException:  # no descriptor is left
             super().close()
@@ -213,7 +211,7 @@ class PooledWorker(KeptProcess):
     def _cut(self) -> None:
         self._hands.close()
         self._their_hands.close()
-        posix.close_held(self, "_lifeline", "_theirs")
+        posix.close_held(self, "lifeline", "_theirs")
 
     @staticmethod
     def cut_all() -> None:

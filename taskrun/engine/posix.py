@@ -5,6 +5,7 @@ Everything else in the engine is portable; a system without this seam gets `star
 
 from __future__ import annotations
 
+import array
 import errno
 import mmap
 import os
@@ -25,6 +26,7 @@ __all__ = [
     "has_ended",
     "is_open",
     "is_stopped",
+    "keep_descriptors",
     "kill_rest_of_group",
     "leave_parent",
     "load_libc",
@@ -59,12 +61,16 @@ def supported() -> str | None:
 
 def recv_message(sock: socket.socket, size: int = 4096) -> tuple[bytes, list[int]]:
     """Receive one packet with its descriptors; b"" means that the other side is gone, however it went."""
+    fds = array.array("i")
     try:
-        data, fds, _, _ = socket.recv_fds(sock, size, _MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+        # Not `socket.recv_fds`, which forgets its flags: what a task starts would inherit these descriptors.
+        data, ancillary, _, _ = sock.recvmsg(size, socket.CMSG_LEN(_MAX_FDS * fds.itemsize), socket.MSG_CMSG_CLOEXEC)
     except (ConnectionResetError, BrokenPipeError):
         # A peer that dies with unread packets in its socket shows up as a reset: the same news as end of file.
         return b"", []
-    return data, list(fds)
+    for _, _, part in ancillary:
+        fds.frombytes(part[: len(part) - len(part) % fds.itemsize])
+    return data, fds.tolist()
 
 
 _prctl: Any = None
@@ -155,6 +161,16 @@ def close_all_but(keep: set[int]) -> None:
         os.closerange(low, fd)
         low = fd + 1
     os.closerange(low, os.sysconf("SC_OPEN_MAX") if not os.path.isdir("/proc/self/fd") else _highest_fd() + 1)
+
+
+def keep_descriptors() -> None:
+    """Have no descriptor but the standard streams be inherited by what this process starts."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            try:
+                os.set_inheritable(int(name), False)
+            except OSError:
+                continue  # that of the directory
 
 
 def close_held(owner: object, *names: str) -> None:

@@ -91,6 +91,32 @@ def die_at_first(log: str) -> int:
 
 
 @fault(*SHORT, soak=PROCESSES)
+def a_task_becomes_another_program(case: Case) -> None:
+    """Nothing will come from that any more, however long it runs: it is killed."""
+    with case.executor() as run:
+        guilty = run.submit(os.execv, "/bin/sleep", ["sleep", "600"])
+        run.innocents(10)
+        error = crashed(guilty)
+        assert error.signal == signal.SIGKILL
+        assert "os.exec" in "".join(error.__notes__)
+
+
+@fault("process", "fork", soak=("process:spawn",))
+def a_task_writes_into_every_descriptor(case: Case) -> None:
+    """What comes is no answer of its worker's, and hurts nobody else; it has one of its own if that gets through.
+
+    Not where multiprocessing's own helpers hear it, and die.
+    """
+    spared = [0, 1, 2, *(map(int, os.listdir("/proc/self/fd")) if case.backend == "fork" else ())]
+    with case.executor() as run:
+        for byte in (0xFF, 0x00):
+            guilty = run.submit(acts.write_everywhere, byte, spared)
+            run.innocents(10)
+            if guilty.exception(PATIENCE) is not None:
+                crashed(guilty)
+
+
+@fault(*SHORT, soak=PROCESSES)
 def a_grandchild_keeps_the_descriptors(case: Case) -> None:
     """It has left the group, so that nobody kills it, and holds the line to the worker open."""
     with case.executor() as run:
