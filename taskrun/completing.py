@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from taskrun.closing import NOBODY, Closing
@@ -74,7 +75,7 @@ class Completing(Closing):
             if over:
                 self._let_go(over)
             for outcome in failed:
-                self._decide(*outcome)
+                self._look_at_failure(outcome)
             if ending:
                 self._end()
         except BaseException:  # Ctrl-C, where the caller is the user's: finish what was begun
@@ -122,7 +123,7 @@ class Completing(Closing):
             for task in over:
                 task.forget(NOBODY)
         for outcome in failed:
-            self._decide(*outcome)
+            self._look_at_failure(outcome)
         if ending:
             self._end()
 
@@ -158,6 +159,15 @@ class Completing(Closing):
             self._end()
 
     # -- retrying --------------------------------------------------------------------------------------------------------------
+
+    def _look_at_failure(self, outcome: Outcome) -> None:
+        """Have it decided what becomes of a task that failed; where the user's code is asked, beside the engine and workers."""
+        policy = outcome[0].options.retry
+        if policy is not None and policy.asks and not self._inline:
+            self.callbacks.add(partial(self._decide, *outcome))
+            self.callbacks.run()
+        else:
+            self._decide(*outcome)
 
     def _decide(self, task: Task, _: bool, error: BaseException, cause: Cause | None, run: Any) -> None:
         """Run a failed task again, or let its future fail. The task is settled: nobody else touches it any more."""

@@ -159,6 +159,11 @@ class Retry:
             on=on if isinstance(on, tenacity.retry_base) else tenacity.retry_any(on),
         )
 
+    @property
+    def asks(self) -> bool:
+        """Whether code of the user's decides, which may take its time."""
+        return any(callable(rule) and not isinstance(rule, type) for rule in (self.on, self.wait, self.max_attempts))
+
     # -- what the scheduler asks -----------------------------------------------------------------------------------------------
 
     def wants_retry(self, error: BaseException, cause: Cause, attempt: int, elapsed: float, seed: int | None = None) -> bool:
@@ -175,6 +180,8 @@ class Retry:
             if callable(self.max_attempts):  # one of tenacity's may ask how long the wait would be
                 state.upcoming_sleep = self.delay(attempt, error, seed)
             if self._compile().stop(state):
+                return False
+            if self.max_time is not None and elapsed + self.delay(attempt, error, seed) >= self.max_time:
                 return False
             return cause != "raised" or bool(self._named(error) or self._compile().retry(state))
         except BaseException as problem:  # user code, asked in a thread of ours that must go on

@@ -158,7 +158,7 @@ class Starting:
         """A worker has started and its initializer went well."""
         handle.ready = True
         handle.rss = rss
-        handle.moved = time.monotonic()
+        handle.born = handle.moved = time.monotonic()  # its age does not count what it took to get ready
         if self._settings.initializer is not None:
             self._scheduler.initializer_ok()
 

@@ -59,6 +59,7 @@ def main(parent: int) -> None:
     """Serve the process *parent* until it ends; never returns."""
     status = 1
     try:
+        posix.close_all_but({CONTROL_FD})  # what the user had inheritable: nobody would close it while the template lives
         posix.reset_signals()  # here, so that no worker has to
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         watch = os.pidfd_open(parent)

@@ -241,6 +241,8 @@ def _played(outcome: Outcome) -> Outcome:
 class _Chaos(Backend):
     """Hands everything on to the backend inside."""
 
+    combines_items = False  # the dice are thrown for each item
+
     def __init__(self, inner: Backend, dice: _Dice) -> None:
         self._inner = inner
         self._dice = dice

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import signal
 import sys
 import time
 from typing import TYPE_CHECKING
 
 import jobs
-from patience import eventually
+from patience import PATIENCE, eventually
 
 import taskrun
 from taskrun.engine import fleet
@@ -76,3 +77,26 @@ def test_a_worker_imports_from_where_the_parent_has_learnt_to_look_since(
         assert ex.submit(come_later.answer).result() == 42
         assert ex.submit(jobs.pid).result() == pid
     sys.modules.pop("come_later")
+
+
+def test_the_template_keeps_nothing_of_the_users_open(make: Callable) -> None:
+    read, write = os.pipe()
+    os.set_inheritable(write, True)
+    with make(max_workers=1) as ex:
+        ex.submit(abs, 1).result(PATIENCE)
+        os.close(write)
+        assert select.select([read], [], [], PATIENCE)[0]  # end of file: nobody else has the other end
+        assert os.read(read, 1) == b""
+    os.close(read)
+
+
+def test_what_a_task_starts_does_not_inherit_the_line_of_its_worker(make: Callable) -> None:
+    """`os.system` and `os.posix_spawn` close nothing, as `subprocess` does."""
+    with make(max_workers=1) as ex:
+        found = ex.submit(descriptors_of_a_child).result(PATIENCE)
+    assert set(found) <= {"0", "1", "2", "3"}, found  # the last is the directory's
+
+
+def descriptors_of_a_child() -> list[str]:
+    with os.popen("ls /proc/self/fd") as listing:  # noqa: S605, S607
+        return listing.read().split()

@@ -109,7 +109,8 @@ class Machine(RuleBasedStateMachine):
                 with pytest.raises(RuntimeError, match="cannot schedule new futures after shutdown"):
                     self.ex.options(**options).submit(act, self.log, number, what)
                 return
-            self.known.append(Known(number, what, self.ex.options(**options).submit(act, self.log, number, what)))
+            acts = "very late" if what == "late" and self.capabilities.kill == "yes" else what
+            self.known.append(Known(number, what, self.ex.options(**options).submit(act, self.log, number, acts)))
 
     @precondition(lambda self: not self.closed)
     @rule(count=st.integers(0, 30), taken=st.integers(0, 30))

@@ -127,3 +127,11 @@ def test_a_map_is_struck_item_by_item(backend: str) -> None:
     assert 5 < len(failed) < 30
     assert failed == {i for i, value in enumerate(again) if isinstance(value, ChaosError)}
     assert [value for value in values if not isinstance(value, ChaosError)] == [2 * i for i in range(50) if i not in failed]
+
+
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_items_of_a_map_are_struck_one_by_one_also_when_they_are_tiny(backend: str) -> None:
+    by_submit = struck(backend, count=600, error=0.05, seed=1)
+    with taskrun.Executor(chaos(backend, error=0.05, seed=1), max_workers=2) as ex:
+        results = list(ex.options(return_exceptions=True).map(double, range(600)))
+    assert {i for i, result in enumerate(results) if isinstance(result, ChaosError)} == by_submit.keys()

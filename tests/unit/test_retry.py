@@ -7,12 +7,15 @@ import pickle
 import socket
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import tenacity
 from hypothesis import given
 from hypothesis import strategies as st
 
+import taskrun
 from taskrun.errors import ConfigError, RemoteError, TaskTimeoutError, WorkerCrashedError
 from taskrun.retry import Retry
 
@@ -297,3 +300,30 @@ def test_a_stop_of_tenacitys_that_asks_for_the_wait_gets_it():
 def test_a_policy_on_results_is_refused(on):
     with pytest.raises(ConfigError, match="a policy on exceptions"):
         Retry.of(on)
+
+
+def test_no_attempt_begins_after_max_time():
+    policy = Retry(max_attempts=9, max_time=1.0, wait="fixed", initial=0.4, jitter=False)
+    assert policy.wants_retry(ValueError(), "raised", 1, 0.5)
+    assert not policy.wants_retry(ValueError(), "raised", 1, 0.7)  # it would after the wait
+
+
+@pytest.mark.parametrize("backend", ["thread", "dummy", "asyncio", "process", "pool", "fork"])
+def test_a_predicate_that_takes_its_time_holds_up_nobody_else(backend):
+    asked, go = threading.Event(), threading.Event()
+
+    def ask(_):
+        asked.set()
+        return go.wait(40)
+
+    with taskrun.Executor(backend, max_workers=2) as ex:
+        failing = ex.options(retry=Retry(max_attempts=2, on=ask, wait="none")).submit(int, "x")
+        try:
+            assert asked.wait(40)
+            late = ex.options(timeout=0.05).submit(time.sleep, 60) if backend in ("process", "pool", "fork") else None
+            assert [ex.submit(abs, -i).result(40) for i in range(3)] == [0, 1, 2]
+            assert late is None or isinstance(late.exception(40), taskrun.TaskTimeoutError)
+        finally:
+            go.set()
+        assert isinstance(failing.exception(40), ValueError)
+        assert len(failing.attempts) == 2
