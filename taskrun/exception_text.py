@@ -14,7 +14,7 @@ def traceback_text(error: BaseException) -> str:
     try:
         text = "".join(traceback.format_exception(error))
     except BaseException:  # an exception class can break the module that formats it
-        text = "".join(traceback.format_tb(error.__traceback__)) + said(error) + "\n"
+        text = "".join(traceback.format_tb(vars(BaseException)["__traceback__"].__get__(error))) + said(error) + "\n"
     if len(text) > _LONGEST_TEXT:
         half = _LONGEST_TEXT // 2
         text = f"{text[:half]}\n[... {len(text) - 2 * half} characters ...]\n{text[-half:]}"

@@ -31,6 +31,9 @@ __all__ = ["dump_exception", "load_exception"]
 _LONGEST_CHAIN = 1_000
 """Exceptions that are sent of one chain; a loop that goes on for ever raising from the last error makes more."""
 _LONGEST_REPR = 1_000
+_CONTAINERS = frozenset((list, tuple, dict))
+_DEEPEST, _LONGEST_CONTAINER = 5, 10_000
+"""Of containers among the parts of an exception that are searched for others."""
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement
 
 
@@ -72,14 +75,18 @@ class _Other(NamedTuple):
 
 def dump_exception(error: BaseException, *, task: str | None = None) -> bytes:
     """Pickle an exception with its chain for the process that sent the task; never raises."""
+    text = ""
     try:
         text = traceback_text(error)
         graph = _graph(error)
         numbers = {id(item): number for number, item in enumerate(graph)}
         return pickle.dumps(([_node(item, numbers) for item in graph], text, task), 5)
     except BaseException as problem:  # a worker must be able to report whatever happens
-        node = _Node(None, type_name(type(error)), f"{said(problem)} while it was sent", [], (), None, -1, -1, False)
-        return pickle.dumps(([tuple(node)], "", task), 5)
+        bases: tuple[str, ...] = ()
+        with suppress(BaseException):
+            bases = base_names(type(error))
+        node = _Node(None, type_name(type(error)), f"{said(problem)} while it was sent", [], bases, None, -1, -1, False)
+        return pickle.dumps(([tuple(node)], text, task), 5)
 
 
 def load_exception(data: bytes) -> BaseException:
@@ -103,32 +110,75 @@ def load_exception(data: bytes) -> BaseException:
 # -- sending -------------------------------------------------------------------------------------------------------------------
 
 
+# The base's own descriptors: a class may say something else, or raise.
+_args: Callable[[BaseException], tuple[Any, ...]] = vars(BaseException)["args"].__get__
+_cause: Callable[[BaseException], BaseException | None] = vars(BaseException)["__cause__"].__get__
+_context: Callable[[BaseException], BaseException | None] = vars(BaseException)["__context__"].__get__
+_is_suppressed: Callable[[BaseException], bool] = vars(BaseException)["__suppress_context__"].__get__
+_attributes: Callable[[BaseException], dict[str, Any]] = vars(BaseException)["__dict__"].__get__
+
+
+def _is_a(value: Any, cls: type) -> bool:
+    return issubclass(type(value), cls)  # not isinstance, which asks the value for its __class__: any code may answer
+
+
 def _graph(error: BaseException) -> list[BaseException]:
     """Return the exceptions that can be reached from *error*, itself first, each once."""
     found = [error]
     seen = {id(error)}
+
+    def note(value: Any) -> Any:
+        if _is_a(value, BaseException) and id(value) not in seen:
+            seen.add(id(value))
+            found.append(value)
+        return value
+
+    chained = 0
     for item in found:  # grows
-        for other in (item.__cause__, item.__context__, *_members(item), *_args(item), *vars(item).values()):
-            if isinstance(other, BaseException) and id(other) not in seen and len(found) < _LONGEST_CHAIN:
-                seen.add(id(other))
-                found.append(other)
+        for other in (_cause(item), _context(item)):
+            if other is not None and id(other) not in seen and chained < _LONGEST_CHAIN:
+                chained += 1
+                note(other)
+        memo: dict[int, Any] = {}
+        for value in (*_members(item), *_args(item), *_attributes(item).values()):
+            _mapped(value, note, memo)
     return found
 
 
-def _args(error: BaseException) -> tuple[Any, ...]:
-    return BaseException.args.__get__(error)  # type: ignore[attr-defined,no-any-return]
+def _mapped(value: Any, one: Callable[[Any], Any], memo: dict[int, Any], depth: int = 0) -> Any:
+    """Return *value* with *one* applied to it, or to what is in it if it is a list, tuple or dict: itself if nothing changes.
+
+    *memo* holds what became of containers, by their identity: those that are shared stay so, cycles are left as they are.
+    """
+    kind = type(value)
+    if kind not in _CONTAINERS:
+        return one(value)
+    known = memo.get(id(value))
+    if known is not None:
+        return known
+    memo[id(value)] = value
+    if depth < _DEEPEST and len(value) < _LONGEST_CONTAINER:
+        if kind is dict:
+            mapped: Any = {key: _mapped(each, one, memo, depth + 1) for key, each in value.items()}
+            changed = any(each is not value[key] for key, each in mapped.items())
+        else:
+            mapped = [_mapped(each, one, memo, depth + 1) for each in value]
+            changed = any(each is not old for each, old in zip(mapped, value, strict=True))
+        if changed:
+            memo[id(value)] = mapped if kind is dict else kind(mapped)
+    return memo[id(value)]
 
 
 def _members(error: BaseException) -> tuple[BaseException, ...]:
     # The base's own descriptor: a subclass may say something else.
-    return BaseExceptionGroup.exceptions.__get__(error) if isinstance(error, BaseExceptionGroup) else ()
+    return BaseExceptionGroup.exceptions.__get__(error) if _is_a(error, BaseExceptionGroup) else ()
 
 
 def _node(error: BaseException, numbers: dict[int, int]) -> tuple[Any, ...]:
     members = None
-    if isinstance(error, BaseExceptionGroup):
+    if _is_a(error, BaseExceptionGroup):
         members = tuple(numbers[id(item)] for item in _members(error) if id(item) in numbers)
-    notes = getattr(error, "__notes__", None)
+    notes = _attributes(error).get("__notes__")
     return tuple(
         _Node(
             _dump_one(error, numbers),
@@ -137,16 +187,16 @@ def _node(error: BaseException, numbers: dict[int, int]) -> tuple[Any, ...]:
             [str(note) for note in notes if type(note) is str] if isinstance(notes, (list, tuple)) else [],
             base_names(type(error)),
             members,
-            numbers.get(id(error.__cause__), -1),
-            numbers.get(id(error.__context__), -1),
-            error.__suppress_context__,
+            numbers.get(id(_cause(error)), -1),
+            numbers.get(id(_context(error)), -1),
+            _is_suppressed(error),
         )
     )
 
 
 def _dump_one(error: BaseException, numbers: dict[int, int]) -> bytes | None:
     cls = type(error)
-    if _pickles_itself(cls) and not isinstance(error, BaseExceptionGroup):
+    if _pickles_itself(cls) and not _is_a(error, BaseExceptionGroup):
         data = _checked(error, lambda copy: type(copy) is cls and text_of(copy) == text_of(error))
         if data is not None:
             return data
@@ -181,7 +231,8 @@ def _pickles_itself(cls: type[BaseException]) -> bool:
 
 
 def _take_apart(error: BaseException, numbers: dict[int, int]) -> _Parts:
-    args = error.args
+    args = _args(error)
+    memo: dict[int, Any] = {}
     members = _members(error)
     if members and len(args) > 1 and isinstance(args[1], (list, tuple)) and _same(args[1], members):
         args = (args[0], _MEMBERS, *args[2:])
@@ -196,16 +247,15 @@ def _take_apart(error: BaseException, numbers: dict[int, int]) -> _Parts:
                     # None is what a field in C reads as when it is not set, and OSError prints a file name set to None.
                     if value is not None or base.__flags__ & _HEAP_TYPE:
                         fields.setdefault(name, value)
-    if isinstance(error, AttributeError):
+    if _is_a(error, AttributeError):
         fields.pop("obj", None)  # any object at all, large or not; pickle leaves it out too
-    attributes = {name: _other(value, numbers) for name, value in error.__dict__.items()}
-    return _Parts(type(error), tuple(_other(value, numbers) for value in args), fields, attributes)
 
+    def other(value: Any) -> Any:
+        number = numbers.get(id(value)) if _is_a(value, BaseException) else None
+        return value if number is None else _Other(number)
 
-def _other(value: Any, numbers: dict[int, int]) -> Any:
-    """Return what stands for *value* among the parts: it, or the number of an exception."""
-    number = numbers.get(id(value)) if isinstance(value, BaseException) else None
-    return value if number is None else _Other(number)
+    attributes = {name: _mapped(value, other, memo) for name, value in _attributes(error).items()}
+    return _Parts(type(error), tuple(_mapped(value, other, memo) for value in args), fields, attributes)
 
 
 def _same(listed: Any, members: tuple[BaseException, ...]) -> bool:
@@ -231,10 +281,10 @@ def _or_repr(value: Any) -> Any:
         return f"<{type_name(type(value))} object>"
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: Any, depth: int = 0) -> bool:
     """Return whether *value* is sure to travel; to try out the others costs time."""
-    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
-        return len(value) < 100 and all(_is_plain(item) for item in value if item is not value)
+    if type(value) is list or type(value) is tuple:
+        return len(value) < 100 and depth < _DEEPEST and all(_is_plain(item, depth + 1) for item in value)
     return value is None or type(value) in (str, int, float, bool, bytes, _Other)
 
 
@@ -267,7 +317,9 @@ def _build(node: _Node, built: list[BaseException | None], text: str, task: str 
         try:
             loaded = pickle.loads(node.data)
             error = _put_together(_Parts(*loaded), members) if type(loaded) is tuple else loaded
-            if isinstance(error, BaseException):
+            if _is_a(error, BaseException):
+                if node.notes and not _attributes(error).get("__notes__"):  # its own pickling code knows nothing of them
+                    _attributes(error)["__notes__"] = list(node.notes)
                 return error
         except BaseException as reason:  # the class is not here, or its code fails here
             problem = said(reason)
@@ -297,7 +349,7 @@ def _put_together(parts: _Parts, members: list[BaseException]) -> BaseException:
         with suppress(AttributeError, TypeError):  # read-only
             _set(error, name, value)
     _set(error, "args", args)
-    error.__dict__.update(attributes)
+    _attributes(error).update(attributes)
     return error  # type: ignore[no-any-return]
 
 
@@ -307,27 +359,39 @@ def _link(nodes: list[_Node], built: list[BaseException | None]) -> None:
             _set(error, "__cause__", built[node.cause] if node.cause >= 0 else None)
             _set(error, "__context__", built[node.context] if node.context >= 0 else None)
             _set(error, "__suppress_context__", node.suppress)  # after the cause, which sets it
-            if any(type(value) is _Other for value in (*_args(error), *error.__dict__.values())):
-                _set(error, "args", tuple(_found(value, built) for value in _args(error)))
-                error.__dict__.update({name: _found(value, built) for name, value in error.__dict__.items()})
+            _fill_in(error, built)
 
 
-def _found(value: Any, built: list[BaseException | None]) -> Any:
-    return built[value.number] if type(value) is _Other else value
+def _fill_in(error: BaseException, built: list[BaseException | None]) -> None:
+    """Put the other exceptions in the places of their numbers."""
+    memo: dict[int, Any] = {}
+
+    def found(value: Any) -> Any:
+        return built[value.number] if type(value) is _Other else value
+
+    args, attributes = _args(error), _attributes(error)
+    whole = tuple(_mapped(value, found, memo) for value in args)
+    if any(new is not old for new, old in zip(whole, args, strict=True)):
+        _set(error, "args", whole)
+    attributes.update({name: _mapped(value, found, memo) for name, value in attributes.items()})
 
 
 def _hang(error: BaseException, remote: RemoteTraceback) -> None:
     """Make *remote* the cause of the last exception, along the causes, that has none."""
     seen = {id(error)}
-    while error.__cause__ is not None:
-        error = error.__cause__
+    while (cause := _cause(error)) is not None:
+        error = cause
         if id(error) in seen:
             return  # they go round in a circle
         seen.add(id(error))
-    suppressed = error.__suppress_context__
+    suppressed = _is_suppressed(error)
     _set(error, "__cause__", remote)
     _set(error, "__suppress_context__", suppressed)
 
 
 def _set(error: BaseException, name: str, value: Any) -> None:
-    object.__setattr__(error, name, value)  # past a __setattr__ of the user's
+    field = vars(BaseException).get(name)
+    if field is not None:
+        field.__set__(error, value)  # past a property of the user's
+    else:
+        object.__setattr__(error, name, value)  # past a __setattr__

@@ -526,3 +526,86 @@ def test_loading_an_ordinary_exception_needs_no_cloudpickle():
         "assert not {'cloudpickle', 'multiprocessing', 'tenacity'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# -- what fresh eyes found -----------------------------------------------------------------------------------------------------
+
+
+class Reducing(Exception):
+    def __reduce__(self):
+        return Reducing, self.args
+
+
+class Collecting(Exception):
+    """Needs a keyword, so that pickle alone could not make it again."""
+
+    def __init__(self, *, errors):
+        super().__init__(errors)
+        self.errors = errors
+        self.by_name = {"first": errors[0], "rest": tuple(errors[1:])}
+
+
+class Restless(ValueError):
+    @property
+    def __notes__(self):
+        raise RuntimeError
+
+    @property
+    def args(self):
+        raise RuntimeError
+
+
+def test_groups_with_many_members_arrive_whole():
+    back = travel(ExceptionGroup("many", [ValueError(i) for i in range(3000)]))
+    assert [error.args for error in back.exceptions] == [(i,) for i in range(3000)]
+
+
+def test_notes_arrive_whatever_the_class_does_to_be_pickled():
+    error = Reducing(1, 2)
+    error.add_note("N1")
+    assert travel(error).__notes__ == ["N1"]
+
+
+def test_exceptions_in_lists_tuples_and_dicts_arrive_as_themselves():
+    with_message = AwkwardInside(code=3)
+    back = travel(Collecting(errors=[with_message, ValueError(2), OSError("three")]))
+    assert [type(error) for error in back.errors] == [AwkwardInside, ValueError, OSError]
+    assert back.errors[0].code == 3
+    assert back.args[0] is back.errors
+    assert back.by_name == {"first": back.errors[0], "rest": tuple(back.errors[1:])}
+
+
+class AwkwardInside(Exception):
+    def __init__(self, *, code):
+        super().__init__(f"code {code}")
+        self.code = code
+
+
+def test_a_list_that_contains_itself_and_the_error_travels():
+    error = ValueError("round")
+    error.all = [error]
+    error.all.append(error.all)
+    back = travel(error)
+    assert type(back) is ValueError
+    assert str(back) == "round"
+
+
+def test_what_is_nested_too_deep_is_replaced_and_the_rest_arrives():
+    deep = []
+    for _ in range(100_000):
+        deep = [deep]
+    try:
+        raise ValueError("deep", deep)
+    except ValueError as error:
+        back = travel(error)
+    assert type(back) is ValueError
+    assert back.args[0] == "deep"
+    assert "test_what_is_nested" in str(back.__cause__)
+    while deep:  # else its end is as deep
+        deep = deep.pop()
+
+
+def test_a_class_that_raises_when_it_is_asked_is_still_caught_by_its_base():
+    back = travel(Restless("x"))
+    assert isinstance(back, ValueError)
+    assert "x" in str(back)
