@@ -81,9 +81,14 @@ def arguments_error(
 
 def pickling_error(obj: Any, error: BaseException, *, value: str, side: Side, task: str | None) -> SerializationError:
     """Return the error for *obj*, which did not pickle because of *error*."""
-    path, culprit = _descend(obj, side)
-    where = f"; it is in {', of '.join(reversed(path))}: {_describe(culprit)}" if path else f" ({_describe(obj)})"
-    message = f"{_subject(value, task)} cannot be pickled in the {side}{where}. {_said(error)}.{_hint(culprit)}"
+    culprit = obj
+    try:
+        path, culprit = _descend(obj, side)
+        where = f"; it is in {', of '.join(reversed(path))}: {_describe(culprit)}" if path else f" ({_describe(obj)})"
+        hint = _hint(culprit)
+    except BaseException:  # an object of the user's that raises when it is looked at
+        where = hint = ""
+    message = f"{_subject(value, task)} cannot be pickled in the {side}{where}. {_said(error)}.{hint}"
     return _with_cause(
         SerializationError(message, value=value, direction="pickling", side=side, task=task, type_name=_type_name(culprit)),
         error,

@@ -197,7 +197,7 @@ class Future(standard.Future[T]):
         if self._state in _DONE:
             return
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._wait_context():
+        with self._wait_context(endless=timeout is None):
             with _STATE:
                 if self._state in _DONE:
                     return
@@ -212,9 +212,9 @@ class Future(standard.Future[T]):
                         self._gates = tuple(other for other in self._gates if other is not gate)
                     raise TimeoutError
 
-    def _wait_context(self) -> AbstractContextManager[object]:
+    def _wait_context(self, *, endless: bool) -> AbstractContextManager[object]:
         """Return the context in which to wait; raises RuntimeError where the wait could never end."""
-        return nullcontext() if self._scheduler is None else self._scheduler.waiting(self)
+        return nullcontext() if self._scheduler is None else self._scheduler.waiting(self if endless else None)
 
     def _await_context(self) -> AbstractContextManager[object]:
         """Return the context in which to await, which does not block the thread."""

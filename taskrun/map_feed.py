@@ -284,7 +284,7 @@ class Feed:
                 if running is None and self._over():
                     return None
             # Not under the lock: on threads a worker that waits is made up for by starting another.
-            with self.scheduler.waiting(running) if running is not None or self._submitting() else nullcontext():
+            with self.scheduler.waiting() if running is not None or self._submitting() else nullcontext():
                 self._wait(deadline)
 
     def _pop(self) -> Future[Any]:

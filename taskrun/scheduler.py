@@ -26,9 +26,10 @@ from typing import TYPE_CHECKING, Any
 
 from taskrun import lifetime, sharing
 from taskrun.completing import Completing, Outcome
+from taskrun.cycles import waiting_for
 from taskrun.errors import TaskKilledError
 from taskrun.future import FINISHED, PENDING, RUNNING, Future
-from taskrun.task import NO_KWARGS, Task
+from taskrun.task import NO_KWARGS, Entered, Task, entered
 from taskrun.threads import call_soon
 
 if TYPE_CHECKING:
@@ -293,10 +294,24 @@ class Scheduler(Completing):
         if task is not None and task.pulled and task.begun is None:
             self._backend.refresh(task)
 
-    def waiting(self, future: Future[Any] | None = None) -> AbstractContextManager[None]:
-        """Return the context in which to wait for *future*; raises RuntimeError where the wait could never end."""
+    def waiting(self, future: Future[Any] | None = None) -> AbstractContextManager[object]:
+        """Return the context in which to wait, for *future* without a limit if it is given.
+
+        Raises RuntimeError where the wait could never end.
+        """
         self._refuse_endless_waiting()
-        return self._backend.waiting()
+        inside = entered.get()
+        own: Future[Any] | None = inside[0].future if isinstance(inside, Entered) else None
+        scheduler = None if own is None else own._scheduler
+        if own is None or scheduler is None or not scheduler._backend.owns_current_thread():
+            return self._backend.waiting()
+        with ExitStack() as stack:
+            if future is not None:
+                stack.enter_context(waiting_for(own, future))
+            stack.enter_context(self._backend.waiting())
+            if scheduler is not self:
+                stack.enter_context(scheduler._backend.waiting_elsewhere())
+            return stack.pop_all()
 
     def awaiting(self) -> AbstractContextManager[None]:
         """Return the context in which a coroutine awaits a future: if it is a task of ours, it is made up for."""

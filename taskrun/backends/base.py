@@ -205,6 +205,13 @@ class Backend(ABC):
         """
         return nullcontext()
 
+    def waiting_elsewhere(self) -> AbstractContextManager[None]:
+        """Return the context in which a worker, in whose thread this is called, waits for a task of another executor.
+
+        That one may wait in turn for a task of ours, so a backend whose workers are threads of this process makes up for it.
+        """
+        return nullcontext()
+
     def one_more(self) -> AbstractContextManager[None]:
         """Return the context in which one of the workers waits for tasks of this backend, and is made up for; in any thread.
 

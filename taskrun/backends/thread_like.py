@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 import traceback
 from contextlib import contextmanager, nullcontext
@@ -12,7 +13,6 @@ from taskrun.backends.base import Backend
 from taskrun.errors import TaskKilledError, TaskTimeoutError
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
 
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from taskrun.task import Task
 
 __all__ = ["ThreadLikeBackend", "finalize", "initialize", "note_stack", "try_initializer"]
+
+
+class _Here(threading.local):
+    made_up = False
+    """For this thread, which waits, another worker may run."""
+
+
+_here = _Here()
 
 
 class ThreadLikeBackend(Backend):
@@ -43,7 +51,20 @@ class ThreadLikeBackend(Backend):
 
     def waiting(self) -> AbstractContextManager[None]:
         """Make up for a worker of ours that waits for another task."""
-        return self.one_more() if self.owns_current_thread() else nullcontext()
+        return self.waiting_elsewhere() if self.owns_current_thread() else nullcontext()
+
+    @contextmanager
+    def waiting_elsewhere(self) -> Iterator[None]:
+        """Make up for the worker of ours in whose thread this is called, once, for however much it waits."""
+        if _here.made_up:
+            yield
+            return
+        with self.one_more():
+            _here.made_up = True
+            try:
+                yield
+            finally:
+                _here.made_up = False
 
     @contextmanager
     def one_more(self) -> Iterator[None]:

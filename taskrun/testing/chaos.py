@@ -283,6 +283,9 @@ class _Chaos(Backend):
     def waiting(self) -> AbstractContextManager[None]:
         return self._inner.waiting()
 
+    def waiting_elsewhere(self) -> AbstractContextManager[None]:
+        return self._inner.waiting_elsewhere()
+
     def one_more(self) -> AbstractContextManager[None]:
         return self._inner.one_more()
 

@@ -1,0 +1,113 @@
+"""Tasks that wait for one another: what can go on does, what cannot is refused by name."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+import taskrun
+
+PATIENCE = 40
+BACKENDS = ["thread", "dummy", "asyncio"]
+
+
+class Told:
+    """Futures that tasks find once they were submitted."""
+
+    def __init__(self) -> None:
+        self._there = threading.Event()
+        self._futures: list[taskrun.Future[Any]] = []
+
+    def tell(self, *futures: taskrun.Future[Any]) -> None:
+        self._futures[:] = futures
+        self._there.set()
+
+    def __getitem__(self, number: int) -> taskrun.Future[Any]:
+        assert self._there.wait(PATIENCE)
+        return self._futures[number]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_task_that_waits_for_itself_is_refused(backend: str) -> None:
+    told = Told()
+
+    def wait_for_myself() -> Any:
+        return told[0].result()
+
+    with taskrun.Executor(backend, max_workers=2) as ex:
+        told.tell(ex.submit(wait_for_myself))
+        with pytest.raises(RuntimeError, match=r"would never end: task '.*wait_for_myself' waits for task '.*wait_for_myself'"):
+            told[0].result(PATIENCE)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("number", [2, 3])
+def test_tasks_that_wait_in_a_circle_are_refused(backend: str, number: int) -> None:
+    told = Told()
+
+    def wait_for(other: int) -> Any:
+        return told[other].result()
+
+    with taskrun.Executor(backend, max_workers=number) as ex:
+        told.tell(*[ex.options(name=f"no {i}").submit(wait_for, (i + 1) % number) for i in range(number)])
+        for i in range(number):  # the last to wait is told, and the others get its error
+            with pytest.raises(RuntimeError, match=r"would never end: task 'no .' waits for task 'no .'"):
+                told[i].result(PATIENCE)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_wait_with_a_timeout_ends_by_itself(backend: str) -> None:
+    told = Told()
+
+    def wait_for_myself() -> Any:
+        return told[0].result(0.01)
+
+    with taskrun.Executor(backend, max_workers=1) as ex:
+        told.tell(ex.submit(wait_for_myself))
+        with pytest.raises(TimeoutError):
+            told[0].result(PATIENCE)
+
+
+@pytest.mark.parametrize("second", BACKENDS)
+@pytest.mark.parametrize("first", BACKENDS)
+def test_executors_whose_tasks_wait_for_those_of_each_other_go_on(first: str, second: str) -> None:
+    """One worker each: it is made up for while it waits, for whomever that is."""
+    with taskrun.Executor(first, max_workers=1) as one, taskrun.Executor(second, max_workers=1) as other:
+
+        def down(depth: int) -> int:
+            if not depth:
+                return 0
+            return (other if depth % 2 else one).submit(down, depth - 1).result() + 1
+
+        assert one.submit(down, 6).result(PATIENCE) == 6
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_worker_that_waits_for_several_executors_is_made_up_for_once(backend: str) -> None:
+    running, most, lock = 0, 0, threading.Lock()
+    go = threading.Event()
+
+    def count() -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        go.wait(0.05)
+        with lock:
+            running -= 1
+
+    with (
+        taskrun.Executor(backend, max_workers=1) as ex,
+        taskrun.Executor("thread", max_workers=1) as a,
+        taskrun.Executor("thread", max_workers=1) as b,
+    ):
+        gates = [a.submit(go.wait, PATIENCE), b.submit(go.wait, PATIENCE)]
+        waiting = ex.submit(lambda: len(taskrun.wait([*gates, ex.submit(abs, 1)], timeout=PATIENCE).done))
+        counted = [ex.submit(count) for _ in range(6)]
+        for future in counted:
+            future.result(PATIENCE)
+        go.set()
+        assert waiting.result(PATIENCE) == 3
+    assert most == 1
