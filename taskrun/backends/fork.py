@@ -89,6 +89,18 @@ class ForkBackend(KeptBackend["ForkedChild"]):
             self._watch(child, fd)
         return True
 
+    def _due(self, now: float) -> list[float]:
+        """Kill children that have answered and do not end (a thread goes on, an exit handler) when their time is up."""
+        times = []
+        for child in self._processes.values():
+            if child.may_linger_until is not None:
+                if now >= child.may_linger_until:
+                    child.may_linger_until = None
+                    child.signal(signal.SIGKILL)
+                else:
+                    times.append(child.may_linger_until)
+        return times
+
     # -- what workers say ------------------------------------------------------------------------------------------------------
 
     def _heard(self, process: ForkedChild, fd: int) -> None:
@@ -116,6 +128,9 @@ class ForkBackend(KeptBackend["ForkedChild"]):
             return
         if self._settings.initializer is not None:
             self._scheduler.initializer_ok()
+        begun, limit = child.task.begun, child.task.options.timeout
+        if begun is not None and limit is not None:
+            child.may_linger_until = begun + limit
         self._scheduler.settle((outcome,))
 
     def _not_ready(self, child: ForkedChild, error: BaseException) -> None:

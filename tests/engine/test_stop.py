@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import jobs
 import pytest
-from patience import eventually, gone, stopped
+from patience import PATIENCE, eventually, gone, stopped
 
 import taskrun
 from taskrun.engine.handle import Handle
@@ -21,6 +21,7 @@ from taskrun.engine.stopping import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from patience import Wire
 
@@ -315,3 +316,16 @@ class TestSteps:
             assert handle.stack() == "new stack"
         finally:
             handle.close()
+
+
+def test_a_child_that_has_answered_gives_its_slot_back_when_its_time_is_up(tmp_path: Path) -> None:
+    """A thread of its task goes on: without a limit it is waited for, as at the end of any program."""
+    with taskrun.Executor("fork", max_workers=1) as ex:
+        lingering = ex.options(timeout=0.3).submit(leave_a_thread)
+        assert lingering.result(PATIENCE) == "left"
+        assert ex.submit(abs, -1).result(PATIENCE) == 1
+
+
+def leave_a_thread() -> str:
+    threading.Thread(target=time.sleep, args=(10 * PATIENCE,)).start()
+    return "left"
