@@ -17,7 +17,7 @@ import types
 from typing import TYPE_CHECKING, Any, Literal
 
 from taskrun.errors import SerializationError
-from taskrun.exception_text import said
+from taskrun.exception_text import text_of
 from taskrun.importable import importable, names_of_others
 from taskrun.reach import is_cached_function
 
@@ -209,7 +209,7 @@ def not_received(error: BaseException, *, value: Literal["arguments", "result"],
 
 
 def _caused(error: BaseException, message: str, **about: Any) -> SerializationError:
-    wrapped = SerializationError(f"{message}: {said(error)}", **about)
+    wrapped = SerializationError(f"{message}: {type(error).__name__}: {text_of(error)}", **about)
     wrapped.__cause__ = error
     return wrapped
 
