@@ -110,7 +110,11 @@ class Supervisor:
 
     def _ring(self) -> None:
         self._asleep = False
-        self._doorbell.ring()
+        try:
+            self._doorbell.ring()
+        except BaseException:  # Ctrl-C: nobody would ring again
+            self._doorbell.ring()
+            raise
 
     def tell(self, what: Callable[..., None], *args: Any) -> None:
         """Have the I/O thread call ``what(*args)`` soon. Safe anywhere: it only appends and rings."""
