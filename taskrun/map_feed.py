@@ -115,6 +115,9 @@ class Feed:
         if pump:
             self._pump(reading=False)
 
+    def rest_given_back(self, future: Future[Any], begun: int) -> None:
+        """Do nothing: items that are tasks of their own are given back by whoever runs them."""
+
     def _note_ended(self, ended: Sequence[Future[Any]]) -> None:
         """Hand out what is not handed out in order. Under the lock."""
         if not (self._ordered or self._closed or self._unwanted):
@@ -320,6 +323,10 @@ class Feed:
     def items_of(self, future: Future[Any]) -> int:
         """Return how many items *future*, which was taken, stands for if it is a run of them; 0: it is one item."""
         return 0
+
+    def kept_of(self, run: Future[Any], items: int) -> int:
+        """Return how many of the *items* of *run* were its own to the end, and not given back."""
+        return items
 
     def follow(self, run: Future[Any], timeout: float | None) -> None:
         """Wait until the rest of the items of *run*, which stopped early, comes next. Raises TimeoutError."""

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from taskrun import sharing
@@ -17,7 +18,7 @@ from taskrun.bell import wait_at
 from taskrun.map_feed import Feed
 from taskrun.map_reading import Reader
 from taskrun.map_window import weigh
-from taskrun.runs import RUN_SECONDS, TINY, Outcomes, Run, pack_items
+from taskrun.runs import OVERDUE, RUN_SECONDS, TINY, Live, Outcomes, Run, pack_items
 from taskrun.task import function_name
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Pace:
 class UnderWay:
     """The items of a run that was submitted; whom its end is told."""
 
-    __slots__ = ("__weakref__", "feed", "first", "items", "under_way", "unread")
+    __slots__ = ("__weakref__", "cut", "feed", "first", "future", "given_back", "items", "live", "rest", "under_way", "unread")
 
     def __init__(self, feed: FeedInRuns, items: list[Any], first: int) -> None:
         self.feed = feed
@@ -97,6 +98,16 @@ class UnderWay:
         self.first = first
         self.under_way = False
         self.unread = False
+        self.live: Live | None = None
+        """What is left of it, where it runs in this process."""
+        self.cut = False
+        """It has not called all its items."""
+        self.given_back = False
+        """It does not end, and what it has not begun is no longer its own."""
+        self.rest: list[Future[Any]] | None = None
+        """The futures of what follows it, once they are submitted."""
+        self.future: Future[Any] | None = None
+        """Once it has ended."""
 
     def advance(self, ended: Sequence[Future[Any]]) -> None:
         for future in ended:
@@ -104,6 +115,9 @@ class UnderWay:
 
     def executor_closed(self, error: BaseException | None) -> None:
         """Do nothing: the feed is told."""
+
+    def rest_given_back(self, future: Future[Any], begun: int) -> None:
+        self.feed.take_rest_back(self, begun, future)
 
 
 class FeedInRuns(Feed):
@@ -126,6 +140,9 @@ class FeedInRuns(Feed):
         self._more = 0  # items of these, but for the first of each; and of the runs that were handed out last
         self._handed = 0  # items of the latter, but for the first of each
         self._followed: dict[Future[Any], list[Future[Any]]] = {}  # those that stopped early -> the rest of their items
+        self._kept: dict[Future[Any], int] = {}  # runs that were given back in part -> how many items they have kept
+        self._under_way: set[UnderWay] = set()  # where they run in this process
+        self._looking = False  # the timer looks at them
 
     # -- submitting ------------------------------------------------------------------------------------------------------------
 
@@ -187,27 +204,28 @@ class FeedInRuns(Feed):
     def _submit_together(self, items: list[Any], first: int, *, late: bool = False) -> list[Future[Any]]:
         """Submit *items* in runs or one by one, as it is known how long they take; return the futures in their order.
 
-        *late*: they are the rest of a run, and come even when the executor is closed.
+        *late*: they are the rest of a run: they have their turn before others, and come even when the executor is closed.
         """
         length = self._length(len(items))
-        futures: list[Future[Any]] = []
+        parts: list[list[Future[Any]]] = []
+        starts = range(0, len(items), length)
         try:
-            for start in range(0, len(items), length):
+            for start in reversed(starts) if late else starts:  # each before the one that was submitted last
                 part = items[start : start + length]
                 packed = pack_items(part, self._run) if length > 1 else None
                 if packed is None:
-                    futures += self._submit_alone(part, first + start)
+                    parts.append(self._submit_alone(part, first + start, late=late))
                 else:
-                    futures.append(self._submit_run(part, first + start, packed, late=late))
+                    parts.append([self._submit_run(part, first + start, packed, late=late)])
         except BaseException:
-            for future in futures:
+            for future in chain.from_iterable(parts):
                 future.cancel()
             raise
-        return futures
+        return list(chain.from_iterable(reversed(parts) if late else parts))
 
-    def _submit_alone(self, items: list[Any], first: int) -> list[Future[Any]]:
+    def _submit_alone(self, items: list[Any], first: int, *, late: bool = False) -> list[Future[Any]]:
         calls = items if self._run.spread else [(item,) for item in items]
-        return self.scheduler.submit_all(self._fn, calls, first, self.options, self, self._context)
+        return self.scheduler.submit_all(self._fn, calls, first, self.options, self, self._context, first=late)
 
     def _length(self, waiting: int) -> int:
         """Return how many items make a run: a millisecond of them, and few enough that every worker has some runs."""
@@ -229,7 +247,13 @@ class FeedInRuns(Feed):
                 run.under_way = True
             self.scheduler.count_items(len(items) - 1)
             counted = True
-            (future,) = self.scheduler.submit_all(self._run, (packed,), first, self._options_of_runs, run, self._context)
+            if not self._run.packs:
+                run.live = Live()
+                self._look_soon(run)
+            call = (*packed, run.live) if run.live is not None else packed
+            (future,) = self.scheduler.submit_all(
+                self._run, (call,), first, self._options_of_runs, run, self._context, first=late
+            )
         except BaseException:  # refused, or Ctrl-C, which may strike after any call
             self.scheduler.release(run)
             if counted:
@@ -237,6 +261,7 @@ class FeedInRuns(Feed):
             with self._lock:
                 self._runs -= run.under_way
                 run.under_way = False
+                self._under_way.discard(run)
             raise
         with self._lock:
             if not self._unwanted:
@@ -246,21 +271,24 @@ class FeedInRuns(Feed):
 
     def run_ended(self, run: UnderWay, future: Future[Any]) -> None:
         """A run is over; if it stopped early, submit the rest."""
-        items, first = run.items, run.first
-        done = self._count(len(items), future)
+        with self._lock:
+            run.future = future
+            given_back = run.given_back
+            items = len(run.items)
+        done = self._count(items, future)
         rest: list[Future[Any]] = []
-        if done < len(items) and not self._closed:
-            try:
-                rest = self._submit_together(items[done:], first + done, late=True)
-            except BaseException as error:  # the executor is broken, say
-                self._stop(error)
+        if done < items and not self._closed:
+            rest = self._submit_rest(run.items[done:], run.first + done)
         with self._lock:
             self._runs -= 1
+            self._under_way.discard(run)
             closed = self._closed
+            run.cut = given_back or done < items
+            if not given_back:
+                run.rest = rest
             if not closed and not self._unwanted:
                 self._note_open(rest, 0)
-                if self._ordered and done < len(run.items):
-                    self._followed[future] = rest
+            self._settled(run)
             self._note_ended((future,))
             self._changed.ring()
             over = (self._exhausted or self._broken) and not self._runs
@@ -276,6 +304,73 @@ class FeedInRuns(Feed):
             self._report_the_end()
         if pump:
             self._pump(reading=False)
+
+    def _submit_rest(self, items: list[Any], first: int) -> list[Future[Any]]:
+        """Submit the *items* of a run that it has not called, the first of which is item *first* of the map."""
+        try:
+            return self._submit_together(items, first, late=True)
+        except BaseException as error:  # the executor is broken, say
+            self._stop(error)
+            return []
+
+    def _settled(self, run: UnderWay) -> None:
+        """Keep what follows a run that was cut short, once it has ended and that is known. Under the lock."""
+        if run.future is None or run.rest is None or self._closed or self._unwanted:
+            return
+        if run.cut and self._ordered:
+            self._followed[run.future] = run.rest
+
+    # -- runs that do not end --------------------------------------------------------------------------------------------------
+
+    def take_rest_back(self, run: UnderWay, begun: int, future: Future[Any] | None = None) -> None:
+        """Of a run that does not end *begun* items are begun: submit the others. In any thread."""
+        with self._lock:
+            if run.given_back or run.future is not None:
+                return
+            run.given_back = run.cut = True
+            left = run.items[begun:]
+            del run.items[begun:]
+            if future is not None and not self._unwanted:
+                self._kept[future] = begun
+        self.scheduler.count_items(-len(left))
+        rest = [] if self._closed else self._submit_rest(left, run.first + begun)
+        with self._lock:
+            run.rest = rest
+            closed = self._closed
+            if not closed and not self._unwanted:
+                self._note_open(rest, 0)
+            self._settled(run)
+            self._changed.ring()
+        if closed:
+            for each in rest:
+                each.cancel()
+
+    def _look_soon(self, run: UnderWay) -> None:
+        """Have the timer look now and then whether runs in threads of this process end."""
+        with self._lock:
+            self._under_way.add(run)
+            if self._looking:
+                return
+            self._looking = True
+        self.scheduler.timer.call_at(time.monotonic() + OVERDUE, self._look_at_runs)
+
+    def _look_at_runs(self) -> None:
+        """Take back what is left of runs that do not end. In the timer's thread."""
+        overdue = []
+        with self._lock:
+            now = time.monotonic()
+            for run in self._under_way:
+                rest = None if run.live is None or run.given_back else run.live.rest
+                if rest is not None and now > rest.since + OVERDUE:
+                    overdue.append((run, rest))
+            self._looking = bool(self._under_way)
+        if self._looking:
+            self.scheduler.timer.call_at(now + OVERDUE, self._look_at_runs)
+        for run, rest in overdue:
+            had = rest.end
+            begun = rest.take()
+            if begun < had:
+                self.take_rest_back(run, begun)
 
     def _count(self, items: int, future: Future[Any]) -> int:
         """Take note of what became of a run of so many *items*; return how many of them are over."""
@@ -309,7 +404,7 @@ class FeedInRuns(Feed):
     def let_go(self) -> None:
         super().let_go()
         with self._lock:
-            self._items_of, self._followed = {}, {}
+            self._items_of, self._followed, self._kept = {}, {}, {}
 
     def _release(self) -> None:
         with self._lock:
@@ -325,7 +420,13 @@ class FeedInRuns(Feed):
             self._handed += max(items - 1, 0)
             return items
 
+    def kept_of(self, run: Future[Any], items: int) -> int:
+        with self._lock:
+            return self._kept.get(run, items)
+
     def follow(self, run: Future[Any], timeout: float | None) -> None:
+        with self._lock:
+            self._kept.pop(run, None)
         if not self._ordered:
             return
         deadline = None if timeout is None else time.monotonic() + timeout

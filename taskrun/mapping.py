@@ -132,7 +132,10 @@ class MapResults(Generic[T]):
         as_values = feed.options.return_exceptions
         outcomes = _outcome(run, self._left(), as_value=as_values)
         if isinstance(outcomes, BaseException):  # its worker died, say: so all of them failed
-            self._ready += [outcomes] * items
+            kept = feed.kept_of(run, items)
+            self._ready += [outcomes] * kept
+            if kept < items:
+                feed.follow(run, self._left())
             return
         if not isinstance(outcomes, Outcomes):
             raise not_a_run(outcomes)

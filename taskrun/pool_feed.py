@@ -135,13 +135,20 @@ class CollectingInRuns(_Collected, FeedInRuns):
             self, scheduler, fn, [items], options, total=len(items), buffersize=None, ordered=True, reporter=None
         )
         self._begin(on_end)
-        self._told: set[Future[Any]] = set()  # runs whose end is known here, and so whether there is a rest of them
+        self._told: set[Future[Any]] = set()  # runs of which it is known here that they have ended, and what follows them
 
     def run_ended(self, run: UnderWay, future: Future[Any]) -> None:
         super().run_ended(run, future)
-        with self._lock:
-            self._told.add(future)
         self._collect()
+
+    def take_rest_back(self, run: UnderWay, begun: int, future: Future[Any] | None = None) -> None:
+        super().take_rest_back(run, begun, future)
+        self._collect()
+
+    def _settled(self, run: UnderWay) -> None:
+        super()._settled(run)
+        if run.future is not None and run.rest is not None:
+            self._told.add(run.future)
 
     def _ready(self) -> bool:
         return super()._ready() and (self._queue[0] not in self._items_of or self._queue[0] in self._told)

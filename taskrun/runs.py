@@ -3,7 +3,8 @@
 A task costs some ten microseconds, whatever it does; items that take less travel together, as many as make a millisecond. What
 an item can tell is the same as without: its error is its own, `current_task().index` is its position, a context variable that
 it sets is not seen by the next one, and what it is given and returns shares no object with its neighbours. A run that takes
-much longer than it should stops between two items: the map submits the rest anew, in shorter runs or one by one.
+much longer than it should stops between two items: the map submits the rest anew, in shorter runs or one by one. If an item
+does not end, perhaps since it waits for one after it, what has not begun is taken back (`Rest`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,19 @@ from taskrun.task import CurrentTask, Entered, current_task, entered
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
-__all__ = ["RUN_SECONDS", "TINY", "Outcomes", "Run", "Star", "not_a_run", "pack_items", "split_outcomes"]
+__all__ = [
+    "OVERDUE",
+    "RUN_SECONDS",
+    "TINY",
+    "Live",
+    "Outcomes",
+    "Rest",
+    "Run",
+    "Star",
+    "not_a_run",
+    "pack_items",
+    "split_outcomes",
+]
 
 TINY = 10e-6
 """Seconds; items that take less come in runs."""
@@ -31,6 +44,8 @@ RUN_SECONDS = 1e-3
 """Seconds of work that make a run; items of a run may fail together if their worker dies."""
 _AT_MOST = 2 * RUN_SECONDS  # seconds after which a run stops
 _UNLOOKED = 16  # items between two looks at the clock
+OVERDUE = 0.02
+"""Seconds after which an item of a run is believed to wait for something: what comes after it is taken back."""
 
 # Copying these, and what they share, cannot be noticed: many of them are one pickle.
 _PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))
@@ -48,6 +63,40 @@ class Outcomes(NamedTuple):
     seconds: float
 
 
+class Rest:
+    """The items of a run that have not begun; whoever calls them and who takes them back are never given the same one."""
+
+    __slots__ = ("_items", "end", "since")
+
+    def __init__(self, items: Sequence[Any], since: float) -> None:
+        self._items = iter(items)
+        self.end = len(items)
+        """How many items the run has."""
+        self.since = since
+        """When it began (`time.monotonic`)."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._items
+
+    def take(self) -> int:
+        """Take back all that have not begun; return how many are left to the run. In any thread, or a signal handler."""
+        self.end -= len(list(self._items))  # in one step
+        return self.end
+
+
+class Live:
+    """A run that is called in this process; who submitted it looks at it now and then."""
+
+    __slots__ = ("rest",)
+
+    def __init__(self) -> None:
+        self.rest: Rest | None = None
+
+
+watch: Callable[[Rest | None], object] | None = None
+"""In a worker process: called with what is left of a run when that begins, and with None when it is over."""
+
+
 class Run:
     """The function of a map, called with one item of a run after the other."""
 
@@ -61,19 +110,30 @@ class Run:
         self.packs = packs
         """Arguments and results are pickled."""
 
-    def __call__(self, items: Sequence[Any], packed: bool) -> Outcomes | Coroutine[Any, Any, Outcomes]:
+    def __call__(
+        self, items: Sequence[Any], packed: bool, live: Live | None = None
+    ) -> Outcomes | Coroutine[Any, Any, Outcomes]:
         """Call the function with the items, until all are done or it takes too long; *packed*: they are pickles."""
         started = time.monotonic()
         until = started + _AT_MOST
         values: list[Any] = []
         errors: dict[int, BaseException] = {}
-        count, call = len(items), self._calls(iter(items), values, errors, packed)
+        rest = Rest(items, started)
+        call = self._calls(iter(rest), values, errors, packed)
         entered.set(_Items(values))
         base = copy_context()
-        while len(values) < count:
-            base.copy().run(call)
-            if time.monotonic() > until:
-                break
+        if live is not None:
+            live.rest = rest
+        if watch is not None:
+            watch(rest)
+        try:
+            while len(values) < rest.end:
+                base.copy().run(call)
+                if time.monotonic() > until:
+                    break
+        finally:
+            if watch is not None:
+                watch(None)
         seconds = time.monotonic() - started
         if CoroutineType in set(map(type, values)):
             return self._awaited(values, errors, seconds)

@@ -150,11 +150,13 @@ class Scheduler(Completing):
         options: TaskOptions,
         owner: Feeder,
         context: Context | None,
+        *,
+        first: bool = False,
     ) -> list[Future[Any]]:
         """Queue a call for each tuple of arguments; for maps, which may do it after `close` as well.
 
-        Where the executor is broken they fail at once. Raises RuntimeError in a forked copy, CancelledError once what has not
-        started is cancelled.
+        *first*: before what waits. Where the executor is broken they fail at once. Raises RuntimeError in a forked copy,
+        CancelledError once what has not started is cancelled.
         """
         tasks: list[Task] = []
         futures: list[Future[Any]] = []
@@ -172,10 +174,13 @@ class Scheduler(Completing):
                     self._refuse()
                 if self._discard:  # the map was told of the end of tasks before that of its executor
                     raise CancelledError
-                for task in tasks:
+                for task in reversed(tasks) if first else tasks:
                     self._open += 1
                     task.future._task = task
-                    self._queue.put(task)
+                    if first:
+                        self._queue.put_back((task,))
+                    else:
+                        self._queue.put(task)
                 refused = self._turn_away()
                 ending = self._progress() if refused else False
             if refused:  # the executor is broken

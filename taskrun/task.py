@@ -76,6 +76,12 @@ class Feeder(Protocol):
         In any thread, with no lock held.
         """
 
+    def rest_given_back(self, future: Future[Any], begun: int) -> None:
+        """Take note that of the items of his run *future* only *begun* are begun: the others are to be submitted anew.
+
+        In any thread, with no lock held.
+        """
+
 
 class Task:
     """One attempt at one call. A retry makes a new Task for the same future, so that a late answer cannot be mistaken.

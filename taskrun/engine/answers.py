@@ -109,14 +109,20 @@ class Answers:
         # The hot loop of the parent: one pass for what the lock guards, one for what runs the user's code.
         flight = handle.flight
         answers: list[tuple[Task | None, tuple[Any, ...], bytes | bytearray]] = []
+        given_back: list[tuple[Task | None, int]] = []
         with self._fleet.lock:  # the supervisor's
             for header, payload in frames:
                 if header[1] == channel.UP_TO:
                     answers += self._from_outbox(handle, header[2])
+                elif header[1] == channel.REST:
+                    given_back.append((flight.get(header[2]), header[6]))
                 else:
                     answers.append((flight.pop(header[2], None), header, payload))
             head = next(iter(flight.values()), None)
             handle.seen = None if handle.seen is not head else head  # an idle worker keeps no task
+        for each, begun in given_back:
+            if each is not None and each.owner is not None:
+                each.owner.rest_given_back(each.future, begun)
         outcomes, label, loads = self._fleet.outcomes, handle.label, pickle.loads
         size = 0
         fn: Any = None  # of the last task: most often the next one's too

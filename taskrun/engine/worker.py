@@ -21,7 +21,7 @@ from contextvars import copy_context
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from taskrun import sharing, shipping
+from taskrun import runs, sharing, shipping
 from taskrun.coroutines import CoroutineRunner
 from taskrun.cpu_meter import CpuMeter
 from taskrun.engine import bulk, channel, generators, notes, posix, surroundings
@@ -83,6 +83,8 @@ class Worker:
         self._outgoing = bulk.Outgoing(notes_fd, notes.BULK_UP)
         self._untold = -1  # the last task whose answer is in the outbox and was not told of, or -1
         self._untold_since = 0.0
+        self._sequence = -1  # of the task that runs
+        self._rest: runs.Rest | None = None  # of the run that is called
         self._quick: set[int] = set()  # the slots whose last call was short
         self._rss_at = 0.0
         self._statm = -1
@@ -108,6 +110,7 @@ class Worker:
             self._reply(channel.NOT_READY, 0, 0.0, 0.0, 0.0, 0, dump_exception(error, task="initializer"))
             return False
         self._running = False
+        runs.watch = self._watch_run
         self._meter.reset()
         self._reply(channel.READY, 0, time.monotonic(), 0.0, 0.0, self._rss(), b"")
         return True
@@ -191,6 +194,7 @@ class Worker:
     def _run(self, header: tuple[Any, ...], payload: bytes | bytearray) -> None:
         """Run one task and answer. A method of its own, so that nothing of the task outlives it."""
         _, kind, slot, attempt, sequence, index, timeout, soft = header
+        self._sequence = sequence
         extras: dict[str, Any] | None = None
         buffers: list[Any] | None = None
         arguments: Any = payload  # bytes, or a bytearray if large
@@ -296,6 +300,28 @@ class Worker:
         if type(value) is CoroutineType:
             value = self._runner.run(value)
         return value
+
+    # -- runs of items ---------------------------------------------------------------------------------------------------------
+
+    def _watch_run(self, rest: runs.Rest | None) -> None:
+        """Be woken by SIGALRM if an item of a run does not end; not where a task has a use of its own for that."""
+        if rest is None:
+            if self._rest is not None:
+                signal.setitimer(signal.ITIMER_REAL, 0.0)
+                self._rest = None
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        elif signal.getsignal(signal.SIGALRM) is signal.SIG_DFL:
+            self._rest = rest
+            signal.signal(signal.SIGALRM, self._give_rest_back)
+            signal.setitimer(signal.ITIMER_REAL, runs.OVERDUE)
+
+    def _give_rest_back(self, _: int, __: FrameType | None) -> None:
+        """Give the items back that have not begun: the one that runs may wait for them. In a signal handler."""
+        rest = self._rest
+        if rest is not None:
+            had = rest.end
+            if rest.take() < had:
+                self._reply(channel.REST, self._sequence, 0.0, 0.0, 0.0, rest.end, b"")
 
     # -- answering -------------------------------------------------------------------------------------------------------------
 

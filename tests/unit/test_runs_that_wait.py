@@ -1,0 +1,109 @@
+"""Items of one run that wait for one another: what has not begun is taken back and runs elsewhere."""
+
+from __future__ import annotations
+
+import os
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from patience import eventually
+from standard_kinds import make
+
+import taskrun
+
+PATIENCE = 40
+KINDS = ["thread", "dummy", "asyncio", "process", "process:spawn", "process:fork"]
+
+
+def act(directory: str, waiting: frozenset[int], distance: int, item: int) -> int:
+    """Return *item*; some wait first for the one that comes *distance* items later."""
+    if item in waiting:
+        deadline = time.monotonic() + PATIENCE
+        while not os.path.exists(f"{directory}/{item + distance}"):
+            assert time.monotonic() < deadline, item
+            time.sleep(0.001)
+    elif item - distance in waiting:
+        Path(f"{directory}/{item}").touch()
+    return item
+
+
+@pytest.mark.parametrize("distance", [1, 10, 300])
+@pytest.mark.parametrize("how", ["map", "map_unordered", "stream", "Pool"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_item_that_waits_for_a_later_one_is_not_waited_for(kind: str, how: str, distance: int, tmp_path: Path) -> None:
+    fn = partial(act, str(tmp_path), frozenset((3000,)), distance)
+    backend, _, method = kind.partition(":")
+    with taskrun.Executor(backend, max_workers=2, **({"start_method": method} if method else {})) as ex:
+        if how == "Pool":
+            with taskrun.Pool(2, backend=backend) as pool:
+                assert pool.map(fn, range(6000)) == list(range(6000))
+        elif how == "map_unordered":
+            assert sorted(ex.map_unordered(fn, range(6000))) == list(range(6000))
+        else:
+            assert list(ex.map(fn, range(6000) if how == "map" else iter(range(6000)))) == list(range(6000))
+        stats = ex.stats()
+        assert (stats["queued"], stats["unfinished"]) == (0, 0)
+        if how != "Pool":
+            assert stats["succeeded"] == stats["submitted"] == 6000
+
+
+@pytest.mark.parametrize("kind", ["process", "thread"])
+def test_errors_in_a_run_that_was_given_back_are_those_of_their_items(kind: str, tmp_path: Path) -> None:
+    def fail(item: int) -> int:
+        if item == 3000:
+            act(str(tmp_path), frozenset((3000,)), 1, item)
+        act(str(tmp_path), frozenset((3000,)), 1, item)
+        if item in (2999, 3000, 3001, 5000):
+            raise LookupError(item)
+        return item
+
+    with make(kind) as ex:
+        results = list(ex.options(return_exceptions=True).map(fail, range(6000)))
+    assert [i for i, result in enumerate(results) if isinstance(result, LookupError)] == [2999, 3000, 3001, 5000]
+    assert all(result == i for i, result in enumerate(results) if not isinstance(result, LookupError))
+
+
+def test_only_what_a_run_has_kept_fails_with_its_worker(tmp_path: Path) -> None:
+    def die(item: int) -> int:
+        if item == 3000:
+            assert eventually(lambda: (tmp_path / "3001").exists())
+            os._exit(3)
+        if item == 3001:
+            (tmp_path / "3001").touch()
+        return item
+
+    with taskrun.Executor("process", max_workers=2) as ex:
+        results = list(ex.options(return_exceptions=True).map(die, range(6000)))
+    died = [i for i, result in enumerate(results) if isinstance(result, taskrun.WorkerCrashedError)]
+    assert died[-1] == 3000
+    assert died == list(range(died[0], 3001))
+    assert all(result == i for i, result in enumerate(results) if i not in set(died))
+
+
+def test_sigalrm_is_the_tasks_own(tmp_path: Path) -> None:
+    """Where it has a handler it keeps it; where not, it finds the default, and none of our alarms goes off later."""
+
+    def look(item: int) -> Any:
+        import signal
+
+        if item == 2000:
+            time.sleep(0.03)
+        return signal.getsignal(signal.SIGALRM) if item > 5990 else None
+
+    def install(_: int) -> None:
+        import signal
+
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+
+    import signal
+
+    with taskrun.Executor("process", max_workers=1) as ex:
+        assert ex.submit(look, 5999).result(PATIENCE) is signal.SIG_DFL
+        list(ex.map(look, range(4000)))
+        assert ex.submit(look, 5999).result(PATIENCE) is signal.SIG_DFL
+        ex.submit(install, 0).result(PATIENCE)
+        list(ex.map(look, range(4000)))
+        assert ex.submit(look, 5999).result(PATIENCE) is signal.SIG_IGN
