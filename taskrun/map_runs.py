@@ -59,9 +59,10 @@ def _is_coroutine_function(fn: Any) -> bool:
 class Pace:
     """How long an item takes, as far as it decides whether items travel together. Owner: the map, under its lock."""
 
-    def __init__(self) -> None:
+    def __init__(self, cold: float = 0.0) -> None:
         self.seconds: float | None = None
         """None: not known yet."""
+        self._cold = cold  # seconds that they take longer when they travel alone
         self._looks = _LOOK_AT  # at items that travel alone, before it is decided
         self._seen: list[float] = []
         self._runs: deque[float] = deque(maxlen=3)
@@ -75,7 +76,7 @@ class Pace:
             if run is not None:
                 self._seen.append(run[2])
         if len(self._seen) >= self._looks:
-            self.seconds = sorted(self._seen)[len(self._seen) // 2]
+            self.seconds = max(0.0, sorted(self._seen)[len(self._seen) // 2] - self._cold)
             self._seen.clear()
 
     def learn_run(self, items: int, seconds: float) -> None:
@@ -133,7 +134,7 @@ class FeedInRuns(Feed):
         self._unweighed: list[tuple[list[Future[Any]], list[Any]]] = []  # what was submitted while the input was read
         self._reader = None if self.sized else Reader(items, self._hand_over, scheduler.timer.call_at)
         self._run = Run(fn, options.name or function_name(fn), spread=spread, packs=scheduler.pickles_arguments)
-        self._pace = Pace()
+        self._pace = Pace(scheduler.cold)
         self._options_of_runs = options._replace(chunksize=None)  # it counts items
         self._runs = 0  # under way
         self._items_of: dict[Future[Any], int] = {}  # the runs that were not handed out

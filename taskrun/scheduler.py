@@ -198,6 +198,11 @@ class Scheduler(Completing):
         return self._backend.combines_items
 
     @property
+    def cold(self) -> float:
+        """Seconds that a tiny task takes longer than in a run."""
+        return self._backend.cold
+
+    @property
     def pickles_arguments(self) -> bool:
         """Whether arguments of tasks are pickled."""
         return self._backend.pickles_arguments

@@ -105,6 +105,8 @@ class Backend(ABC):
     task_option_names: ClassVar[Mapping[str, str]] = {}
     """The options of its own that `Executor.options(...)` accepts, likewise."""
 
+    cold: float = 0.0
+    """Seconds that a tiny task takes longer than in a run, since it finds nothing in the caches of its CPU."""
     combines_items: bool = True
     """Tiny items of a `map` may come several as one task (see `taskrun.runs`); False where a task has a process of its own, or
     runs on somebody else's executor."""

@@ -37,6 +37,7 @@ class PoolBackend(PoolWorkers):
     """A dying worker fails only the task it ran."""
 
     name: ClassVar[str] = "pool"
+    cold = 30e-6
     capabilities = Capabilities(
         crash_isolation=True,
         kill="yes",

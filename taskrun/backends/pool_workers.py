@@ -19,7 +19,8 @@ from weakref import WeakSet
 from taskrun.backends.kept import MOST_DEATHS, KeptBackend
 from taskrun.backends.start_methods import chosen_method, warn_of_threads
 from taskrun.errors import SerializationError
-from taskrun.threads import OwnThread
+from taskrun.runs import OVERDUE, Run
+from taskrun.threads import OwnThread, call_soon
 
 if TYPE_CHECKING:
     from taskrun.engine.pool_worker import Answer
@@ -178,11 +179,21 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
         """Kill a worker that does not take up its task because somebody has stopped it; it runs elsewhere then, unharmed."""
         if worker.seen or worker.has_taken_up():
             worker.seen = True
-            return []
+            return self._look_at_run(worker, now)
         if now > worker.moved + _TAKEN_UP_WITHIN and not worker.packing and worker.is_stopped():
             worker.signal(signal.SIGKILL)
             return []
         return [max(now, worker.moved) + _TAKEN_UP_WITHIN]
+
+    def _look_at_run(self, worker: PooledWorker, now: float) -> list[float]:
+        """See whether a worker has given items of a run back; return when to look again."""
+        task = worker.task
+        if task is None or type(task.fn) is not Run:
+            return []
+        begun = worker.items_begun()
+        if begun is not None and task.owner is not None:
+            call_soon(partial(task.owner.rest_given_back, task.future, begun))  # not here: it pickles
+        return [now + OVERDUE]
 
     def _recycle(self, worker: PooledWorker, now: float) -> list[float]:
         """Have a free worker leave that is too old, idle for too long or not needed any more; return when to look again."""

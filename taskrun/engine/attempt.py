@@ -53,8 +53,11 @@ def run_attempt(
     context: Context,
     asked: Asked,
     runner: CoroutineRunner,
-) -> tuple[bytes, float, bytes]:
-    """Run it; return the kind of the outcome (see `answer`), when the call began, and the pickle. Raises nothing."""
+) -> tuple[bytes, float, float, bytes]:
+    """Run it; return the kind of the outcome (see `answer`), when the call began, the seconds it took, and the pickle.
+
+    Raises nothing.
+    """
     name, soft, me = about.name, about.soft_timeout, os.getpid()
     started = time.monotonic()
     deadline = None if about.timeout is None else started + about.timeout
@@ -65,7 +68,9 @@ def run_attempt(
             generators.seed_generators(current.seed)
         with alarm or nullcontext():
             value = context.run(_call, current, runner, fn, args, kwargs)
+        duration = time.monotonic() - started
     except BaseException as error:  # SystemExit and KeyboardInterrupt of a task are its outcomes, too
+        duration = time.monotonic() - started
         _end_a_copy(me)
         late = alarm is not None and error is alarm.raised
         without_frames_of(globals(), error)
@@ -74,12 +79,12 @@ def run_attempt(
 
             with suppress(Exception):  # it touches the error, whose class is the user's
                 explain_missing_name(error)
-        return LATE if late else RAISED, started, dump_exception(error, task=name)
+        return LATE if late else RAISED, started, duration, dump_exception(error, task=name)
     _end_a_copy(me)
     try:
-        return DONE, started, dump_result(value, task=name)
+        return DONE, started, duration, dump_result(value, task=name)
     except BaseException as error:  # SerializationError, or what a signal handler of the user's raised
-        return UNSENDABLE, started, dump_exception(error, task=name)
+        return UNSENDABLE, started, duration, dump_exception(error, task=name)
 
 
 def _call(current: CurrentTask, runner: CoroutineRunner, fn: Callable[..., Any], args: Any, kwargs: Any) -> Any:

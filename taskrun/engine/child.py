@@ -64,14 +64,14 @@ class _Child:
                 if os.getpid() != me:  # forked by it, and came back from it in both
                     end_a_copy()
         except BaseException as error:  # an initializer may raise anything; the parent turns it into an InitializerError
-            self._answer(NOT_READY, started, dump_exception(error, task="initializer"))
+            self._answer(NOT_READY, started, time.monotonic() - started, dump_exception(error, task="initializer"))
             return 0
         notes.take_up(self._notes, self._number)
-        kind, started, data = self._run(runner)
-        self._answer(kind, started, data)
+        kind, started, duration, data = self._run(runner)
+        self._answer(kind, started, duration, data)
         return run_exit_handlers(self._settings.finalizer, runner)
 
-    def _run(self, runner: CoroutineRunner) -> tuple[bytes, float, bytes]:
+    def _run(self, runner: CoroutineRunner) -> tuple[bytes, float, float, bytes]:
         task, options = self._task, self._task.options
         seeded = self._settings.seed is not None
         about = About(task.name, task.index, task.number, options.timeout, options.soft_timeout, task.seed_root, seeded, False)
@@ -79,11 +79,9 @@ class _Child:
         asked = notes.Asked(self._notes, self._number)
         return run_attempt(about, task.fn, task.args, task.kwargs, context, asked, runner)
 
-    def _answer(self, kind: bytes, started: float, data: bytes) -> None:
+    def _answer(self, kind: bytes, started: float, duration: float, data: bytes) -> None:
         used = resource.getrusage(resource.RUSAGE_SELF)
-        head = ANSWER.pack(
-            kind, started, time.monotonic() - started, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, len(data)
-        )
+        head = ANSWER.pack(kind, started, duration, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, len(data))
         with contextlib.suppress(BrokenPipeError):  # the parent is gone
             view = memoryview(head + data)
             while view:

@@ -18,6 +18,8 @@ __all__ = [
     "Asked",
     "ask_to_cancel",
     "end_of_stack",
+    "give_back",
+    "given_back",
     "has_stack",
     "new_notes",
     "note_bulk_read",
@@ -30,7 +32,8 @@ __all__ = [
 
 STACK_AT = outbox.SIZE
 """Where stacks begin, behind the outbox. Before it, eight bytes each: the number of the task asked to cancel, plus one; of the
-one taken up; of the last one whose result was taken out of the bulk."""
+one taken up; of the last one whose result was taken out of the bulk. And how many items of a run are begun, if the others are
+given back, with its number."""
 BULK_DOWN, BULK_UP, END = 1 << 40, 1 << 41, 3 << 40
 """Where large buffers lie (see `bulk`): those of arguments, those of results. Nothing is allocated before it is written."""
 
@@ -61,6 +64,12 @@ def ask_to_cancel(notes: int, number: int) -> None:
 def taken_up(notes: int) -> int:
     """Return the number of the task that the worker took up last, or -1."""
     return int.from_bytes(os.pread(notes, 8, 8), "little") - 1
+
+
+def given_back(notes: int, number: int) -> int | None:
+    """Return how many items of the task with that number, a run, are begun, if the worker has given the others back."""
+    data = os.pread(notes, 16, 24)
+    return int.from_bytes(data[:8], "little") if int.from_bytes(data[8:], "little") == number + 1 else None
 
 
 def has_stack(notes: int, start: int = STACK_AT) -> bool:
@@ -119,6 +128,12 @@ def read_bulk(notes: int) -> int:
 def take_up(notes: int, number: int) -> None:
     """Tell the parent which task this worker is to blame for from now on."""
     os.pwrite(notes, (number + 1).to_bytes(8, "little"), 8)
+
+
+def give_back(notes: int, number: int, begun: int) -> None:
+    """Tell the parent that of the task with that number, a run of items, only so many are begun."""
+    os.pwrite(notes, begun.to_bytes(8, "little"), 24)
+    os.pwrite(notes, (number + 1).to_bytes(8, "little"), 32)  # after that
 
 
 def prepare_stack(notes: int) -> None:

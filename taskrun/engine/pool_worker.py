@@ -17,11 +17,13 @@ import time
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from taskrun import runs
 from taskrun.coroutines import CoroutineRunner
 from taskrun.engine import notes, posix, surroundings
 from taskrun.engine.answer import NOT_READY, READY, UNSENDABLE
 from taskrun.engine.attempt import About, awaited, run_attempt
 from taskrun.engine.ending import end_a_copy, flush, forget_exit_handlers, run_exit_handlers
+from taskrun.engine.run_watch import RunWatch
 from taskrun.engine.sent import Packed, Piece, Received
 from taskrun.exceptions import dump_exception
 from taskrun.serialization import load_arguments, load_function
@@ -68,6 +70,7 @@ class _Worker:
         self.runner = CoroutineRunner()
         self.running = False  # the user's code runs: KeyboardInterrupt may be raised
         self.received = Received(self._duplicates)
+        self._sequence = -1
         self.finalizer: Callable[..., object] | None = None
         self.cpu = time.process_time()
 
@@ -102,6 +105,7 @@ class _Worker:
     def run(self, call: Call) -> Answer:
         started, about = time.monotonic(), _UNKNOWN
         try:
+            self._sequence = call.sequence
             notes.take_up(self.notes, call.sequence)
             self.received.take(call.packed)
             fields, values, path = pickle.loads(call.about)
@@ -121,10 +125,14 @@ class _Worker:
             return self._answer(UNSENDABLE, started, dump_exception(error, task=about.name))
         try:
             asked = notes.Asked(self.notes, call.sequence)
-            kind, started, data = run_attempt(about, fn, args, kwargs, context, asked, self.runner)
+            kind, started, duration, data = run_attempt(about, fn, args, kwargs, context, asked, self.runner)
         finally:
             self.running = False
-        return self._answer(kind, started, data)
+        return self._answer(kind, started, data, duration)
+
+    def give_back(self, begun: int) -> None:
+        """Of the items of the run that is called, only so many are begun; the parent gets the others back."""
+        notes.give_back(self.notes, self._sequence, begun)
 
     def _end_a_copy(self) -> None:
         if os.getpid() != self.pid:  # forked by the user's code, which came back from that in both
@@ -134,8 +142,9 @@ class _Worker:
         self.running = True
         run_exit_handlers(self.finalizer, self.runner)
 
-    def _answer(self, kind: bytes, started: float, data: bytes) -> Answer:
-        duration = time.monotonic() - started
+    def _answer(self, kind: bytes, started: float, data: bytes, duration: float | None = None) -> Answer:
+        if duration is None:
+            duration = time.monotonic() - started
         cpu = time.process_time()
         used, self.cpu = cpu - self.cpu, cpu
         flush()  # what was printed appears now: the process may be killed
@@ -175,6 +184,7 @@ def attach(parent: int, lifeline: Attached, notes_of_parent: Attached, hands: At
     posix.reset_signals()
     notes.prepare_stack(notes_of_parent.fd)
     _worker = _Worker(notes_of_parent.fd, hands.fd)
+    runs.watch = RunWatch(_worker.give_back)
     signal.signal(signal.SIGINT, _worker.on_interrupt)
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # a task may start processes
 

@@ -18,7 +18,7 @@ from weakref import WeakSet
 
 from taskrun import primitives
 from taskrun.cpus import cpu_count
-from taskrun.engine import pool_worker, posix, surroundings
+from taskrun.engine import notes, pool_worker, posix, surroundings
 from taskrun.engine.answer import CAUSES, DONE
 from taskrun.engine.forking import careful_fork
 from taskrun.engine.kept import KeptProcess
@@ -72,6 +72,8 @@ class PooledWorker(KeptProcess):
         """Its task has not begun: it can be taken back. Under the scheduler's lock."""
         self.seen = False
         """It was seen to have taken up its task."""
+        self.given_back = -1
+        """The number of the last task, a run of items, of which it has given some back."""
         self.answering = False
         """Its answer has come, and is being unpickled in the pool's thread; which sets it."""
         self.done = 0
@@ -173,6 +175,13 @@ class PooledWorker(KeptProcess):
         if answer.kind == DONE:
             return load_outcome(task, answer.data, run)
         return task, False, load_exception(answer.data), CAUSES[answer.kind], run
+
+    def items_begun(self) -> int | None:
+        """Return how many items of the run that it calls are begun, if it has given the others back since this was asked."""
+        begun = None if self.given_back == self.sequence else notes.given_back(self._notes, self.sequence)
+        if begun is not None:
+            self.given_back = self.sequence
+        return begun
 
     def is_stopped(self) -> bool:
         """Return whether somebody has stopped the process."""

@@ -28,6 +28,7 @@ from taskrun.engine import bulk, channel, generators, notes, posix, surroundings
 from taskrun.engine.alarm import SoftAlarm
 from taskrun.engine.ending import end_a_copy, flush, run_exit_handlers
 from taskrun.engine.outbox import LARGEST, Outbox
+from taskrun.engine.run_watch import RunWatch
 from taskrun.exception_text import without_frames_of
 from taskrun.exceptions import dump_exception
 from taskrun.serialization import Beside, dump_result, load_arguments, load_function, not_received
@@ -84,7 +85,6 @@ class Worker:
         self._untold = -1  # the last task whose answer is in the outbox and was not told of, or -1
         self._untold_since = 0.0
         self._sequence = -1  # of the task that runs
-        self._rest: runs.Rest | None = None  # of the run that is called
         self._quick: set[int] = set()  # the slots whose last call was short
         self._rss_at = 0.0
         self._statm = -1
@@ -110,7 +110,7 @@ class Worker:
             self._reply(channel.NOT_READY, 0, 0.0, 0.0, 0.0, 0, dump_exception(error, task="initializer"))
             return False
         self._running = False
-        runs.watch = self._watch_run
+        runs.watch = RunWatch(self._give_back)
         self._meter.reset()
         self._reply(channel.READY, 0, time.monotonic(), 0.0, 0.0, self._rss(), b"")
         return True
@@ -301,29 +301,11 @@ class Worker:
             value = self._runner.run(value)
         return value
 
-    # -- runs of items ---------------------------------------------------------------------------------------------------------
-
-    def _watch_run(self, rest: runs.Rest | None) -> None:
-        """Be woken by SIGALRM if an item of a run does not end; not where a task has a use of its own for that."""
-        if rest is None:
-            if self._rest is not None:
-                signal.setitimer(signal.ITIMER_REAL, 0.0)
-                self._rest = None
-                signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        elif signal.getsignal(signal.SIGALRM) is signal.SIG_DFL:
-            self._rest = rest
-            signal.signal(signal.SIGALRM, self._give_rest_back)
-            signal.setitimer(signal.ITIMER_REAL, runs.OVERDUE)
-
-    def _give_rest_back(self, _: int, __: FrameType | None) -> None:
-        """Give the items back that have not begun: the one that runs may wait for them. In a signal handler."""
-        rest = self._rest
-        if rest is not None:
-            had = rest.end
-            if rest.take() < had:
-                self._reply(channel.REST, self._sequence, 0.0, 0.0, 0.0, rest.end, b"")
-
     # -- answering -------------------------------------------------------------------------------------------------------------
+
+    def _give_back(self, begun: int) -> None:
+        """Of the items of the run that is called, only so many are begun; the parent gets the others back."""
+        self._reply(channel.REST, self._sequence, 0.0, 0.0, 0.0, begun, b"")
 
     def _answer_error(self, kind: int, sequence: int, started: float, error: BaseException, name: str | None) -> None:
         duration = time.monotonic() - started

@@ -15,7 +15,7 @@ from standard_kinds import make
 import taskrun
 
 PATIENCE = 40
-KINDS = ["thread", "dummy", "asyncio", "process", "process:spawn", "process:fork"]
+KINDS = ["thread", "dummy", "asyncio", "process", "process:spawn", "process:fork", "pool"]
 
 
 def act(directory: str, waiting: frozenset[int], distance: int, item: int) -> int:
