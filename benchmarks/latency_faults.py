@@ -101,6 +101,8 @@ def stopped(backend: str, *, limit: float | None, ignore: bool = False, slot: bo
     with executor(backend) as ex:
         future = ex.options(timeout=limit).submit(hold, path, ignore)
         pids(path, 1)
+        while not (future.running() or future.done()):  # it is known here a little later than there
+            time.sleep(0.001)
         began = future._task.begun + limit if limit is not None and future._task is not None else time.monotonic()
         if limit is None:
             future.kill()
