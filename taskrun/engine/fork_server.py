@@ -9,7 +9,9 @@ from typing import Any
 
 from taskrun.importable import loaded
 
-__all__ = ["forget", "have_loaded", "take_over"]
+__all__ = ["forget", "have_loaded", "start", "take_over"]
+
+_patching = threading.Lock()
 
 
 def have_loaded(*modules: str) -> None:
@@ -22,6 +24,21 @@ def have_loaded(*modules: str) -> None:
     server: Any = forkserver._forkserver
     known = list(getattr(server, "_preload_modules", ()))
     server.set_forkserver_preload(known + [name for name in modules if name not in known])
+
+
+def start() -> None:
+    """Start it if it does not run, without the current directory in its path: there may be another `taskrun` in it."""
+    from multiprocessing import forkserver, util
+
+    flags: Any = util
+    me = threading.get_ident()
+    with _patching:
+        original = flags._args_from_interpreter_flags
+        flags._args_from_interpreter_flags = lambda: original() + (["-P"] if threading.get_ident() == me else [])
+        try:
+            forkserver.ensure_running()
+        finally:
+            flags._args_from_interpreter_flags = original
 
 
 def take_over() -> None:

@@ -141,6 +141,8 @@ class SmallPool(pool.Pool):
         self.Process = only  # type: ignore[method-assign, assignment]
         try:
             with without_main():
+                if context.get_start_method() == "forkserver":
+                    fork_server.start()
                 super().__init__(1, initializer, initargs, context=context)
         except BaseException:
             if only.process is not None and only.process.pid is not None:

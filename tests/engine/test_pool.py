@@ -369,3 +369,17 @@ if __name__ == "__main__":
     print(*loaded, *multiprocessing.forkserver._forkserver._preload_modules)
 """
     assert script.run(code) == "True True colorsys taskrun.engine.pool_worker taskrun.by_value\n"
+
+
+def test_another_taskrun_in_the_current_directory_is_not_taken_for_this_one(script: Script, tmp_path: Path) -> None:
+    """The fork server would look there first, unlike the program."""
+    (tmp_path / "elsewhere" / "taskrun").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "taskrun" / "__init__.py").write_text("raise SystemError('another taskrun')")
+    code = f"""
+import os, sys, taskrun
+os.chdir({str(tmp_path / "elsewhere")!r})
+if __name__ == "__main__":
+    with taskrun.Executor("pool", max_workers=1) as ex:
+        print(ex.submit(lambda: sys.modules["taskrun"].__file__).result() == taskrun.__file__)
+"""
+    assert script.run(code) == "True\n"
