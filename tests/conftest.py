@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 from leftovers import Inventory
 
 if TYPE_CHECKING:
@@ -21,6 +22,11 @@ def pytest_collection_finish() -> None:
 
 # A semaphore of multiprocessing's that the collector finds while one is being made is lost there, with a warning.
 COLLECTS_BADLY = (3, 12) <= sys.version_info < (3, 14)
+
+
+# How long it takes to make an input, and to try it, says how busy the machine is.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 @pytest.fixture(autouse=True)
