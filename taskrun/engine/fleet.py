@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from taskrun.engine import crash, posix
 from taskrun.engine.handle import Handle
 from taskrun.engine.starting import BORN_WITHIN, Starting
-from taskrun.engine.stopping import STACK_PATIENCE, Stop
+from taskrun.engine.stopping import GONE_WITHIN, STACK_PATIENCE, Stop
 from taskrun.threads import call_soon
 
 if TYPE_CHECKING:
@@ -133,11 +133,16 @@ class Fleet(Starting):
     def _lose_silent(self, handle: Handle, now: float) -> list[float]:
         """Kill a worker whose line is closed, and that does not end; return when to look again."""
         due = (handle.silent_since or now) + crash.SILENT_FOR
-        if handle.trouble is not None:
-            return []
-        if now >= due:
+        gone_by = due + GONE_WITHIN
+        if handle.trouble is None:
+            if now < due:
+                return [due]
             self.lose(handle, crash.line_closed())
-        return [max(due, now)]
+        elif now >= gone_by:  # it may have ended long ago: the template does not say so
+            handle.silent_since = math.inf
+            self.lose_launcher()
+            return []
+        return [gone_by]
 
     def kill_all(self) -> None:
         """Kill and reap every worker at once, whatever state it is in: the engine has lost its thread."""

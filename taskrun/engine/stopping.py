@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
     from taskrun.task import Cause, Task
 
-__all__ = ["STACK_PATIENCE", "Stop"]
+__all__ = ["GONE_WITHIN", "STACK_PATIENCE", "Stop"]
 
 STACK_PATIENCE = 0.05
 """Seconds for a worker to write its stack before it is asked to end."""
 _KILL_AFTER = 0.3  # seconds between SIGTERM and SIGKILL
-_GONE_WITHIN = 3.0  # seconds; on a very busy machine the template, or the kernel, takes its time
+GONE_WITHIN = 3.0  # seconds; on a very busy machine the template, or the kernel, takes its time
 _TICK = 0.005
 
 
@@ -68,7 +68,7 @@ class Stop:
     def kill(self, handle: T, now: float, send: Callable[[T, int], None]) -> None:
         """Send SIGKILL."""
         self.killed = True
-        self.gone_by = now + _GONE_WITHIN
+        self.gone_by = now + GONE_WITHIN
         send(handle, signal.SIGKILL)
 
     def step(self, handle: T, now: float, send: Callable[[T, int], None]) -> float | None:

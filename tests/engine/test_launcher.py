@@ -32,6 +32,10 @@ def test_a_template_that_somebody_stopped_is_done_without(make: Callable, monkey
         stuck = ex.options(timeout=0.1).submit(time.sleep, 60)
         assert isinstance(stuck.exception(), taskrun.TaskTimeoutError)
         assert ex.submit(jobs.double, 2).result() == 4
+        assert TEMPLATE.pid is not None
+        os.kill(TEMPLATE.pid, signal.SIGSTOP)
+        assert isinstance(ex.submit(jobs.exit_at_once, 3).exception(PATIENCE), taskrun.WorkerCrashedError)
+        assert ex.submit(jobs.double, 4).result(PATIENCE) == 8
     monkeypatch.setattr(fleet, "BORN_WITHIN", 2.0)
     with make(max_workers=1) as ex:
         assert TEMPLATE.pid is not None
