@@ -70,7 +70,7 @@ class Closing:
         self._broken: BaseException | None = None  # as told to whoever submits; every future gets one of its own
         self.dropped: object = None  # the executor's weak reference to itself, kept alive for its callback
         self._initializer_failures = 0
-        self._items = 0  # under way in runs (`map_runs`), besides one for each run
+        self._items = 0  # under way in runs (`map_under_way`), besides one for each run
 
     @property
     def concurrent(self) -> bool:

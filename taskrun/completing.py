@@ -130,11 +130,15 @@ class Completing(Closing):
     def _of_killed(self, outcome: Outcome) -> Outcome:
         """Return what becomes of the outcome of a task that was killed just before it was heard. Under the lock."""
         task, succeeded, value, cause, run = outcome
-        if cause == "killed":  # it is how the killing ended
-            return outcome
-        error = self._killed[task]
-        error.__cause__ = None if succeeded else value
-        return task, False, error, "killed", run
+        return task, False, self._killing_error(task, None if succeeded else value, cause), "killed", run
+
+    def _killing_error(self, task: Task, error: BaseException | None, cause: Cause | None) -> BaseException:
+        """Return what a killed task ends in that had come to *error*, or to a value. Under the lock."""
+        if error is not None and cause == "killed":  # that is how the killing ended
+            return error
+        killing = self._killed[task]
+        killing.__cause__ = error
+        return killing
 
     @staticmethod
     def _record(task: Task, run: Run | tuple[Any, ...] | None, error: BaseException | None) -> None:
@@ -175,7 +179,7 @@ class Completing(Closing):
         again = None
         with self.lock:
             if task in self._killed:  # perhaps while the policy was asked
-                delay, error = None, self._of_killed((task, False, error, cause, run))[2]
+                delay, error = None, self._killing_error(task, error, cause)
             self._record(task, run, error)
             if delay is not None and not self._discard:
                 again = task.again()

@@ -118,7 +118,7 @@ _is_suppressed: Callable[[BaseException], bool] = vars(BaseException)["__suppres
 _attributes: Callable[[BaseException], dict[str, Any]] = vars(BaseException)["__dict__"].__get__
 
 
-def _is_a(value: Any, cls: type) -> bool:
+def _is_a(value: Any, cls: type | tuple[type, ...]) -> bool:
     return issubclass(type(value), cls)  # not isinstance, which asks the value for its __class__: any code may answer
 
 
@@ -178,13 +178,13 @@ def _node(error: BaseException, numbers: dict[int, int]) -> tuple[Any, ...]:
     members = None
     if _is_a(error, BaseExceptionGroup):
         members = tuple(numbers[id(item)] for item in _members(error) if id(item) in numbers)
-    notes = _attributes(error).get("__notes__")
+    notes: Any = _attributes(error).get("__notes__")
     return tuple(
         _Node(
             _dump_one(error, numbers),
             type_name(type(error)),
             text_of(error),
-            [str(note) for note in notes if type(note) is str] if isinstance(notes, (list, tuple)) else [],
+            [str(note) for note in notes if type(note) is str] if _is_a(notes, (list, tuple)) else [],
             base_names(type(error)),
             members,
             numbers.get(id(_cause(error)), -1),
@@ -234,7 +234,7 @@ def _take_apart(error: BaseException, numbers: dict[int, int]) -> _Parts:
     args = _args(error)
     memo: dict[int, Any] = {}
     members = _members(error)
-    if members and len(args) > 1 and isinstance(args[1], (list, tuple)) and _same(args[1], members):
+    if members and len(args) > 1 and _is_a(args[1], (list, tuple)) and _same(args[1], members):
         args = (args[0], _MEMBERS, *args[2:])
     fields: dict[str, Any] = {}
     for base in type(error).__mro__:

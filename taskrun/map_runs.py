@@ -1,24 +1,23 @@
 """A `map` whose tiny items travel in runs, several as one task (see `runs`).
 
-Which it is shows when the first ones have ended: they go one by one. A run that stopped before its end is followed by the rest
-of its items, which `advance` submits and a taker in order waits for (`follow`).
+Which it is shows when the first ones have ended: they go one by one (`map_pace`). A run that stopped before its end is followed
+by the rest of its items, which `advance` submits and a taker in order waits for (`follow`).
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from taskrun import sharing
 from taskrun.bell import wait_at
 from taskrun.map_feed import Feed
+from taskrun.map_pace import LOOK_AT, Pace
 from taskrun.map_reading import Reader
+from taskrun.map_under_way import LiveRuns, UnderWay
 from taskrun.map_window import weigh
-from taskrun.runs import OVERDUE, RUN_SECONDS, TINY, Live, Outcomes, Run, pack_items
+from taskrun.runs import RUN_SECONDS, Live, Outcomes, Run, pack_items
 from taskrun.task import function_name
 
 if TYPE_CHECKING:
@@ -28,97 +27,9 @@ if TYPE_CHECKING:
     from taskrun.options import TaskOptions
     from taskrun.scheduler import Scheduler
 
-__all__ = ["FeedInRuns", "UnderWay", "may_run_together"]
+__all__ = ["FeedInRuns"]
 
-_LOOK_AT = 16  # items that travel alone before it is decided how the others do
-_LOOK_LONGER_AT = 512  # likewise, after a run was slow
 _FASTEST = 50e-9  # seconds that an item takes at least: what is measured shorter is not believed
-
-
-def may_run_together(scheduler: Scheduler, fn: Callable[..., Any], options: TaskOptions) -> bool:
-    """Return whether nothing that was asked for needs each item to be a task."""
-    settings = scheduler.settings
-    asked = (options.timeout, options.soft_timeout, options.retry, settings.seed, settings.max_tasks_per_child)
-    return (
-        scheduler.concurrent
-        and scheduler.combines_items
-        and all(each is None for each in asked)
-        and options.chunksize != 1
-        and (scheduler.pickles_arguments or not sharing.in_use)  # else what stands for an object is an argument itself
-        and not _is_coroutine_function(fn)
-    )
-
-
-def _is_coroutine_function(fn: Any) -> bool:
-    while type(fn) is partial:
-        fn = fn.func
-    code = getattr(fn, "__code__", None)
-    return bool(getattr(code, "co_flags", 0) & 0x80)  # CO_COROUTINE; `inspect` is slow to load
-
-
-class Pace:
-    """How long an item takes, as far as it decides whether items travel together. Owner: the map, under its lock."""
-
-    def __init__(self, cold: float = 0.0) -> None:
-        self.seconds: float | None = None
-        """None: not known yet."""
-        self._cold = cold  # seconds that they take longer when they travel alone
-        self._looks = _LOOK_AT  # at items that travel alone, before it is decided
-        self._seen: list[float] = []
-        self._runs: deque[float] = deque(maxlen=3)
-
-    def learn(self, ended: Sequence[Future[Any]]) -> None:
-        """Take note of items that travelled alone: the middle of some, since the first are slow and others were interrupted."""
-        if self.seconds is not None and self.seconds <= TINY:
-            return
-        for future in ended:
-            run = future._records[-1][2] if future._records else None
-            if run is not None:
-                self._seen.append(run[2])
-        if len(self._seen) >= self._looks:
-            self.seconds = max(0.0, sorted(self._seen)[len(self._seen) // 2] - self._cold)
-            self._seen.clear()
-
-    def learn_run(self, items: int, seconds: float) -> None:
-        """Take note of how long items of a run took; if they are not so tiny after all, that is believed for a while."""
-        self._runs.append(seconds / items)
-        self.seconds = sorted(self._runs)[len(self._runs) // 2]  # one that was slow was interrupted, most often
-        if self.seconds > TINY:
-            self._looks = _LOOK_LONGER_AT
-            self._runs.clear()
-
-
-class UnderWay:
-    """The items of a run that was submitted; whom its end is told."""
-
-    __slots__ = ("__weakref__", "cut", "feed", "first", "future", "given_back", "items", "live", "rest", "under_way", "unread")
-
-    def __init__(self, feed: FeedInRuns, items: list[Any], first: int) -> None:
-        self.feed = feed
-        self.items = items
-        self.first = first
-        self.under_way = False
-        self.unread = False
-        self.live: Live | None = None
-        """What is left of it, where it runs in this process."""
-        self.cut = False
-        """It has not called all its items."""
-        self.given_back = False
-        """It does not end, and what it has not begun is no longer its own."""
-        self.rest: list[Future[Any]] | None = None
-        """The futures of what follows it, once they are submitted."""
-        self.future: Future[Any] | None = None
-        """Once it has ended."""
-
-    def advance(self, ended: Sequence[Future[Any]]) -> None:
-        for future in ended:
-            self.feed.run_ended(self, future)
-
-    def executor_closed(self, error: BaseException | None) -> None:
-        """Do nothing: the feed is told."""
-
-    def rest_given_back(self, future: Future[Any], begun: int) -> None:
-        self.feed.take_rest_back(self, begun, future)
 
 
 class FeedInRuns(Feed):
@@ -142,8 +53,7 @@ class FeedInRuns(Feed):
         self._handed = 0  # items of the latter, but for the first of each
         self._followed: dict[Future[Any], list[Future[Any]]] = {}  # those that stopped early -> the rest of their items
         self._kept: dict[Future[Any], int] = {}  # runs that were given back in part -> how many items they have kept
-        self._under_way: set[UnderWay] = set()  # where they run in this process
-        self._looking = False  # the timer looks at them
+        self._live = LiveRuns(self._lock, scheduler.timer.call_at)
 
     # -- submitting ------------------------------------------------------------------------------------------------------------
 
@@ -155,7 +65,7 @@ class FeedInRuns(Feed):
     def _allowed(self) -> tuple[int, int]:
         size, enough = super()._allowed()
         if self._pace.seconds is None:  # not many before it is known whether they should travel together
-            return min(size, 2 * _LOOK_AT), min(enough, _LOOK_AT // 2)
+            return min(size, 2 * LOOK_AT), min(enough, LOOK_AT // 2)
         return size, enough
 
     def _taken(self) -> int:
@@ -231,7 +141,7 @@ class FeedInRuns(Feed):
     def _length(self, waiting: int) -> int:
         """Return how many items make a run: a millisecond of them, and few enough that every worker has some runs."""
         each = self._pace.seconds
-        if each is None or each > TINY:
+        if each is None or not self._pace.tiny:
             return 1
         left = self._window.size if self._total is None else waiting + self._total - self._index
         length = min(int(RUN_SECONDS / max(each, _FASTEST)), left // (4 * self.scheduler.settings.max_workers))
@@ -250,7 +160,7 @@ class FeedInRuns(Feed):
             counted = True
             if not self._run.packs:
                 run.live = Live()
-                self._look_soon(run)
+                self._live.add(run)
             call = (*packed, run.live) if run.live is not None else packed
             (future,) = self.scheduler.submit_all(
                 self._run, (call,), first, self._options_of_runs, run, self._context, first=late
@@ -262,7 +172,7 @@ class FeedInRuns(Feed):
             with self._lock:
                 self._runs -= run.under_way
                 run.under_way = False
-                self._under_way.discard(run)
+                self._live.discard(run)
             raise
         with self._lock:
             if not self._unwanted:
@@ -282,7 +192,7 @@ class FeedInRuns(Feed):
             rest = self._submit_rest(run.items[done:], run.first + done)
         with self._lock:
             self._runs -= 1
-            self._under_way.discard(run)
+            self._live.discard(run)
             closed = self._closed
             run.cut = given_back or done < items
             if not given_back:
@@ -345,33 +255,6 @@ class FeedInRuns(Feed):
         if closed:
             for each in rest:
                 each.cancel()
-
-    def _look_soon(self, run: UnderWay) -> None:
-        """Have the timer look now and then whether runs in threads of this process end."""
-        with self._lock:
-            self._under_way.add(run)
-            if self._looking:
-                return
-            self._looking = True
-        self.scheduler.timer.call_at(time.monotonic() + OVERDUE, self._look_at_runs)
-
-    def _look_at_runs(self) -> None:
-        """Take back what is left of runs that do not end. In the timer's thread."""
-        overdue = []
-        with self._lock:
-            now = time.monotonic()
-            for run in self._under_way:
-                rest = None if run.live is None or run.given_back else run.live.rest
-                if rest is not None and now > rest.since + OVERDUE:
-                    overdue.append((run, rest))
-            self._looking = bool(self._under_way)
-        if self._looking:
-            self.scheduler.timer.call_at(now + OVERDUE, self._look_at_runs)
-        for run, rest in overdue:
-            had = rest.end
-            begun = rest.take()
-            if begun < had:
-                self.take_rest_back(run, begun)
 
     def _count(self, items: int, future: Future[Any]) -> int:
         """Take note of what became of a run of so many *items*; return how many of them are over."""

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from taskrun.bell import Bell, wait_at
 from taskrun.map_feed import Feed
-from taskrun.map_runs import FeedInRuns, may_run_together
+from taskrun.map_pace import may_run_together
+from taskrun.map_runs import FeedInRuns
 from taskrun.runs import Outcomes, not_a_run, split_outcomes
 from taskrun.threads import OwnThread
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from taskrun.future import Future
-    from taskrun.map_runs import UnderWay
+    from taskrun.map_under_way import UnderWay
     from taskrun.options import TaskOptions
     from taskrun.scheduler import Scheduler
 

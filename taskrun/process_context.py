@@ -74,7 +74,7 @@ class _Common(CommonContext, contexts.BaseContext):
         from taskrun.engine.without_main import without_main
 
         manager = SyncManager(ctx=self)
-        with without_main():
+        with without_main(self):
             manager.start()
         return manager
 

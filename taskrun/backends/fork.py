@@ -89,18 +89,6 @@ class ForkBackend(KeptBackend["ForkedChild"]):
             self._watch(child, fd)
         return True
 
-    def _due(self, now: float) -> list[float]:
-        """Kill children that have answered and do not end (a thread goes on, an exit handler) when their time is up."""
-        times = []
-        for child in self._processes.values():
-            if child.may_linger_until is not None:
-                if now >= child.may_linger_until:
-                    child.may_linger_until = None
-                    child.signal(signal.SIGKILL)
-                else:
-                    times.append(child.may_linger_until)
-        return times
-
     # -- what workers say ------------------------------------------------------------------------------------------------------
 
     def _heard(self, process: ForkedChild, fd: int) -> None:
@@ -115,9 +103,8 @@ class ForkBackend(KeptBackend["ForkedChild"]):
         try:
             outcome = None if child.settled or child.trouble is not None else child.outcome()
         except ValueError as error:
-            child.trouble = error
             self._forget(child.pipe)
-            child.signal(signal.SIGKILL)
+            self._lose(child, error)
             return
         if outcome is None:
             return
@@ -167,6 +154,18 @@ class ForkBackend(KeptBackend["ForkedChild"]):
         oom = None if child.stop is not None else self._memory.killed(child.exit_status)
         error, cause = verdict(child, task, oom)
         self._scheduler.fail(task, error, cause)
+
+    def _due(self, now: float) -> list[float]:
+        """Kill children that have answered and do not end (a thread goes on, an exit handler) when their time is up."""
+        times = []
+        for child in self._processes.values():
+            if child.may_linger_until is not None:
+                if now >= child.may_linger_until:
+                    child.may_linger_until = None
+                    child.signal(signal.SIGKILL)
+                else:
+                    times.append(child.may_linger_until)
+        return times
 
     # -- stopping --------------------------------------------------------------------------------------------------------------
 

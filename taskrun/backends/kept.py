@@ -121,12 +121,9 @@ class KeptBackend(Backend, Generic[P]):
     # -- getting workers to work -----------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        if self._asleep:
-            self._ring()
-
-    def _ring(self) -> None:
         # `_asleep` is the keeper's to change: Ctrl-C could strike between that and the ringing, and nobody would ring again.
-        self._doorbell.ring()
+        if self._asleep:
+            self._doorbell.ring()
 
     def _tell(self, wish: Callable[..., object], *args: Any) -> None:
         """Have the keeper call ``wish(*args)`` soon. Safe anywhere: it only appends and rings."""
@@ -168,6 +165,8 @@ class KeptBackend(Backend, Generic[P]):
 
     def _tick(self) -> float | None:
         """Do what is due; return the milliseconds until there is something to do again, None: whenever somebody rings."""
+        from taskrun.engine.crash import SILENT_FOR, line_closed
+
         now = time.monotonic()
         times = self._due(now)
         for process in list(self._processes.values()):
@@ -178,20 +177,19 @@ class KeptBackend(Backend, Generic[P]):
                 if when is not None:
                     times.append(when)
             elif process.silent_since is not None and process.trouble is None:
-                times.append(self._look_at_silent(process, now))
+                due = process.silent_since + SILENT_FOR
+                if now < due:
+                    times.append(due)
+                else:
+                    self._lose(process, line_closed())
         if now < self._failures.not_before < math.inf:
             times.append(self._failures.not_before)
         return max(0.0, min(times) - now) * 1000 + 1 if times else None
 
-    def _look_at_silent(self, process: P, now: float) -> float:
-        """Kill a process whose line is closed, and that does not end; return when to look again."""
-        from taskrun.engine.crash import SILENT_FOR, line_closed
-
-        due = (process.silent_since or now) + SILENT_FOR
-        if now >= due:
-            process.trouble = line_closed()
-            process.signal(signal.SIGKILL)
-        return max(due, now)
+    def _lose(self, process: P, trouble: BaseException) -> None:
+        """Kill a process from which nothing can be read any more; its end is seen as any other's."""
+        process.trouble = trouble
+        process.signal(signal.SIGKILL)
 
     def _watch(self, process: P, fd: int) -> None:
         self._by_fd[fd] = process

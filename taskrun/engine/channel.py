@@ -100,10 +100,7 @@ class FrameReader:
     def _recv_with_descriptors(self, view: memoryview) -> int:
         got, ancillary, flags, _ = self._sock.recvmsg_into((view,), _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
         if ancillary or flags & socket.MSG_CTRUNC:  # the second alone: there were no descriptors left to receive them
-            batch = array.array("i")
-            for _, _, data in ancillary:
-                batch.frombytes(data[: len(data) - len(data) % batch.itemsize])
-            self.batches.append(batch.tolist())
+            self.batches.append(posix.descriptors_in(ancillary))
         return got
 
     def _cut(self, have: int) -> list[tuple[tuple[int, ...], bytes | bytearray]]:

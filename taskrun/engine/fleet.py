@@ -130,9 +130,8 @@ class Fleet(Starting):
         handle.trouble = error
         self.signal(handle, signal.SIGKILL)
 
-    def _lose_silent(self, handle: Handle, now: float) -> list[float]:
-        """Kill a worker whose line is closed, and that does not end; return when to look again."""
-        due = (handle.silent_since or now) + crash.SILENT_FOR
+    def _lose_silent(self, handle: Handle, due: float, now: float) -> list[float]:
+        """Kill a worker whose line is closed, and that has not ended when that is *due*; return when to look again."""
         gone_by = due + GONE_WITHIN
         if handle.trouble is None:
             if now < due:
@@ -171,7 +170,7 @@ class Fleet(Starting):
                 if when is not None:
                     following.append(when)
             elif handle.silent_since is not None:
-                following += self._lose_silent(handle, now)
+                following += self._lose_silent(handle, handle.silent_since + crash.SILENT_FOR, now)
             else:
                 following += self._recycle(handle, now)
         if self.failures.not_before > now:

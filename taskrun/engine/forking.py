@@ -10,7 +10,7 @@ middle of a fork, only the second of them would run, and release what somebody h
 
 from __future__ import annotations
 
-import concurrent.futures.thread  # noqa: F401 - see below
+import concurrent.futures.thread  # noqa: F401 - see above
 import contextlib
 import os
 import re

@@ -19,6 +19,7 @@ __all__ = [
     "attach_standard_streams",
     "close_all_but",
     "close_held",
+    "descriptors_in",
     "die_when_closed",
     "die_with",
     "exit_status",
@@ -43,6 +44,7 @@ __all__ = [
 _PR_SET_PDEATHSIG = 1
 _SIGKILL = int(signal.SIGKILL)
 _MAX_FDS = 16
+_INT = array.array("i").itemsize
 
 # A real-time signal that neither the C library nor Python uses: a worker writes its Python stack when it gets it.
 STACK_SIGNAL = int(getattr(signal, "SIGRTMIN", 34)) + 9
@@ -61,16 +63,21 @@ def supported() -> str | None:
 
 def recv_message(sock: socket.socket, size: int = 4096) -> tuple[bytes, list[int]]:
     """Receive one packet with its descriptors; b"" means that the other side is gone, however it went."""
-    fds = array.array("i")
     try:
         # Not `socket.recv_fds`, which forgets its flags: what a task starts would inherit these descriptors.
-        data, ancillary, _, _ = sock.recvmsg(size, socket.CMSG_LEN(_MAX_FDS * fds.itemsize), socket.MSG_CMSG_CLOEXEC)
+        data, ancillary, _, _ = sock.recvmsg(size, socket.CMSG_LEN(_MAX_FDS * _INT), socket.MSG_CMSG_CLOEXEC)
     except (ConnectionResetError, BrokenPipeError):
         # A peer that dies with unread packets in its socket shows up as a reset: the same news as end of file.
         return b"", []
+    return data, descriptors_in(ancillary)
+
+
+def descriptors_in(ancillary: list[tuple[int, int, bytes]]) -> list[int]:
+    """Return the descriptors that came beside a message; one that broke off is none."""
+    fds = array.array("i")
     for _, _, part in ancillary:
         fds.frombytes(part[: len(part) - len(part) % fds.itemsize])
-    return data, fds.tolist()
+    return fds.tolist()
 
 
 _prctl: Any = None

@@ -140,9 +140,7 @@ class SmallPool(pool.Pool):
         only = _OnlyOne()
         self.Process = only  # type: ignore[method-assign, assignment]
         try:
-            with without_main():
-                if context.get_start_method() == "forkserver":
-                    fork_server.start()
+            with without_main(context):
                 super().__init__(1, initializer, initargs, context=context)
         except BaseException:
             if only.process is not None and only.process.pid is not None:

@@ -93,12 +93,9 @@ class _Server:
         import faulthandler  # noqa: F401 - loaded once, for all workers
 
         from taskrun.engine import worker  # noqa: F401 - likewise
-        from taskrun.serialization import get_ready_to_fork
 
-        get_ready_to_fork()
-        # What is here now is shared by all workers for good: the collector must not touch (and so copy) it.
         gc.collect()
-        gc.freeze()
+        _share()
         try:
             while True:
                 ready = self._poll.poll(_IDLE if self._to_load else None)
@@ -191,11 +188,9 @@ class _Server:
             import multiprocessing  # noqa: F401 - loaded for the workers
 
             import taskrun.by_value  # noqa: F401 - likewise
-            from taskrun.serialization import get_ready_to_fork
         except Exception:  # an error that the worker will meet and report, where it matters
             return
-        get_ready_to_fork()
-        gc.freeze()
+        _share()
 
     def _reap(self, pidfd: int) -> None:
         child = self._children.pop(pidfd)
@@ -214,6 +209,14 @@ class _Server:
             connection.setblocking(False)
         except OSError:
             return  # its end of file, which drops it, is already here or will be
+
+
+def _share() -> None:
+    """What is here now all workers share for good: neither what they look up nor the collector may touch, and so copy, it."""
+    from taskrun.serialization import get_ready_to_fork
+
+    get_ready_to_fork()
+    gc.freeze()
 
 
 def _become_worker(template: int, streams: int, fds: list[int]) -> None:

@@ -19,6 +19,7 @@ from taskrun.engine import fork_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from multiprocessing.context import BaseContext
 
 __all__ = ["without_main"]
 
@@ -27,8 +28,8 @@ _patch = threading.Lock()
 
 
 @contextlib.contextmanager
-def without_main() -> Iterator[None]:
-    """A context in which this thread starts processes so."""
+def without_main(context: BaseContext) -> Iterator[None]:
+    """A context in which this thread starts processes of *context* so."""
     with _patch:
         if not hasattr(spawn.get_preparation_data, "taskrun"):
             spawn.get_preparation_data = _wrapped(spawn.get_preparation_data)
@@ -36,6 +37,8 @@ def without_main() -> Iterator[None]:
     _starting.now = True
     _no_daemon(1)
     try:
+        if context.get_start_method() == "forkserver":
+            fork_server.start()
         yield
     finally:
         _no_daemon(-1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
-from taskrun import map_runs, sharing
+from taskrun import map_pace, sharing
 from taskrun.backends.interpreter import InterpreterBackend
 from taskrun.testing import BackendConformance
 from taskrun.testing.failures import FailureBehaviours
@@ -75,7 +75,7 @@ class InRuns(MapBehaviours, TinyItemBehaviours):
 
     @pytest.fixture(autouse=True)
     def not_so_tiny(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(map_runs, "TINY", 1.0)
+        monkeypatch.setattr(map_pace, "TINY", 1.0)
         monkeypatch.setattr(sharing, "in_use", False)  # as another test has left it
 
 

@@ -20,7 +20,7 @@ PATIENCE = 20.0
 
 def not_running_main() -> AbstractContextManager[None]:
     """A context whose new processes do not run pytest again, which takes them longer than all the rest."""
-    return without_main()
+    return without_main(multiprocessing.get_context())
 
 
 # -- managers ------------------------------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import taskrun
-from taskrun import map_runs, runs, sharing
-from taskrun.map_runs import Pace
+from taskrun import map_pace, map_runs, runs, sharing
+from taskrun.map_pace import Pace
 from taskrun.runs import Outcomes, Run, pack_items, split_outcomes
 from taskrun.task import CurrentTask, current_task, entered
 from taskrun.testing import tasks
@@ -173,7 +173,7 @@ class Ended:
 
 @pytest.fixture
 def executor(monkeypatch: pytest.MonkeyPatch) -> Iterator[taskrun.Executor]:
-    monkeypatch.setattr(map_runs, "TINY", 1.0)
+    monkeypatch.setattr(map_pace, "TINY", 1.0)
     monkeypatch.setattr(runs, "_AT_MOST", 0.0)
     with taskrun.Executor("thread", max_workers=2) as ex:
         yield ex
@@ -213,7 +213,7 @@ def test_a_bound_coroutine_function_is_one_too() -> None:
         return item + other
 
     with taskrun.Executor("asyncio", max_workers=2) as ex:
-        assert not map_runs.may_run_together(ex._scheduler, functools.partial(later, 1), ex._options)
+        assert not map_pace.may_run_together(ex._scheduler, functools.partial(later, 1), ex._options)
 
 
 def test_the_executor_ends_after_the_rest(executor: taskrun.Executor) -> None:
@@ -251,10 +251,10 @@ def test_what_is_asked_of_each_item_makes_each_a_task() -> None:
         with taskrun.Executor("thread", max_workers=2) as ex:
             scheduler = ex._scheduler
             view = ex.options(**options)
-            assert not map_runs.may_run_together(scheduler, abs, view._options), options
-            assert map_runs.may_run_together(scheduler, abs, ex._options)
+            assert not map_pace.may_run_together(scheduler, abs, view._options), options
+            assert map_pace.may_run_together(scheduler, abs, ex._options)
     for settings in ({"seed": 1}, {"max_tasks_per_child": 5}):
         with taskrun.Executor("dummy", max_workers=2, **settings) as ex:
-            assert not map_runs.may_run_together(ex._scheduler, abs, ex._options), settings
+            assert not map_pace.may_run_together(ex._scheduler, abs, ex._options), settings
     with taskrun.Executor("fork", max_workers=2) as ex:
-        assert not map_runs.may_run_together(ex._scheduler, abs, ex._options)
+        assert not map_pace.may_run_together(ex._scheduler, abs, ex._options)
