@@ -105,8 +105,10 @@ class Answers:
         found = [(number, outbox.get(number)) for number in takewhile(last.__ge__, flight)]
         return [(flight.pop(number), *answer) for number, answer in found if answer is not None]
 
-    def _take_frames(self, handle: Handle, frames: list[tuple[tuple[Any, ...], bytes | bytearray]]) -> None:
-        # The hot loop of the parent: one pass for what the lock guards, one for what runs the user's code.
+    def _sort(
+        self, handle: Handle, frames: list[tuple[tuple[Any, ...], bytes | bytearray]]
+    ) -> tuple[list[tuple[Task | None, tuple[Any, ...], bytes | bytearray]], list[tuple[Task | None, int]], Task | None]:
+        """Return the answers, each with its task; the runs that are cut, with how many items are begun; the task it is at."""
         flight = handle.flight
         answers: list[tuple[Task | None, tuple[Any, ...], bytes | bytearray]] = []
         given_back: list[tuple[Task | None, int]] = []
@@ -120,6 +122,11 @@ class Answers:
                     answers.append((flight.pop(header[2], None), header, payload))
             head = next(iter(flight.values()), None)
             handle.seen = None if handle.seen is not head else head  # an idle worker keeps no task
+        return answers, given_back, head
+
+    def _take_frames(self, handle: Handle, frames: list[tuple[tuple[Any, ...], bytes | bytearray]]) -> None:
+        # The hot loop of the parent: one pass for what the lock guards, one for what runs the user's code.
+        answers, given_back, head = self._sort(handle, frames)
         for each, begun in given_back:
             if each is not None and each.owner is not None:
                 each.owner.rest_given_back(each.future, begun)

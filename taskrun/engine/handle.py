@@ -46,24 +46,10 @@ class Handle:
         """What it has answered and not sent; None once closed."""
         self.theirs: list[int] = []
         """Descriptors for the worker, closed here once it has them."""
-        self.sock, theirs = socket.socketpair()
-        ours = self.sock
-        try:
-            self.theirs.append(theirs.detach())
-            ours.setblocking(False)
-            self.tokens_out, self.tokens_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-            self.notes = notes.new_notes(f"taskrun-worker-{number}")
-            self._down = bulk.Outgoing(self.notes, notes.BULK_DOWN)
-            self._up = bulk.Incoming(self.notes, notes.BULK_UP)
-            self.outbox = Outbox(self.notes)
-            self.theirs += [os.dup(self.tokens_out)]
-            self.theirs += [os.dup(self.notes)]
-        except BaseException:  # no descriptor is left: nothing must stay behind
-            self.close()
-            raise
-        self.fd = ours.fileno()
-        self.reader = channel.FrameReader(ours, channel.REPLY)
-        self.writer = channel.FrameWriter(ours)
+        self._open()
+        self.fd = self.sock.fileno()
+        self.reader = channel.FrameReader(self.sock, channel.REPLY)
+        self.writer = channel.FrameWriter(self.sock)
         self.pid: int | None = None
         self.label = ""
         """"pid 123", for records."""
@@ -110,6 +96,23 @@ class Handle:
         self._stack_from = notes.STACK_AT
         self.rss = 0
         self.exit_status: int | None = None
+
+    def _open(self) -> None:
+        """Make all that connects it with its worker. Raises OSError; nothing is left then."""
+        self.sock, theirs = socket.socketpair()
+        try:
+            self.theirs.append(theirs.detach())
+            self.sock.setblocking(False)
+            self.tokens_out, self.tokens_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            self.notes = notes.new_notes(f"taskrun-worker-{self.number}")
+            self._down = bulk.Outgoing(self.notes, notes.BULK_DOWN)
+            self._up = bulk.Incoming(self.notes, notes.BULK_UP)
+            self.outbox = Outbox(self.notes)
+            self.theirs += [os.dup(self.tokens_out)]
+            self.theirs += [os.dup(self.notes)]
+        except BaseException:  # no descriptor is left: nothing must stay behind
+            self.close()
+            raise
 
     @property
     def unresponsive(self) -> bool:

@@ -242,6 +242,11 @@ class Worker:
             return
         del args, kwargs
         duration = time.monotonic() - started
+        (self._quick.add if duration < _QUICK else self._quick.discard)(slot)
+        self._answer(sequence, started, duration, value, name)
+
+    def _answer(self, sequence: int, started: float, duration: float, value: Any, name: str) -> None:
+        """Say that a task came to *value*, now or, if more work is at hand, among others."""
         beside, places = self._beside, None
         try:
             data = dump_result(value, task=name, beside=beside)
@@ -259,7 +264,6 @@ class Worker:
         if places is not None:
             self._reply(channel.BULK, sequence, started, duration, used, rss, pickle.dumps((places, data), 5))
             return
-        (self._quick.add if duration < _QUICK else self._quick.discard)(slot)
         if not self._frames or len(data) > LARGEST:
             self._reply(channel.DONE, sequence, started, duration, used, rss, data)
             return

@@ -1,0 +1,106 @@
+"""Threads that wait for futures: a worker that does is made up for, and a wait that could never end is refused.
+
+The lock plan is the scheduler's; see there. Here nothing is held.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, nullcontext, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from taskrun.completing import Completing
+from taskrun.cycles import waiting_for
+from taskrun.task import Entered, entered
+from taskrun.threads import call_soon
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from taskrun.backends.base import Backend
+    from taskrun.future import Future
+    from taskrun.options import WorkerSettings
+
+__all__ = ["Waits"]
+
+
+class Waits(Completing):
+    """The part of the scheduler that futures ask where somebody waits for them."""
+
+    def __init__(self, backend: Backend, settings: WorkerSettings, max_pending: int | None, seed: int | None) -> None:
+        super().__init__(backend, settings, max_pending, seed)
+        # The standard library's waiters in our worker threads: for how many futures, and what makes up for the thread. The
+        # janitor's.
+        self._waits: dict[object, tuple[int, ExitStack]] = {}
+
+    def waiting(self, future: Future[Any] | None = None) -> AbstractContextManager[object]:
+        """Return the context in which to wait, for *future* without a limit if it is given.
+
+        Raises RuntimeError where the wait could never end.
+        """
+        self._refuse_endless_waiting()
+        inside = entered.get()
+        own: Future[Any] | None = inside[0].future if isinstance(inside, Entered) else None
+        scheduler = None if own is None else own._scheduler
+        if own is None or scheduler is None or not scheduler._backend.owns_current_thread():
+            return self._backend.waiting()
+        with ExitStack() as stack:
+            if future is not None:
+                stack.enter_context(waiting_for(own, future))
+            stack.enter_context(self._backend.waiting())
+            if scheduler is not self:
+                stack.enter_context(scheduler._backend.waiting_elsewhere())
+            return stack.pop_all()
+
+    def awaiting(self) -> AbstractContextManager[None]:
+        """Return the context in which a coroutine awaits a future: if it is a task of ours, it is made up for."""
+        self._refuse_endless_waiting()
+        return self._backend.one_more() if self._backend.owns_current_thread() else nullcontext()
+
+    def _refuse_endless_waiting(self) -> None:
+        if self._closed == "forked":
+            self._refuse()
+        if self.callbacks.inside() and not self._inline:
+            raise RuntimeError(
+                "result() of an unfinished future in a done callback of the same executor: the callbacks of that future would "
+                "wait for this one to return; submit a task that waits, or use the future's own add_done_callback"
+            )
+
+    def begin_waiting(self, waiter: object) -> None:
+        """Note that the calling thread will wait with the standard library's *waiter*, for one future of ours or for many.
+
+        The caller holds the conditions of the futures, so that no lock may be taken: the janitor does what there is to do.
+        """
+        if self._backend.owns_current_thread():
+            call_soon(partial(self._begin_waiting, waiter))
+
+    def end_waiting(self, waiter: object) -> None:
+        """Note that it does so no more, for one of them."""
+        if self._waits or self._backend.owns_current_thread():
+            self._stop_waiting(waiter)
+
+    def await_elsewhere(self, future: Future[Any], waiter: object) -> None:
+        """Note that the calling thread runs an event loop that will wait for *future*."""
+        if self._backend.owns_current_thread() and not future.done():
+            self.begin_waiting(waiter)
+            future.add_done_callback(lambda _: self._stop_waiting(waiter))
+
+    def _stop_waiting(self, waiter: object) -> None:
+        call_soon(partial(self._end_waiting, waiter))
+
+    def _begin_waiting(self, waiter: object) -> None:
+        count, made_up = self._waits.get(waiter, (0, None))
+        if made_up is None:
+            made_up = ExitStack()
+            with suppress(RuntimeError):  # it waits in vain, and the standard library's functions cannot be told
+                made_up.enter_context(self._backend.one_more())
+        self._waits[waiter] = (count + 1, made_up)
+
+    def _end_waiting(self, waiter: object) -> None:
+        count, made_up = self._waits.pop(waiter, (0, None))
+        if made_up is None:
+            return
+        if count > 1:
+            self._waits[waiter] = (count - 1, made_up)
+        else:
+            made_up.close()
