@@ -58,7 +58,7 @@ class SubInterpreter:
         self._error: BaseException | None = None
         self._files: list[BinaryIO] = []
         self.born = self.moved = time.monotonic()
-        """When it was made, and when it last ended a task."""
+        """When it was ready, and when it last ended a task."""
         self.done = 0
         """How many tasks it has run."""
         self.broken = False
@@ -78,7 +78,7 @@ class SubInterpreter:
         held = self._sent.note_sent()
         error = self._ask_for(setup)
         del held
-        self.moved = time.monotonic()
+        self.born = self.moved = time.monotonic()  # its age does not count what it took to get ready
         return None if error is None else load_exception(error)
 
     def _live(self) -> None:

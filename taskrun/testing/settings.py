@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -56,6 +57,16 @@ class SettingsBehaviours(Behaviours):
             if limited:
                 self.until(lambda: not ex.stats()["workers"])
             assert ex.submit(tasks.add, 1).result(self.patience) == 1
+
+    def test_the_age_of_a_worker_begins_when_it_is_ready(self) -> None:
+        """An initializer that takes longer than the limit would else have each worker leave after its first task."""
+        with self.executor() as ex:
+            if not ex.capabilities.recycle_by_state:
+                return  # no worker leaves because of its age
+        with self.executor(max_workers=1, max_age_per_child=0.5, initializer=time.sleep, initargs=(0.6,)) as ex:
+            futures = [ex.submit(tasks.add, 1) for _ in range(40)]
+            assert [future.result(self.patience) for future in futures] == [1] * 40
+            assert len({future.attempts[0].worker for future in futures}) <= 20
 
     def test_retry_and_soft_timeout_hold_for_all_tasks(self) -> None:
         with self.executor(retry=taskrun.Retry(max_attempts=3, on=OSError, wait="none")) as ex:

@@ -139,10 +139,3 @@ class TestInitializer:
         error = ex.submit(jobs.double, 1).exception(20)
         assert isinstance(error, taskrun.InitializerError)
         assert "stays here" in str(error)
-
-
-def test_the_age_of_a_worker_does_not_count_its_initializer(make: Callable) -> None:
-    """Else each would be too old after its first task."""
-    with make(max_workers=1, initializer=time.sleep, initargs=(0.6,), max_age_per_child=0.5) as ex:
-        pids = [future.result(PATIENCE) for future in [ex.submit(jobs.pid) for _ in range(40)]]
-    assert len(set(pids)) <= 20
