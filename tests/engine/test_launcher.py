@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 import jobs
+import pytest
 from patience import PATIENCE, eventually
 
 import taskrun
@@ -20,8 +21,6 @@ from taskrun.engine.launch import TEMPLATE
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    import pytest
 
 
 def test_a_template_that_somebody_stopped_is_done_without(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +93,7 @@ def test_the_template_keeps_nothing_of_the_users_open(make: Callable) -> None:
     os.close(read)
 
 
+@pytest.mark.parametrize("make", ["process", "pool", "fork"], indirect=True)
 def test_what_a_task_starts_does_not_inherit_the_line_of_its_worker(make: Callable) -> None:
     """`os.system` and `os.posix_spawn` close nothing, as `subprocess` does."""
     with make(max_workers=1) as ex:
