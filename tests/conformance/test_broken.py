@@ -184,6 +184,13 @@ class ClaimsToRecycle(Broken):
     capabilities = ThreadBackend.capabilities._replace(recycle_by_state=True)
 
 
+class LeavesAfterEach(Broken):
+    """Its workers are too old once they have done one task."""
+
+    capabilities = ThreadBackend.capabilities._replace(recycle_by_state=True)
+    worse: ClassVar = {"max_tasks_per_child": 1, "initializer": None}
+
+
 class LacksNothing(Broken):
     class Able(taskrun.Capabilities):
         def lacks(self, names: tuple[str, ...]) -> list[str]:
@@ -570,6 +577,7 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_cpu_affinity_pins_workers_in_turn": (ClaimsProcesses,),
     "test_inner_max_num_threads_bounds_what_libraries_use": (ClaimsProcesses,),
     "test_memory_age_and_idleness_are_limits_or_accepted": (ClaimsToRecycle,),
+    "test_the_age_of_a_worker_begins_when_it_is_ready": (LeavesAfterEach,),
     "test_retry_and_soft_timeout_hold_for_all_tasks": (SwallowsErrors, NoSoftTimeout),
     "test_require_refuses_a_backend_that_lacks_it": (LacksNothing,),
     "test_an_executor_has_the_name_it_is_given": (WrongValue,),
