@@ -206,7 +206,8 @@ def test_no_worker_outlives_a_program_that_is_killed(
 ) -> None:
     options = {} if method is None else {"start_method": method}
     code = f"""
-import os, sys, taskrun, time
+import os, signal, sys, taskrun, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has it ignored
 def work(i):
     with open("pids", "a") as file: file.write(f"{{os.getpid()}}\\n")
     end = time.monotonic() + 60

@@ -102,11 +102,16 @@ def jitter_depends_on_the_seed_alone(case: Case) -> None:
                 for i in range(2)
             ]
 
-    def alike(seed: int) -> bool:
-        return max(abs(a - b) for a, b in zip(waits(7), waits(seed), strict=True)) < 0.01
-
-    assert any(alike(7) for _ in range(30))  # nothing comes early, and not all of them late, however busy the machine is
-    assert not all(alike(8) for _ in range(3))
+    # Nothing comes early, and each at some time not late, however busy the machine is: the shortest of several runs tell.
+    shortest, again = waits(7), waits(7)
+    for _ in range(30):
+        if max(abs(a - b) for a, b in zip(shortest, again, strict=True)) < 0.01:
+            break
+        shortest, again = [*map(min, shortest, waits(7))], [*map(min, again, waits(7))]
+    else:
+        raise AssertionError(f"other waits for the same seed: {shortest}, {again}")
+    others = [*map(min, waits(8), waits(8), waits(8))]
+    assert max(abs(a - b) for a, b in zip(shortest, others, strict=True)) > 0.01
 
 
 @fault("process", "pool", "fork", soak=PROCESSES)
