@@ -89,7 +89,8 @@ class Completing(Closing):
         over: list[Task] = []
         failed: list[Outcome] = []
         wanted = False  # a map or a callback wants to hear of it
-        take_politely(lock)
+        if not lock.acquire(False):
+            take_politely(lock)
         try:
             for outcome in outcomes:
                 task, succeeded, value, _, run = outcome
@@ -114,7 +115,7 @@ class Completing(Closing):
                     wanted = True
                 elif task.owner is not None:
                     wanted = True
-            ending = self._progress()
+            ending = (not self._open or self._room.limit is not None) and self._progress()
         finally:
             lock.release()
         if wanted:

@@ -180,7 +180,8 @@ class ThreadBackend(ThreadLikeBackend):
         scheduler = self._scheduler
         lock = scheduler.lock
         while True:
-            take_politely(lock)
+            if not lock.acquire(False):
+                take_politely(lock)
             try:
                 if worker.coming:
                     self._arrived(worker)
@@ -194,7 +195,8 @@ class ThreadBackend(ThreadLikeBackend):
             finally:
                 lock.release()
             if task is not None:
-                scheduler.arm_timer()
+                if task.options.timeout is not None:
+                    scheduler.arm_timer()
                 return True
             if not self._sleep(worker):
                 return False
