@@ -53,7 +53,7 @@ class CallbackRunner:
         """Return whether the thread will run what was added; False: better here than never."""
         with self._starting:
             if self._thread is None and not self._over:
-                self._thread = OwnThread(f"{self._name}-callbacks", self._loop)
+                self._thread = OwnThread(self._name, self._loop)
                 try:
                     self._thread.start()
                 except BaseException as error:  # no thread is to be had, or Ctrl-C: if it did start after all, it leaves

@@ -49,7 +49,8 @@ class Closing:
         self.counts = {"succeeded": 0, "failed": 0, "cancelled": 0, "retried": 0}
         self._backend = backend
         self._inline = not backend.capabilities.concurrent
-        self.callbacks = CallbackRunner(settings.name, inline=self._inline)
+        self.callbacks = CallbackRunner(f"{settings.name}-callbacks", inline=self._inline)
+        self._aside = CallbackRunner(f"{settings.name}-aside", inline=self._inline)  # see `run_aside`
         self._queue: TaskQueue = CallerQueue() if self._inline else TaskQueue()
         self._room = Room(max_pending, settings.max_workers)
         # Tasks submitted and not settled, plus one for each map that has items left to submit: at 0 nothing will come.
@@ -255,6 +256,7 @@ class Closing:
                 self._ending = True
             self._backend.shutdown()
             self.timer.stop()
+            self._aside.close()
             self.callbacks.close()
             with self.lock:
                 self._ended = True
@@ -270,12 +272,22 @@ class Closing:
         self._wait_ended(None)
         if self._closed != "forked":
             self._backend.join()
+            self._aside.join()
             self.callbacks.join()
             self.timer.join()
 
+    def run_aside(self, fn: Callable[[], object]) -> None:
+        """Have *fn* run soon where the user's code delays neither the engine nor callbacks: retry predicates, pickling."""
+        self._aside.add(fn)
+        self._aside.run()
+
+    def in_callback(self) -> bool:
+        """Return True in a done callback of ours, or what else runs in threads of that kind."""
+        return self.callbacks.inside() or self._aside.inside()
+
     def refuse_waiting(self, what: str) -> None:
         """Raise RuntimeError where waiting for all tasks would wait for the caller itself."""
-        if self.callbacks.inside():
+        if self.in_callback():
             raise RuntimeError(
                 f"{what} in a done callback of the same executor would wait for this very callback to return; "
                 "use shutdown(wait=False) here"

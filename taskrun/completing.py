@@ -40,6 +40,8 @@ class Completing(Closing):
         super().__init__(backend, settings, max_pending)
         self._seed = int.from_bytes(os.urandom(8), "big") if seed is None else seed
         self._deadlines = Deadlines(self.lock, self.timer, self._expire)
+        # Failed tasks whose policies are still to be asked. Whoever takes one out decides: one step of a dict, no lock.
+        self._undecided: dict[Task, Outcome] = {}
 
     # -- reporting -------------------------------------------------------------------------------------------------------------
 
@@ -166,30 +168,66 @@ class Completing(Closing):
     # -- retrying --------------------------------------------------------------------------------------------------------------
 
     def _look_at_failure(self, outcome: Outcome) -> None:
-        """Have it decided what becomes of a task that failed; where the user's code is asked, beside the engine and workers."""
-        policy = outcome[0].options.retry
+        """Decide what becomes of a task that failed; the user's code is asked beside the engine and the workers."""
+        task, _, error, cause, _ = outcome
+        policy = task.options.retry
         if policy is not None and policy.asks and not self._inline:
-            self.callbacks.add(partial(self._decide, *outcome))
-            self.callbacks.run()
+            self._undecided[task] = outcome
+            if task in self._killed or self._discard:  # perhaps before it could be found there
+                self._decide_now(task)
+            else:
+                self.run_aside(partial(self._ask, task))
         else:
-            self._decide(*outcome)
+            self._decide(outcome, self._retry_delay(task, error, cause))
 
-    def _decide(self, task: Task, _: bool, error: BaseException, cause: Cause | None, run: Any) -> None:
-        """Run a failed task again, or let its future fail. The task is settled: nobody else touches it any more."""
-        delay = self._retry_delay(task, error, cause)
+    def _ask(self, task: Task) -> None:
+        """Ask the policy of a task, and act on what it says unless it was decided meanwhile."""
+        outcome = self._undecided.get(task)
+        if outcome is None:
+            return
+        delay = self._retry_delay(task, outcome[2], outcome[3])
+        if self._undecided.pop(task, None) is not None:
+            self._decide(outcome, delay)
+
+    def _decide_now(self, task: Task) -> None:
+        """Have a task fail without an answer of its policy, if that was still to be asked: it was killed, say."""
+        outcome = self._undecided.pop(task, None)
+        if outcome is not None:
+            self._decide(outcome, None)
+
+    def _turn_away(self) -> list[Task]:
+        refused = super()._turn_away()
+        if self._broken is None and not self._discard:
+            return refused
+        for task in list(self._undecided):  # there will be no attempt, whatever their policies say
+            outcome = self._undecided.pop(task, None)
+            if outcome is not None:
+                _, _, error, cause, run = outcome
+                self._fail(task, error, cause, run)
+                refused.append(task)
+        return refused
+
+    def _fail(self, task: Task, error: BaseException, cause: Cause | None, run: Any) -> None:
+        """Have the future of a settled task fail for good. Under the lock."""
+        if task in self._killed:
+            error = self._killing_error(task, error, cause)
+        self._record(task, run, error)
+        self._resolve(task, FINISHED, None, error)
+
+    def _decide(self, outcome: Outcome, delay: float | None) -> None:
+        """Run a failed task again after *delay*, or let its future fail. It is settled: nobody else touches it any more."""
+        task, _, error, cause, run = outcome
         again = None
         with self.lock:
-            if task in self._killed:  # perhaps while the policy was asked
-                delay, error = None, self._killing_error(task, error, cause)
-            self._record(task, run, error)
-            if delay is not None and not self._discard:
+            if delay is None or self._discard or task in self._killed:  # the latter perhaps while the policy was asked
+                self._fail(task, error, cause, run)
+            else:
+                self._record(task, run, error)
                 again = task.again()
                 task.future._task = again
                 task.future._state = PENDING
                 self._backoff.add(again)
                 self.counts["retried"] += 1
-            else:
-                self._resolve(task, FINISHED, None, error)
             ending = self._progress()
         if again is None or delay is None:
             self._let_go((task,))

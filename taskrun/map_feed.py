@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from taskrun.future import Future
+    from taskrun.map_under_way import UnderWay
     from taskrun.options import TaskOptions
     from taskrun.progress import Reporter
     from taskrun.scheduler import Scheduler
@@ -320,16 +321,16 @@ class Feed:
         if not self.sized:
             self._window.learn_results(values)
 
-    def items_of(self, future: Future[Any]) -> int:
-        """Return how many items *future*, which was taken, stands for if it is a run of them; 0: it is one item."""
-        return 0
+    def run_of(self, future: Future[Any]) -> UnderWay | None:
+        """Return the run of items that *future*, which was taken, stands for; None: it is one item."""
+        return None
 
-    def kept_of(self, run: Future[Any], items: int) -> int:
-        """Return how many of the *items* of *run* were its own to the end, and not given back."""
-        return items
+    def failed_with(self, run: UnderWay) -> int:
+        """Return how many items have failed with *run*: those that were its own to the end, and not given back."""
+        return run.size
 
-    def follow(self, run: Future[Any], timeout: float | None) -> None:
-        """Wait until the rest of the items of *run*, which stopped early, comes next. Raises TimeoutError."""
+    def follow(self, run: UnderWay, timeout: float | None) -> None:
+        """Wait until the rest of the items of *run*, which was cut short, comes next. Raises TimeoutError."""
 
     # -- ending ----------------------------------------------------------------------------------------------------------------
 

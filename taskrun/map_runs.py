@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import CancelledError
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from taskrun.bell import wait_at
+from taskrun.future import Future
 from taskrun.map_feed import Feed
 from taskrun.map_pace import LOOK_AT, Pace
 from taskrun.map_reading import Reader
@@ -23,7 +25,6 @@ from taskrun.task import function_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from taskrun.future import Future
     from taskrun.options import TaskOptions
     from taskrun.scheduler import Scheduler
 
@@ -48,11 +49,9 @@ class FeedInRuns(Feed):
         self._pace = Pace(scheduler.cold)
         self._options_of_runs = options._replace(chunksize=None)  # it counts items
         self._runs = 0  # under way
-        self._items_of: dict[Future[Any], int] = {}  # the runs that were not handed out
+        self._run_of: dict[Future[Any], UnderWay] = {}  # the runs that were not handed out
         self._more = 0  # items of these, but for the first of each; and of the runs that were handed out last
         self._handed = 0  # items of the latter, but for the first of each
-        self._followed: dict[Future[Any], list[Future[Any]]] = {}  # those that stopped early -> the rest of their items
-        self._kept: dict[Future[Any], int] = {}  # runs that were given back in part -> how many items they have kept
         self._live = LiveRuns(self._lock, scheduler.timer.call_at)
 
     # -- submitting ------------------------------------------------------------------------------------------------------------
@@ -129,8 +128,7 @@ class FeedInRuns(Feed):
                 else:
                     parts.append([self._submit_run(part, first + start, packed, late=late)])
         except BaseException:
-            for future in chain.from_iterable(parts):
-                future.cancel()
+            self._disown(chain.from_iterable(parts))
             raise
         return list(chain.from_iterable(reversed(parts) if late else parts))
 
@@ -155,7 +153,7 @@ class FeedInRuns(Feed):
                 self.scheduler.hold(run, late=late)  # there may be a rest to submit
             with self._lock:  # no call in between, as in `hold`
                 self._runs += 1
-                run.under_way = True
+                run.parts = 1
             self.scheduler.count_items(len(items) - 1)
             counted = True
             if not self._run.packs:
@@ -170,91 +168,107 @@ class FeedInRuns(Feed):
             if counted:
                 self.scheduler.count_items(1 - len(items))
             with self._lock:
-                self._runs -= run.under_way
-                run.under_way = False
+                self._runs -= run.parts
+                run.parts = 0
                 self._live.discard(run)
             raise
         with self._lock:
             if not self._unwanted:
-                self._items_of[future] = len(items)
-                self._more += len(items) - 1
+                self._run_of[future] = run
+                self._more += run.size - 1
         return future
+
+    def _disown(self, futures: Iterable[Future[Any]]) -> None:
+        """Cancel what nobody will be handed, and with it all that follows it."""
+        dropped: list[Future[Any]] = []
+        with self._lock:
+            left = list(futures)
+            while left:
+                future = left.pop()
+                dropped.append(future)
+                self._bytes -= self._open.pop(future, 0)
+                run = self._run_of.pop(future, None)
+                if run is not None:
+                    run.dropped = True
+                    left += [*(run.after_end or ()), *(run.after_gift or ())]
+        for future in dropped:
+            future.cancel()
+
+    # -- what follows a run ----------------------------------------------------------------------------------------------------
 
     def run_ended(self, run: UnderWay, future: Future[Any]) -> None:
         """A run is over; if it stopped early, submit the rest."""
         with self._lock:
-            run.future = future
-            given_back = run.given_back
+            run.over = True
             items = len(run.items)
+        if future._exception is not None:
+            run.stop()
         done = self._count(items, future)
-        rest: list[Future[Any]] = []
-        if done < items and not self._closed:
-            rest = self._submit_rest(run.items[done:], run.first + done)
+        rest = self._submit_rest(run, run.items[done:], run.first + done)
         with self._lock:
-            self._runs -= 1
             self._live.discard(run)
-            closed = self._closed
-            run.cut = given_back or done < items
-            if not given_back:
-                run.rest = rest
-            if not closed and not self._unwanted:
-                self._note_open(rest, 0)
-            self._settled(run)
-            self._note_ended((future,))
-            self._changed.ring()
-            over = (self._exhausted or self._broken) and not self._runs
-            pump = not self._read_by_taker and self._lacking()
-        if closed:
-            for each in rest:
-                each.cancel()
-        if over:
-            self._release()
-        self.scheduler.release(run)
+            run.after_end = rest
+            if not run.dropped:
+                self._note_ended((future,))
+        self._follow_up(run, rest)
         if self._reporter is not None:
             self._reporter.ended(0 if future.cancelled() else done)
             self._report_the_end()
-        if pump:
-            self._pump(reading=False)
 
-    def _submit_rest(self, items: list[Any], first: int) -> list[Future[Any]]:
-        """Submit the *items* of a run that it has not called, the first of which is item *first* of the map."""
-        try:
-            return self._submit_together(items, first, late=True)
-        except BaseException as error:  # the executor is broken, say
-            self._stop(error)
-            return []
-
-    def _settled(self, run: UnderWay) -> None:
-        """Keep what follows a run that was cut short, once it has ended and that is known. Under the lock."""
-        if run.future is None or run.rest is None or self._closed or self._unwanted:
-            return
-        if run.cut and self._ordered:
-            self._followed[run.future] = run.rest
-
-    # -- runs that do not end --------------------------------------------------------------------------------------------------
-
-    def take_rest_back(self, run: UnderWay, begun: int, future: Future[Any] | None = None) -> None:
+    def take_rest_back(self, run: UnderWay, begun: int) -> None:
         """Of a run that does not end *begun* items are begun: submit the others. In any thread."""
         with self._lock:
-            if run.given_back or run.future is not None:
+            if run.given_back or run.over:
                 return
-            run.given_back = run.cut = True
+            run.given_back = True
+            run.parts += 1
             left = run.items[begun:]
             del run.items[begun:]
-            if future is not None and not self._unwanted:
-                self._kept[future] = begun
         self.scheduler.count_items(-len(left))
-        rest = [] if self._closed else self._submit_rest(left, run.first + begun)
+        rest = self._submit_rest(run, left, run.first + begun)
         with self._lock:
-            run.rest = rest
-            closed = self._closed
+            run.after_gift = rest
+        self._follow_up(run, rest)
+
+    def _submit_rest(self, run: UnderWay, items: list[Any], first: int) -> list[Future[Any]]:
+        """Submit the *items* of *run* that it has not called, the first of which is item *first* of the map."""
+        if not items:
+            return []
+        error: BaseException = CancelledError()
+        if not (self._closed or run.dropped):
+            try:
+                return self._submit_together(items, first, late=True)
+            except BaseException as refused:  # the executor is broken, or discards what has not started
+                error = refused
+                self._stop(error)
+        # Each in its place: what comes after them must not be taken for them.
+        lost = [_lost(error) for _ in items]
+        self.scheduler.count_items(0, **{"cancelled" if lost[0].cancelled() else "failed": len(lost)})
+        with self._lock:
+            self._ended += len(lost)
+        return lost
+
+    def _follow_up(self, run: UnderWay, rest: list[Future[Any]]) -> None:
+        """What follows *run* is submitted: keep it for whoever asks for results, and go on."""
+        with self._lock:
+            closed = self._closed or run.dropped
             if not closed and not self._unwanted:
                 self._note_open(rest, 0)
-            self._settled(run)
+                self._note_ended([each for each in rest if each._scheduler is None])  # those that are lost
             self._changed.ring()
+            run.parts -= 1
+            gone = not run.parts
+            self._runs -= gone
+            over = (self._exhausted or self._broken) and not self._runs
+            pump = not self._read_by_taker and self._lacking()
         if closed:
-            for each in rest:
-                each.cancel()
+            self._disown(rest)
+        if over:
+            self._release()
+        if gone:
+            self.scheduler.release(run)
+        if pump:
+            self._pump(reading=False)
 
     def _count(self, items: int, future: Future[Any]) -> int:
         """Take note of what became of a run of so many *items*; return how many of them are over."""
@@ -288,7 +302,7 @@ class FeedInRuns(Feed):
     def let_go(self) -> None:
         super().let_go()
         with self._lock:
-            self._items_of, self._followed, self._kept = {}, {}, {}
+            self._run_of = {}
 
     def _release(self) -> None:
         with self._lock:
@@ -298,28 +312,39 @@ class FeedInRuns(Feed):
 
     # -- handing out -----------------------------------------------------------------------------------------------------------
 
-    def items_of(self, future: Future[Any]) -> int:
+    def run_of(self, future: Future[Any]) -> UnderWay | None:
         with self._lock:
-            items = self._items_of.pop(future, 0)
-            self._handed += max(items - 1, 0)
-            return items
+            run = self._run_of.pop(future, None)
+            if run is not None:
+                self._handed += run.size - 1
+            return run
 
-    def kept_of(self, run: Future[Any], items: int) -> int:
+    def failed_with(self, run: UnderWay) -> int:
         with self._lock:
-            return self._kept.get(run, items)
+            run.over = True
+            return len(run.items)
 
-    def follow(self, run: Future[Any], timeout: float | None) -> None:
-        with self._lock:
-            self._kept.pop(run, None)
+    def follow(self, run: UnderWay, timeout: float | None) -> None:
         if not self._ordered:
             return
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             with self._lock:
-                rest = self._followed.pop(run, None)
+                rest = run.follows
                 if rest is not None or self._closed:
                     self._queue.extendleft(reversed(rest or []))
                     return
                 gate = self._changed.listen()
             if not wait_at(gate, None if deadline is None else deadline - time.monotonic()):
                 raise TimeoutError
+
+
+def _lost(error: BaseException) -> Future[Any]:
+    """Return the future of an item that could not be submitted any more."""
+    future: Future[Any] = Future()
+    if isinstance(error, CancelledError):
+        future.cancel()
+        future.set_running_or_notify_cancel()
+    else:
+        future.set_exception(error)
+    return future

@@ -19,26 +19,55 @@ __all__ = ["LiveRuns", "UnderWay"]
 
 
 class UnderWay:
-    """The items of a run that was submitted; whom its end is told."""
+    """A run that was submitted: its items, and what follows it if it does not call them all. Guarded by the map's lock.
 
-    __slots__ = ("__weakref__", "cut", "feed", "first", "future", "given_back", "items", "live", "rest", "under_way", "unread")
+    Two things may cut it short: it stops early, or it gives back what it has not begun. What was cut off is submitted anew.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "after_end",
+        "after_gift",
+        "dropped",
+        "feed",
+        "first",
+        "given_back",
+        "items",
+        "live",
+        "over",
+        "parts",
+        "size",
+        "unread",
+    )
 
     def __init__(self, feed: FeedInRuns, items: list[Any], first: int) -> None:
         self.feed = feed
         self.items = items
+        """Those that are its own; the others were given back."""
+        self.size = len(items)
+        """How many it had at first."""
         self.first = first
-        self.under_way = False
+        self.parts = 0
+        """What it is counted for: 1 until its end was seen to, 1 while what it gave back is submitted."""
         self.unread = False
         self.live: Live | None = None
         """What is left of it, where it runs in this process."""
-        self.cut = False
-        """It has not called all its items."""
+        self.over = False
+        """It is known to have ended: nothing can be given back any more."""
         self.given_back = False
-        """It does not end, and what it has not begun is no longer its own."""
-        self.rest: list[Future[Any]] | None = None
-        """The futures of what follows it, once they are submitted."""
-        self.future: Future[Any] | None = None
-        """Once it has ended."""
+        self.after_end: list[Future[Any]] | None = None
+        """What follows since it stopped early, mostly nothing; None: not known yet."""
+        self.after_gift: list[Future[Any]] | None = None
+        """What follows of that which it gave back; None: not submitted yet."""
+        self.dropped = False
+        """Nobody will ask for its results, nor for what follows."""
+
+    @property
+    def follows(self) -> list[Future[Any]] | None:
+        """What comes after it in its place; None: not known yet."""
+        if self.after_end is None or (self.given_back and self.after_gift is None):
+            return None
+        return [*self.after_end, *(self.after_gift or ())]
 
     def advance(self, ended: Sequence[Future[Any]]) -> None:
         for future in ended:
@@ -48,12 +77,17 @@ class UnderWay:
         """Do nothing: the feed is told."""
 
     def overdue(self, now: float) -> Rest | None:
-        """Return what is left of it if it runs in this process and should have ended long ago. Under the map's lock."""
+        """Return what is left of it if it runs in this process and should have ended long ago."""
         rest = None if self.live is None or self.given_back else self.live.rest
         return rest if rest is not None and now > rest.since + OVERDUE else None
 
-    def rest_given_back(self, future: Future[Any], begun: int) -> None:
-        self.feed.take_rest_back(self, begun, future)
+    def rest_given_back(self, _: Future[Any], begun: int) -> None:
+        self.feed.take_rest_back(self, begun)
+
+    def stop(self) -> None:
+        """Have it begin no more items, where it runs in this process in a thread that was given up."""
+        if self.live is not None and self.live.rest is not None:
+            self.live.rest.take()
 
 
 class LiveRuns:

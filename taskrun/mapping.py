@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from taskrun.future import Future
+    from taskrun.map_under_way import UnderWay
     from taskrun.options import TaskOptions
     from taskrun.scheduler import Scheduler
 
@@ -109,8 +110,8 @@ class MapResults(Generic[T]):
             future = feed.take(self._left())
             if future is None:
                 self._feed = None
-            elif items := feed.items_of(future):
-                self._unpack(feed, future, items)
+            elif run := feed.run_of(future):
+                self._unpack(feed, future, run)
                 return self.__next__()
             else:
                 value: T = _outcome(future, self._left(), as_value=feed.options.return_exceptions)
@@ -128,14 +129,14 @@ class MapResults(Generic[T]):
             error = None
         raise StopIteration
 
-    def _unpack(self, feed: Feed, run: Future[Any], items: int) -> None:
+    def _unpack(self, feed: Feed, future: Future[Any], run: UnderWay) -> None:
         """Make the outcomes of a run ready, up to the first that is to be raised."""
         as_values = feed.options.return_exceptions
-        outcomes = _outcome(run, self._left(), as_value=as_values)
+        outcomes = _outcome(future, self._left(), as_value=as_values)
         if isinstance(outcomes, BaseException):  # its worker died, say: so all of them failed
-            kept = feed.kept_of(run, items)
-            self._ready += [outcomes] * kept
-            if kept < items:
+            failed = feed.failed_with(run)
+            self._ready += [outcomes] * failed
+            if failed < run.size:
                 feed.follow(run, self._left())
             return
         if not isinstance(outcomes, Outcomes):
@@ -152,7 +153,7 @@ class MapResults(Generic[T]):
                 else:
                     self._failed = _to_raise(error)
                     return
-        if len(outcomes.values) < items:
+        if len(outcomes.values) < run.size:
             feed.follow(run, self._left())
 
     def _left(self) -> float | None:

@@ -136,29 +136,28 @@ class CollectingInRuns(_Collected, FeedInRuns):
             self, scheduler, fn, [items], options, total=len(items), buffersize=None, ordered=True, reporter=None
         )
         self._begin(on_end)
-        self._told: set[Future[Any]] = set()  # runs of which it is known here that they have ended, and what follows them
 
     def run_ended(self, run: UnderWay, future: Future[Any]) -> None:
         super().run_ended(run, future)
         self._collect()
 
-    def take_rest_back(self, run: UnderWay, begun: int, future: Future[Any] | None = None) -> None:
-        super().take_rest_back(run, begun, future)
+    def take_rest_back(self, run: UnderWay, begun: int) -> None:
+        super().take_rest_back(run, begun)
         self._collect()
 
-    def _settled(self, run: UnderWay) -> None:
-        super()._settled(run)
-        if run.future is not None and run.rest is not None:
-            self._told.add(run.future)
-
     def _ready(self) -> bool:
-        return super()._ready() and (self._queue[0] not in self._items_of or self._queue[0] in self._told)
+        if not super()._ready():
+            return False
+        run = self._run_of.get(self._queue[0])
+        return run is None or run.follows is not None
 
     def _take_over(self) -> tuple[Future[Any], int]:
         future = self._pop()
-        self._told.discard(future)
-        self._queue.extendleft(reversed(self._followed.pop(future, ())))
-        return future, self.items_of(future)
+        run = self.run_of(future)
+        if run is None:
+            return future, 0
+        self._queue.extendleft(reversed(run.follows or ()))
+        return future, run.size
 
 
 def collecting(

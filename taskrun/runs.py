@@ -24,6 +24,8 @@ from taskrun.task import CurrentTask, Entered, current_task, entered
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 
+    from taskrun.future import Future
+
 __all__ = [
     "OVERDUE",
     "RUN_SECONDS",
@@ -94,7 +96,8 @@ class Live:
 
 
 watch: Callable[[Rest | None], object] | None = None
-"""In a worker process: called with what is left of a run when that begins, and with None when it is over."""
+"""In a worker process: called with what is left of a run when that begins, and with None when it is over. Not for runs of an
+executor that a task has made, whose workers are threads of this process: these have a `Live`."""
 
 
 class Run:
@@ -124,25 +127,25 @@ class Run:
         base = copy_context()
         if live is not None:
             live.rest = rest
-        if watch is not None:
+        elif watch is not None:
             watch(rest)
+        awaits = False
         try:
-            while len(values) < rest.end:
+            while len(values) < rest.end and not awaits:
                 base.copy().run(call)
+                awaits = type(values[-1]) is CoroutineType
                 if time.monotonic() > until:
                     break
         finally:
-            if watch is not None:
-                watch(None)
+            if not awaits:
+                _unwatch(live)
         seconds = time.monotonic() - started
-        if CoroutineType in set(map(type, values)):
-            return self._awaited(values, errors, seconds)
-        return self._outcomes(values, errors, seconds)
+        return self._awaited(values, errors, seconds, live) if awaits else self._outcomes(values, errors, seconds)
 
     def _calls(
         self, items: Iterator[Any], values: list[Any], errors: dict[int, BaseException], packed: bool
     ) -> Callable[[], None]:
-        """Return what calls the function with the next few items, or up to the first that changes its context."""
+        """Return what calls the function with the next few items, or up to the first that changes its context or awaits."""
         fn, append, looked_at = self.fn, values.append, copy_context
         if packed:
             fn = _Unpacking(fn)
@@ -153,11 +156,14 @@ class Run:
             unchanged = looked_at()
             for item in islice(items, _UNLOOKED):
                 try:
-                    append(fn(item))
+                    value = fn(item)
                 except BaseException as error:  # whatever it is, it is this item's outcome
                     without_frames_of(globals(), error)
                     errors[len(values)] = error
-                    append(None)
+                    value = None
+                append(value)
+                if type(value) is CoroutineType:
+                    return
                 try:
                     if looked_at() != unchanged:
                         return
@@ -166,18 +172,20 @@ class Run:
 
         return call
 
-    async def _awaited(self, values: list[Any], errors: dict[int, BaseException], seconds: float) -> Outcomes:
-        """Await those that are coroutines; *values* becomes shorter, so that each is the current item meanwhile."""
+    async def _awaited(
+        self, values: list[Any], errors: dict[int, BaseException], seconds: float, live: Live | None
+    ) -> Outcomes:
+        """Await the last one, which is a coroutine. What comes after it can be taken back meanwhile: it may wait for that."""
         started = time.monotonic()
-        rest = values.copy()
-        values.clear()
-        for value in rest:
-            try:
-                values.append(await value if type(value) is CoroutineType else value)
-            except BaseException as error:  # as in a call
-                without_frames_of(globals(), error)
-                errors[len(values)] = error
-                values.append(None)
+        coroutine = values.pop()  # the current item, while it runs
+        try:
+            values.append(await coroutine)
+        except BaseException as error:  # as in a call
+            without_frames_of(globals(), error)
+            errors[len(values)] = error
+            values.append(None)
+        finally:
+            _unwatch(live)
         return self._outcomes(values, errors, seconds + time.monotonic() - started)
 
     def _outcomes(self, values: list[Any], errors: dict[int, Any], seconds: float) -> Outcomes:
@@ -201,6 +209,11 @@ class Run:
     def __name__(self) -> str:
         """What `function_name` finds."""
         return self.name
+
+
+def _unwatch(live: Live | None) -> None:
+    if live is None and watch is not None:
+        watch(None)
 
 
 def _are_plain(values: Iterable[Any]) -> bool:
@@ -240,13 +253,18 @@ class _Unpacking:
 class _Items(Entered):
     """In the place of the run's own `CurrentTask` while its items are called: the number of outcomes tells which one is."""
 
-    __slots__ = ("_made", "_run", "_values")
+    __slots__ = ("_made", "_outer", "_run", "_values")
 
     def __init__(self, values: list[Any]) -> None:
         super().__init__()
+        self._outer = entered.get()
         self._run = current_task()
         self._values = values
         self._made: CurrentTask | None = None
+
+    @property
+    def future(self) -> Future[Any] | None:
+        return self._outer.future if isinstance(self._outer, Entered) else None
 
     def current(self) -> CurrentTask:
         run, index = self._run, len(self._values)

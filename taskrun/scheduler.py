@@ -283,7 +283,9 @@ class Scheduler(Waits):
                 # From here on nothing else comes of it: neither an outcome that is on its way, nor another attempt.
                 self._killed[task] = error
                 failed = task.settled
-            if not failed and not self._backend.stop(task, error, "killed"):
+            if failed:
+                self._decide_now(task)
+            elif not self._backend.stop(task, error, "killed"):
                 self.fail(task, error, "killed")
             return True
 

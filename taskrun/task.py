@@ -279,6 +279,12 @@ class Entered(list[Any]):
 
     __slots__ = ()
 
+    @property
+    def future(self) -> Future[Any] | None:
+        """The future of the task; None where nobody in this process has it."""
+        future: Future[Any] = self[0].future
+        return future
+
     def current(self) -> CurrentTask:
         """Return what the task's code can ask about itself: the same object each time."""
         if len(self) == 3:

@@ -40,7 +40,7 @@ class Waits(Completing):
         """
         self._refuse_endless_waiting()
         inside = entered.get()
-        own: Future[Any] | None = inside[0].future if isinstance(inside, Entered) else None
+        own: Future[Any] | None = inside.future if isinstance(inside, Entered) else None
         scheduler = None if own is None else own._scheduler
         if own is None or scheduler is None or not scheduler._backend.owns_current_thread():
             return self._backend.waiting()
@@ -60,7 +60,7 @@ class Waits(Completing):
     def _refuse_endless_waiting(self) -> None:
         if self._closed == "forked":
             self._refuse()
-        if self.callbacks.inside() and not self._inline:
+        if self.in_callback() and not self._inline:
             raise RuntimeError(
                 "result() of an unfinished future in a done callback of the same executor: the callbacks of that future would "
                 "wait for this one to return; submit a task that waits, or use the future's own add_done_callback"

@@ -20,7 +20,7 @@ from taskrun.backends.kept import MOST_DEATHS, KeptBackend
 from taskrun.backends.start_methods import chosen_method, warn_of_threads
 from taskrun.errors import SerializationError
 from taskrun.runs import OVERDUE, Run
-from taskrun.threads import OwnThread, call_soon
+from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
     from taskrun.engine.pool_worker import Answer
@@ -192,7 +192,7 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
             return []
         begun = worker.items_begun()
         if begun is not None and task.owner is not None:
-            call_soon(partial(task.owner.rest_given_back, task.future, begun))  # not here: it pickles
+            self._scheduler.run_aside(partial(task.owner.rest_given_back, task.future, begun))  # not here: it pickles
         return [now + OVERDUE]
 
     def _recycle(self, worker: PooledWorker, now: float) -> list[float]:

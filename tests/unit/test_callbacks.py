@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def runner() -> Iterator[CallbackRunner]:
-    runner = CallbackRunner("test")
+    runner = CallbackRunner("test-callbacks")
     yield runner
     runner.close()
     runner.join()
@@ -75,7 +75,7 @@ def test_an_error_does_not_stop_the_others(
 
 
 def test_close_runs_what_was_added_and_join_waits_for_it() -> None:
-    runner = CallbackRunner("test")
+    runner = CallbackRunner("test-callbacks")
     hold = threading.Event()
     seen: list[int] = []
     runner.add(lambda: hold.wait(PATIENCE))
@@ -89,7 +89,7 @@ def test_close_runs_what_was_added_and_join_waits_for_it() -> None:
 
 
 def test_what_is_added_after_the_end_runs_where_it_is_added() -> None:
-    runner = CallbackRunner("test")
+    runner = CallbackRunner("test-callbacks")
     runner.close()
     where: list[threading.Thread] = []
     runner.add(lambda: where.append(threading.current_thread()))

@@ -192,7 +192,7 @@ def test_a_map_that_nobody_iterates_keeps_no_run(executor: taskrun.Executor) -> 
     del results
     executor.shutdown()
     # The janitor lets go of them.
-    assert eventually(lambda: not any(map(len, (feed._items_of, feed._followed, feed._open, feed._queue))))
+    assert eventually(lambda: not any(map(len, (feed._run_of, feed._open, feed._queue))))
 
 
 def test_chunksize_bounds_a_run(executor: taskrun.Executor, monkeypatch: pytest.MonkeyPatch) -> None:
