@@ -13,6 +13,7 @@ import types
 from typing import TYPE_CHECKING, Any, Literal
 
 from taskrun.errors import BackendUnavailableError, SerializationError
+from taskrun.exception_text import text_of
 from taskrun.serialization import dump_downward, dump_upward
 from taskrun.shipping import collecting
 
@@ -205,7 +206,7 @@ def unpickling_error(
 
 
 def _missing_name(error: BaseException, side: Side) -> str:
-    text = str(error)
+    text = text_of(error)
     if not (isinstance(error, ImportError) or (isinstance(error, AttributeError) and "attribute" in text)):
         return ""
     if side == "parent":
@@ -226,7 +227,7 @@ _ALONE = (
 
 def _why_missing(error: BaseException) -> str:
     # There is no class or attribute of CPython's to tell it by.
-    return _ALONE if "does not support loading in subinterpreters" in str(error) else _FRESH
+    return _ALONE if "does not support loading in subinterpreters" in text_of(error) else _FRESH
 
 
 def explain_missing_name(error: BaseException) -> None:

@@ -22,6 +22,7 @@ import itertools
 import os
 import pickle
 import sys
+import threading
 import types
 import typing
 import uuid
@@ -274,12 +275,17 @@ def _class_version(cls: type) -> int:
     return known[1]
 
 
+_naming = threading.RLock()  # re-entrant: a destructor that the collector calls inside may pickle
 _namespace_keys: dict[int, tuple[str, weakref.ref[types.FunctionType]]] = {}
 
 
 def _namespace_key(fn: types.FunctionType) -> str:
     """Return the key that stands for the globals of *fn* in the workers of this process."""
-    namespace = fn.__globals__
+    with _naming:  # two threads at once would make two keys, and what one task sets in its globals another would not find
+        return _key_of(fn, fn.__globals__)
+
+
+def _key_of(fn: types.FunctionType, namespace: dict[str, Any]) -> str:
     key, owner = _namespace_keys.get(id(namespace), (None, None))
     # A dictionary takes no weak reference; a function that uses it shows that the number still means the same one.
     witness = owner() if owner is not None else None
@@ -298,10 +304,20 @@ _process: tuple[int, str] | None = None
 
 
 def _process_key() -> str:
+    """Under `_naming`."""
     global _process
     if _process is None or _process[0] != os.getpid():
         _process = (os.getpid(), uuid.uuid4().hex)
     return _process[1]
+
+
+def _reset_after_fork() -> None:
+    global _naming
+    _naming = threading.RLock()  # another thread of the parent may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def _is_module_namespace(namespace: dict[str, Any]) -> bool:

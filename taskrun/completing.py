@@ -314,3 +314,4 @@ class Completing(Closing):
         error = TaskTimeoutError(limit=limit, elapsed=now - begun, task=task.name, attempt=task.number)
         if not self._backend.stop(task, error, "timeout"):
             self.fail(task, error, "timeout")
+            task.cancel_requested = True  # it goes on, and may ask; not before, lest it returns in time

@@ -205,6 +205,11 @@ class RemoteTraceback(Exception):  # noqa: N818 (named after what it shows, as t
         """The traceback, unquoted."""
         return str(self.args[0]) if self.args else ""
 
+    @property
+    def tb(self) -> str:
+        """The traceback as the standard library's class of this name has it."""
+        return str(self)
+
     def __str__(self) -> str:
         # Quoted as in concurrent.futures.process, so that it reads as a foreign text in the middle of a traceback.
         return f'\n"""\n{self.text}"""'

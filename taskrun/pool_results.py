@@ -158,7 +158,9 @@ def _settle(
     try:
         if called is not None:
             called(value if error is None else error)
-    except Exception:  # the user's: told, and nothing else is hurt
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # the user's, SystemExit too: told, and nothing else is hurt
         _log.exception("exception calling callback %r of a Pool", called)
     finally:
         if error is None:

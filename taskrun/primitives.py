@@ -45,6 +45,7 @@ _WITH_IDENTITY = {
 }
 """The classes, by name, since most programs never load them."""
 
+_PROXY = {("multiprocessing.managers", "BaseProxy")}
 _QUEUE = {("multiprocessing.queues", "Queue")}
 _SIMPLE_QUEUE = {("multiprocessing.queues", "SimpleQueue")}
 _LOCKS = {("multiprocessing.synchronize", "Lock"), ("multiprocessing.synchronize", "RLock")}
@@ -234,17 +235,23 @@ def reduce_primitive(obj: Any, dumps: Callable[[Any], bytes]) -> Any:
 
 
 def returned(obj: Any) -> Any:
-    """Return the reduction of a primitive on its way back to the parent, if it came from there. Raises RuntimeError."""
+    """Return the reduction of a primitive on its way back to the parent, if it came from there. Raises RuntimeError.
+
+    A manager's proxy may come from anywhere: it says by itself where its manager is.
+    """
     known = _known.get(id(obj))
-    if known is None or not known.came or known.ref() is not obj:
-        raise _refused(obj)
-    return _original, (known.key,)
+    if known is not None and known.came and known.ref() is obj:
+        return _original, (known.key,)
+    if _is_one_of(_PROXY, obj):
+        return obj.__reduce_ex__(5)
+    raise _refused(obj)
 
 
 def _refused(obj: Any) -> RuntimeError:
     return RuntimeError(
         f"{type(obj).__qualname__} objects should only be shared between processes through inheritance, or as arguments of the "
-        "tasks of an executor: a task cannot return one that it has made, nor can it be written to a file"
+        "tasks of an executor: a task can return what it was given (connections excepted, and on fork all), not what it has "
+        "made, nor can it be written to a file"
     )
 
 

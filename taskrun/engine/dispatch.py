@@ -254,6 +254,10 @@ class Dispatcher:
         if sys.path != handle.path:  # a module may be imported from where the worker would not look yet
             handle.path = list(sys.path)
             self._fleet.send_state(handle, {"path": list(map(str, handle.path))})
+        if handle.authkey is None:
+            handle.authkey = surroundings.authkey()
+            if handle.authkey is not None:
+                self._fleet.send_state(handle, {"authkey": handle.authkey})
         unshared = handle.shipped.gone()
         if unshared:
             handle.shipped.let_go(unshared)

@@ -2,7 +2,8 @@
 
 A child has no thread but the one that forked. The lock of a module that another one was importing would stay locked there for
 ever, and whatever the child then imports of it wait in vain (as in iloveitaly/celery-healthcheck#45). The module itself stays
-half loaded: what a child surely needs is loaded before, by whoever forks.
+half loaded: what a child surely needs is loaded before, by whoever forks. So would the file of a log that another thread was
+writing to: no handler of `logging` is in use at that moment.
 
 `concurrent.futures.thread` has hooks that acquire a lock before a fork and release it after. If another thread loaded it in the
 middle of a fork, only the second of them would run, and release what somebody holds: it is loaded before there are forks.
@@ -16,6 +17,7 @@ import os
 import re
 import sys
 import threading
+import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["careful_fork", "fork"]
+
+
+_PATIENCE = 1.0  # seconds to wait for the handlers of `logging`; one may be stuck, at a full pipe, say
 
 
 class _Here(threading.local):
@@ -50,7 +55,7 @@ def careful_fork(module: str) -> Iterator[None]:
             stream.flush()
     _here.careful = True
     try:
-        with _warning_ignored(module):
+        with _logging_held(), _warning_ignored(module):
             yield
     finally:
         _here.careful = False
@@ -68,6 +73,26 @@ def _in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_in_child)
+
+
+@contextlib.contextmanager
+def _logging_held() -> Iterator[None]:
+    """Have no other thread in a handler of `logging`, which renews its own locks in the child, and not those of its files."""
+    logging = sys.modules.get("logging")
+    held: list[Any] = []
+    until = time.monotonic() + _PATIENCE
+    handlers = [reference() for reference in list(getattr(logging, "_handlerList", ()))]
+    try:
+        # First its own lock, which it acquires for a fork as well: who holds that may wait for a handler's, to close it.
+        for owner, name in ((logging, "_lock"), *((handler, "lock") for handler in handlers)):
+            lock = getattr(owner, name, None)
+            if lock is not None and lock.acquire(timeout=max(0.0, until - time.monotonic())):
+                held.append(lock)
+        yield
+    finally:
+        for lock in held:
+            with contextlib.suppress(RuntimeError):  # in the child they are new
+                lock.release()
 
 
 @contextlib.contextmanager

@@ -77,6 +77,8 @@ class Handle:
         """What tasks refer to and the worker has."""
         self.root: int | None = None
         """The seed that the tasks it was sent derive theirs from."""
+        self.authkey: bytes | None = None
+        """multiprocessing's key, once it was told of it: there is none before somebody loads that."""
         self.path: list[str] | None = None
         """The `sys.path` it was last told of."""
         self.pace = 0.0

@@ -11,6 +11,7 @@ import pickle
 import signal
 import socket
 import sys
+import threading
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -78,6 +79,8 @@ class PooledWorker(KeptProcess):
         """Its answer has come, and is being unpickled in the pool's thread; which sets it."""
         self.done = 0
         """How many tasks it was given."""
+        self._making = 0
+        """In which thread its process is started."""
         self.born = self.moved = time.monotonic()
         self.dead_since = 0.0
         try:
@@ -107,10 +110,12 @@ class PooledWorker(KeptProcess):
         streams = [Attached(fd) if posix.is_open(fd) else None for fd in (1, 2)]
         hands = self._their_hands.detach()  # a forked process would close it, with all that is ours
         initargs = (parent, Attached(self._theirs), Attached(self._notes), Attached(hands), streams)
+        self._making = threading.get_ident()
         try:
             with careful_fork("multiprocessing.popen_fork"):
                 pool = SmallPool(context, pool_worker.attach, initargs, lost)
         finally:
+            self._making = 0
             os.close(hands)
         self.pool = pool
         pid = pool.process.pid
@@ -224,8 +229,10 @@ class PooledWorker(KeptProcess):
 
     @staticmethod
     def cut_all() -> None:
-        """In a forked copy of the parent: the workers must not live as long as this one."""
+        """In a forked copy of the parent: the workers must not live as long as this one, which may be one of them."""
         for worker in list(_lifelines):
+            if worker._making == threading.get_ident():
+                worker._theirs = -1  # its own, to be open as long as it lives
             worker._cut()
 
 

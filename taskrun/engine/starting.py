@@ -107,7 +107,7 @@ class Starting:
             for one in handle.shipped.lacking(found):
                 self.send_shipment(handle, one)
             self.send_state(handle, {"setup": setup})
-            handle.path = list(sys.path)
+            handle.path, handle.authkey = list(sys.path), setup["authkey"]
             for event in self._launcher.launch(handle):
                 self.take_event(event)
             crash.get_ready()  # while the worker starts

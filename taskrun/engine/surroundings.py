@@ -46,7 +46,6 @@ def describe(settings: WorkerSettings, number: int, cpu_count: int, context_vars
     """
     threads = _inner_threads(settings, cpu_count)
     affinity = settings.cpu_affinity
-    this_process = loaded("multiprocessing.process", "_current_process")  # `current_process` is there before that
     initializer, finalizer = settings.initializer, settings.finalizer
     return {
         "path": list(map(str, sys.path)),
@@ -58,7 +57,7 @@ def describe(settings: WorkerSettings, number: int, cpu_count: int, context_vars
         "seeded": settings.seed is not None,
         "weighed": settings.max_memory_per_child is not None,
         "argv": [str(arg) for arg in getattr(sys, "argv", [])],
-        "authkey": None if this_process is None else bytes(this_process.authkey),
+        "authkey": authkey(),
         "initializer": None if initializer is None else dump_function(initializer, task="initializer"),
         "initargs": dump_arguments(settings.initargs, {}, task="initializer"),
         "finalizer": None if finalizer is None else dump_function(finalizer, task="finalizer"),
@@ -147,10 +146,20 @@ def apply(setup: dict[str, Any]) -> None:
     _take_environ(setup["environ"])
     _adjust(setup["affinity"], setup["threads"])
     if setup["authkey"] is not None:
-        import multiprocessing
+        take_authkey(setup["authkey"])
 
-        # Without the parent's key its managers and listeners would refuse this process.
-        multiprocessing.current_process().authkey = setup["authkey"]
+
+def authkey() -> bytes | None:
+    """Return what this process and its children know each other by; None before multiprocessing is loaded, which makes it."""
+    process = loaded("multiprocessing.process", "_current_process")  # `current_process` is there before that
+    return None if process is None else bytes(process.authkey)
+
+
+def take_authkey(key: bytes) -> None:
+    """Take the parent's key: else its managers and listeners would refuse this process."""
+    import multiprocessing
+
+    multiprocessing.current_process().authkey = key
 
 
 def apply_in_interpreter(setup: dict[str, Any]) -> None:

@@ -183,6 +183,8 @@ class Worker:
                 if "path" in state:
                     sys.path[:] = state["path"]
                     importlib.invalidate_caches()
+                if "authkey" in state:
+                    surroundings.take_authkey(state["authkey"])
         return None
 
     def _receive(self) -> None:

@@ -61,6 +61,17 @@ class ControlBehaviours(Behaviours):
             assert future.cancel() is False
             assert future.result(self.patience) == "asked"
 
+    def test_a_task_that_goes_on_though_its_time_is_up_learns_of_it(self, tmp_path: Path) -> None:
+        """Where nobody can stop it."""
+        path = tmp_path / "said"
+        with self.executor(max_workers=1) as ex:
+            if ex.capabilities.kill not in ("slot only", "coroutines"):
+                return
+            future = ex.options(timeout=0.1).submit(tasks.note_when_asked_to_cancel, path, self.patience)
+            assert isinstance(future.exception(self.patience), taskrun.TaskTimeoutError)
+            self.until(path.exists)
+            self.until(lambda: path.read_text() == "asked")
+
     def test_kill_stops_a_task_that_runs(self, tmp_path: Path) -> None:
         with self.executor(max_workers=1) as ex, self.held(ex, tmp_path) as held:
             if ex.capabilities.kill == "no" or not ex.capabilities.concurrent:

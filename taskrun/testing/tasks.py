@@ -173,6 +173,10 @@ def until_asked_to_cancel(limit: float) -> str:
     return "not asked"
 
 
+def note_when_asked_to_cancel(path: Path, limit: float) -> None:
+    path.write_text(until_asked_to_cancel(limit))
+
+
 def spin(limit: float) -> None:
     deadline = time.monotonic() + limit
     while time.monotonic() < deadline:

@@ -184,6 +184,15 @@ class ClaimsToRecycle(Broken):
     capabilities = ThreadBackend.capabilities._replace(recycle_by_state=True)
 
 
+class TimesOutInSilence(Broken):
+    """What its time is up for is told nothing."""
+
+    def stop(self, task: Task, error: BaseException, cause: Literal["timeout", "killed"]) -> bool:
+        super().stop(task, error, cause)
+        self._scheduler.fail(task, error, cause)
+        return True
+
+
 class LeavesAfterEach(Broken):
     """Its workers are too old once they have done one task."""
 
@@ -536,6 +545,7 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_a_queued_task_can_be_cancelled_and_a_running_one_cannot": (PullsAhead,),
     "test_thousands_cancelled_at_once_leave_nothing_queued": (CountsTheDead,),
     "test_a_running_task_learns_that_it_was_asked_to_cancel": (NoCurrentTask,),
+    "test_a_task_that_goes_on_though_its_time_is_up_learns_of_it": (NoCurrentTask, TimesOutInSilence),
     "test_kill_stops_a_task_that_runs": (NeverStops,),
     "test_kill_and_timeout_of_a_coroutine": (ClaimsToStopCoroutines,),
     "test_kill_of_a_queued_task_is_cancel": (PullsAhead,),

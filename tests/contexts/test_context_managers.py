@@ -150,3 +150,30 @@ def test_types_of_ones_own_are_served_to_who_has_the_address_and_the_key() -> No
                 ex.submit(jobs.put_by_address, offers.address, b"secret", "from a task").result(PATIENCE)
                 assert ex.submit(counter.add).result(PATIENCE) == 10
             assert there.the_queue().get(timeout=PATIENCE) == "from a task"
+
+
+# -- proxies that come back ----------------------------------------------------------------------------------------------------
+
+
+def inner(outer: Any) -> Any:
+    return outer["list"]
+
+
+@pytest.mark.parametrize("kind", ["process", "pool", "fork", "thread"])
+def test_a_task_can_return_a_proxy_wherever_it_got_it(kind: str) -> None:
+    with taskrun.Executor(kind, max_workers=1) as ex, ex.context.Manager() as made:
+        outer = made.dict()
+        outer["list"] = made.list([4])
+        found = ex.submit(inner, outer).result(PATIENCE)
+        found.append(5)
+        assert list(outer["list"]) == [4, 5]
+        assert list(ex.submit(_copied, outer).result(PATIENCE)["list"]) == [4, 5]
+        assert ex.submit(_itself, outer).result(PATIENCE)["list"][0] == 4
+
+
+def _copied(outer: Any) -> Any:
+    return outer.copy()
+
+
+def _itself(outer: Any) -> Any:
+    return outer

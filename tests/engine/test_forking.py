@@ -7,11 +7,13 @@ import importlib
 import os
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import taskrun
+from taskrun.engine.crash import SILENT_FOR
 from taskrun.engine.doorbell import Doorbell
 
 if TYPE_CHECKING:
@@ -160,3 +162,64 @@ def test_a_bell_that_is_closed_rings_nothing() -> None:
     finally:
         for fd in {read, write, number}:
             os.close(fd)
+
+
+LOGGING = """
+import logging, sys, threading, warnings, taskrun
+warnings.simplefilter("ignore", taskrun.UnsafeForkWarning)
+log = logging.getLogger("busy")
+log.addHandler(logging.FileHandler(sys.argv[4]))
+log.setLevel("INFO")
+over = threading.Event()
+def write():
+    while not over.is_set(): log.info("x" * 200)
+def also(i):
+    log.info("from a task")
+    return i
+for _ in range(2): threading.Thread(target=write, daemon=True).start()
+with taskrun.Executor(sys.argv[1], max_workers=2, **eval(sys.argv[2])) as ex:
+    print(all(list(ex.map(also, range(8), chunksize=1)) == list(range(8)) for _ in range(int(sys.argv[3]))))
+    for _ in range(3):
+        print(ex.options(retry=taskrun.Retry(max_attempts=2, on_crash=True)).submit(also, 1).result())
+over.set()
+"""
+
+
+@pytest.mark.parametrize(("backend", "options", "rounds"), [(*FORKING[0], 5), (*FORKING[1], 1), (*FORKING[2], 1)])
+def test_a_log_that_other_threads_write_to_is_free_in_the_child(
+    script: Script, backend: str, options: dict[str, Any], rounds: int, tmp_path: Path
+) -> None:
+    out = script.run(LOGGING, backend, repr(options), str(rounds), str(tmp_path / "log"))
+    assert out.split() == ["True", "1", "1", "1"]
+
+
+def test_what_holds_a_log_for_ever_holds_up_no_fork(script: Script) -> None:
+    code = """
+import logging, os, threading, warnings, taskrun
+warnings.simplefilter("ignore", taskrun.UnsafeForkWarning)
+stuck = logging.StreamHandler()
+logging.getLogger().addHandler(stuck)
+held = threading.Event()
+def hold():
+    stuck.acquire()
+    held.set()
+    threading.Event().wait(600)
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+with taskrun.Executor("fork") as ex:
+    print(ex.submit(abs, -3).result(), flush=True)
+os._exit(0)  # the interpreter's own end would wait for it
+"""
+    assert script.run(code).split() == ["3"]
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn", "fork"])
+@pytest.mark.filterwarnings("ignore::taskrun.UnsafeForkWarning")
+def test_a_worker_of_a_pool_lives_as_long_as_it_is_wanted(start_method: str) -> None:
+    """The child that is forked keeps its end of the lines that tell whether it is alive."""
+    with taskrun.Executor("pool", max_workers=1, start_method=start_method) as ex:
+        first = ex.submit(os.getpid).result(PATIENCE)
+        assert ex.submit(time.sleep, 2 * SILENT_FOR).result(PATIENCE) is None
+        assert ex.submit(os.getpid).result(PATIENCE) == first
+        time.sleep(2 * SILENT_FOR)  # idle
+        assert ex.submit(os.getpid).result(PATIENCE) == first

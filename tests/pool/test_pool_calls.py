@@ -309,3 +309,18 @@ def test_a_killed_worker_fails_its_own_task_only(make: Any, backend: str) -> Non
     assert seen == [0, 1, 2, "crashed", 4, 5, 6, 7]
     pool.close()
     pool.join()
+
+
+@pytest.mark.parametrize("error", [SystemExit, GeneratorExit, ValueError])
+def test_a_callback_that_raises_anything_is_told_of_and_hurts_nothing(
+    make: Any, backend: str, error: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_: object) -> None:
+        raise error
+
+    pool = make(backend)
+    assert pool.apply_async(jobs.square, (3,), callback=refuse).get(PATIENCE) == 9
+    with pytest.raises(ZeroDivisionError):
+        pool.apply_async(divmod, (1, 0), error_callback=refuse).get(PATIENCE)
+    assert pool.apply(jobs.square, (4,)) == 16
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [error, error]

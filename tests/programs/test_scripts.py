@@ -251,3 +251,19 @@ def test_taskrun_itself_can_be_imported_from_a_zip_file(program: Program) -> Non
             lib.write(file, Path("taskrun") / file.relative_to(package))
     code = "import sys; sys.path.insert(0, 'lib.zip')\n" + NO_GUARD + "print('lib.zip' in taskrun.__file__)\n"
     assert program.prints(code, env={"TASKRUN_BACKEND": "process", "PYTHONPATH": ""}) == "[2, 4, 6]\nTrue\n"
+
+
+def test_workers_know_the_key_of_a_multiprocessing_that_was_loaded_after_them(program: Program) -> None:
+    code = """
+import sys, taskrun
+def push(outer):
+    outer["list"].append(5)  # a proxy within a proxy has no key of its own
+    return len(outer["list"])
+with taskrun.Executor("process", max_workers=1) as ex:
+    assert ex.submit(abs, -3).result() == 3
+    with ex.context.Manager() as manager:
+        outer = manager.dict()
+        outer["list"] = manager.list()
+        print(ex.submit(push, outer).result())
+"""
+    assert program.run(code) == (0, "1\n", "")

@@ -163,5 +163,6 @@ def test_worker_crashed_error_unpickles_where_it_was_never_asked_for():
 
 def test_a_remote_traceback_is_quoted_as_in_the_standard_library():
     remote = errors.RemoteTraceback("Traceback ...\nboom\n")
+    assert remote.tb == str(remote)  # as in multiprocessing.pool
     assert str(remote) == '\n"""\nTraceback ...\nboom\n"""'
     assert remote.text == "Traceback ...\nboom\n"

@@ -15,9 +15,12 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import types
 import typing
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -698,3 +701,52 @@ def test_a_value_whose_attributes_cannot_even_be_looked_at_gives_an_error_all_th
 def test_public_names_are_there():
     assert all(hasattr(serialization, name) for name in serialization.__all__)
     assert operator is not None
+
+
+# -- said by several at once, or by nobody -------------------------------------------------------------------------------------
+
+
+def test_threads_that_pickle_by_value_for_the_first_time_agree_on_the_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else an initializer sets its globals in another one than the tasks read."""
+    from taskrun import by_value
+
+    class Slow:
+        """As `uuid4`, and gives the others their turn."""
+
+        def __init__(self) -> None:
+            time.sleep(0.05)
+            self.hex = str(id(self))
+
+    monkeypatch.setattr(by_value, "_process", None)
+    monkeypatch.setattr(by_value.uuid, "uuid4", Slow)
+    own: dict[str, Any] = {"__name__": "nowhere"}
+    exec("def foreign(): pass", own)
+    for fn in (Slow.__init__, own["foreign"]):
+        with ThreadPoolExecutor(4) as threads:
+            assert len(set(threads.map(by_value._namespace_key, [fn] * 4))) == 1
+
+
+class Mute(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no str")
+
+    __repr__ = __str__
+
+
+def _mute() -> None:
+    raise Mute
+
+
+class LoadsMute:
+    def __reduce__(self) -> Any:
+        return _mute, ()
+
+
+@pytest.mark.parametrize("backend", ["process", "pool"])
+def test_what_does_not_unpickle_is_told_though_its_error_says_nothing(backend: str) -> None:
+    with taskrun.Executor(backend, max_workers=1) as ex:
+        for future in (ex.submit(id, LoadsMute()), ex.submit(LoadsMute)):
+            error = future.exception(40)
+            assert isinstance(error, taskrun.SerializationError)
+            assert error.direction == "unpickling"
+            assert "Mute" in str(error)
