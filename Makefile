@@ -25,7 +25,7 @@ PLUGINS := dask ray
 PLUGINS_VENV ?= .venv-plugins-$(VERSION)
 IN_PLUGINS_VENV := $(abspath $(PLUGINS_VENV))/bin/python
 
-.PHONY: help demo demo-all choosing test strikes test-methods test-clients test-plugins test-all test-newest soak latency bench bench-quick docs lint typecheck format clean python
+.PHONY: help demo demo-all choosing test strikes test-methods test-clients test-plugins test-plugins-brief test-executors test-all test-newest soak latency bench bench-quick docs lint typecheck format clean python
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,16 +55,25 @@ test-methods: $(VENV)/installed ## the conformance suite, and CPython's tests of
 test-clients: $(VENV)/installed-clients ## tests/clients with the large libraries too (NumPy, pandas, SciPy, Dask, scikit-learn)
 	$(IN_VENV) -W error -X dev -m pytest $(PARALLEL) tests/clients $(ARGS)
 
-test-plugins: $(PLUGINS_VENV)/installed ## plugins/ against real Dask and Ray clusters on this machine, and MPI, loky; PLUGINS=dask
+test-plugins: $(PLUGINS_VENV)/installed-mpi ## plugins/ against real Dask and Ray clusters on this machine, and MPI, loky; PLUGINS=dask
 	@command -v mpiexec >/dev/null || echo "make: there is no MPI here, its test is skipped"
-	@command -v openssl >/dev/null || { echo "make: openssl is needed for the tests of TLS: apt-get install openssl"; exit 1; }
-	@failed=(); for plugin in $(PLUGINS); do \
-	  echo "== taskrun-$$plugin"; \
-	  (cd plugins/taskrun-$$plugin && $(IN_PLUGINS_VENV) -W error -m pytest $(ARGS)) || failed+=(taskrun-$$plugin); \
+	@failed=(); for each in $(PLUGINS:%=test-plugin-%) test-executors; do \
+	  $(MAKE) --no-print-directory $$each || failed+=($$each); \
 	done; \
-	echo "== other executors"; \
-	$(IN_PLUGINS_VENV) -W error -m pytest tests/clients/test_other_executors.py $(ARGS) || failed+=(executors); \
 	echo "== failed: $${failed[*]:-none}"; [ $${#failed[@]} -eq 0 ]
+
+test-plugins-brief: export CONFORMANCE_STEP = 10
+test-plugins-brief: $(PLUGINS_VENV)/installed ## as test-plugins, without MPI, the plugins side by side; on clusters of their own each tenth behaviour
+	@$(MAKE) --no-print-directory -j3 --output-sync=target --keep-going $(PLUGINS:%=test-plugin-%) test-executors
+
+test-plugin-%: $(PLUGINS_VENV)/installed
+	@command -v openssl >/dev/null || { echo "make: openssl is needed for the tests of TLS: apt-get install openssl"; exit 1; }
+	@echo "== taskrun-$*"
+	@cd plugins/taskrun-$* && $(IN_PLUGINS_VENV) -W error -m pytest $(ARGS)
+
+test-executors: $(PLUGINS_VENV)/installed
+	@echo "== other executors"
+	@$(IN_PLUGINS_VENV) -W error -m pytest tests/clients/test_other_executors.py $(ARGS)
 
 test-all: ## the tests on each of Python 3.11 to 3.14 found here
 	@found=(); failed=(); \
@@ -145,10 +154,15 @@ $(PLUGINS_VENV)/installed: pyproject.toml $(wildcard plugins/*/pyproject.toml) |
 	  $(foreach plugin,dask ray,-e 'plugins/taskrun-$(plugin)[test]') \
 	  || { echo "make: what the plugins need could not be installed for Python $(VERSION); Ray has wheels for few versions:"; \
 	       echo "make: choose another by PYTHON=python3.11 (see https://pypi.org/project/ray/#files)"; exit 1; }
-	@{ command -v mpicc && command -v openssl; } >/dev/null || { echo "installing MPI and openssl by apt"; \
-	  apt-get -qq install -y openmpi-bin libopenmpi-dev openssl >/dev/null \
-	  || { apt-get -qq update && apt-get -qq install -y openmpi-bin libopenmpi-dev openssl >/dev/null; } \
-	  || echo "make: that was refused; as root: apt-get install openmpi-bin libopenmpi-dev openssl"; }
+	@command -v openssl >/dev/null || { echo "installing openssl by apt"; \
+	  apt-get -qq install -y openssl >/dev/null || { apt-get -qq update && apt-get -qq install -y openssl >/dev/null; } \
+	  || echo "make: that was refused; as root: apt-get install openssl"; }
+	@touch $@
+
+$(PLUGINS_VENV)/installed-mpi: $(PLUGINS_VENV)/installed
+	@command -v mpicc >/dev/null || { echo "installing MPI by apt"; apt-get -qq install -y openmpi-bin libopenmpi-dev >/dev/null \
+	  || { apt-get -qq update && apt-get -qq install -y openmpi-bin libopenmpi-dev >/dev/null; } \
+	  || echo "make: that was refused; as root: apt-get install openmpi-bin libopenmpi-dev"; }
 	@command -v mpicc >/dev/null && $(IN_PLUGINS_VENV) -m pip -q --disable-pip-version-check install mpi4py \
 	  || echo "make: mpi4py is not installed"
 	@touch $@

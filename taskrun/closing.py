@@ -1,200 +1,51 @@
 """How the work of an executor ends: shutdown, Ctrl-C, a failed initializer, interpreter exit, a fork.
 
-The counters and the queue are here too, since "nothing is left" is what every ending waits for. The lock plan is the
-scheduler's; see there.
+The lock plan is the scheduler's; see there.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from typing import TYPE_CHECKING
 
 from taskrun import lifetime
 from taskrun.bell import Bell, wait_at
-from taskrun.callbacks import CallbackRunner
+from taskrun.counting import Counting
 from taskrun.errors import InitializerError
-from taskrun.future import CANCELLED, FINISHED, Future
+from taskrun.future import CANCELLED, FINISHED
 from taskrun.room import Room
-from taskrun.task_queue import CallerQueue, TaskQueue
-from taskrun.timer import Timer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from taskrun.backends.base import Backend
     from taskrun.options import WorkerSettings
-    from taskrun.task import Feeder, Task
+    from taskrun.task import Task
 
-__all__ = ["MAX_RESPAWNS", "NOBODY", "Closing"]
+__all__ = ["MAX_RESPAWNS", "Closing"]
 
 MAX_RESPAWNS = 3
 """How often workers whose initializer failed are tried again, in a row, before the executor is declared broken."""
 _FIRST_PAUSE = 0.05  # seconds before the first of them, doubled each time
 _KILL_AFTER = 0.5  # seconds between asking and killing when Ctrl-C ends the work
-NOBODY: Future[Any] = Future()
-"""In the place of the future of a task that is over."""
 _GONE_AFTER = 5.0  # seconds to wait for killed workers: they cannot refuse, but the machine may be loaded
 
 
-class Closing:
-    """The part of the scheduler that counts what is open and brings it to an end."""
+class Closing(Counting):
+    """The part of the scheduler that brings what is open to an end."""
 
     def __init__(self, backend: Backend, settings: WorkerSettings, max_pending: int | None) -> None:
-        self.lock = threading.RLock()
-        self.settings = settings
-        self.timer = Timer(settings.name)
-        self.counts = {"succeeded": 0, "failed": 0, "cancelled": 0, "retried": 0}
-        self._backend = backend
-        self._inline = not backend.capabilities.concurrent
-        self.callbacks = CallbackRunner(f"{settings.name}-callbacks", inline=self._inline)
-        self._aside = CallbackRunner(f"{settings.name}-aside", inline=self._inline)  # see `run_aside`
-        self._queue: TaskQueue = CallerQueue() if self._inline else TaskQueue()
-        self._room = Room(max_pending, settings.max_workers)
-        # Tasks submitted and not settled, plus one for each map that has items left to submit: at 0 nothing will come.
-        self._open = 0
-        self._backoff: set[Task] = set()  # failed tasks that wait for their next attempt
-        self._killed: dict[Task, BaseException] = {}  # tasks that `kill` was promised the end of, whatever they still say
-        self._feeders: dict[Feeder, None] = {}  # maps that have items left to submit, and will whatever happens
-        self._readers: WeakSet[Feeder] = WeakSet()  # maps that may have items left, but only for who asks for results
-        self._closed: str | None = None  # why nothing can be submitted: "shutdown", "broken", "forked"
+        super().__init__(backend, settings, max_pending)
         self._discard = False  # what has not started is cancelled, what fails is not retried
-        self._ending = False  # a thread is in `_end`
-        self._ended = False  # ... or was, and got through
+        self._ended = False  # a thread was in `_end`, and got through
         self._given_up = False  # it was interrupted and did not end: nobody waits for it any more
         self._torn = False  # ... since that was interrupted in turn: it ends by itself, and at exit is waited for after all
         self.stops_at_exit = False
         """At interpreter exit what is left to do is stopped, not waited for."""
         self._end_bell = Bell()  # rings when `_ended` is set
-        self._broken: BaseException | None = None  # as told to whoever submits; every future gets one of its own
         self.dropped: object = None  # the executor's weak reference to itself, kept alive for its callback
         self._initializer_failures = 0
-        self._items = 0  # under way in runs (`map_under_way`), besides one for each run
-
-    @property
-    def concurrent(self) -> bool:
-        """False when tasks run in the caller, at `submit`."""
-        return not self._inline
-
-    def stats(self) -> dict[str, Any]:
-        """Return the counters and the names of the live workers."""
-        with self.lock:
-            counts = dict(self.counts)
-            unfinished = self._open - len(self._feeders) + self._items
-            queued = len(self._queue) + len(self._backoff)
-            blocked = len(self._room.waiting)
-        ended = counts["succeeded"] + counts["failed"] + counts["cancelled"]
-        totals = {"submitted": ended + unfinished, "queued": queued, "unfinished": unfinished, "blocked": blocked}
-        return {**totals, **counts, "workers": self._backend.workers()}
-
-    def count_items(self, more: int, **ended: int) -> None:
-        """Count *more* items under way beside the tasks that they are part of, and those that ended by what became of them."""
-        with self.lock:
-            self._items += more
-            for state, items in ended.items():
-                self.counts[state] += items
-
-    # -- who may still submit --------------------------------------------------------------------------------------------------
-
-    @property
-    def closed(self) -> bool:
-        """Whether `submit` would refuse."""
-        return self._closed is not None or lifetime.exiting()
-
-    def check_open(self) -> None:
-        """Raise what `submit` would raise now."""
-        with self.lock:
-            if self._closed is not None or lifetime.exiting():
-                self._refuse()
-
-    def _refuse(self) -> None:
-        if self._broken is not None:
-            raise self._broken_error()
-        if self._closed == "forked":
-            raise RuntimeError(
-                "this executor was made before the fork that made process "
-                f"{os.getpid()}: its workers and threads stayed in the parent; make a new taskrun.Executor here"
-            )
-        if lifetime.exiting():
-            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
-        raise RuntimeError("cannot schedule new futures after shutdown")
-
-    def hold(self, feeder: Feeder, *, late: bool = False) -> None:
-        """Note that *feeder* has items left: shutdown waits for it.
-
-        Raises as `submit` does, unless the items are *late*: part of what was submitted, and is not over yet.
-        """
-        with self.lock:
-            if not late and (self._closed is not None or lifetime.exiting()):
-                self._refuse()
-            # No call in between: Ctrl-C, which may strike after any call, finds both done or neither.
-            self._feeders[feeder] = None
-            self._open += 1
-
-    def watch(self, feeder: Feeder) -> None:
-        """Note that *feeder* submits more when it is asked: shutdown tells it and does not wait. Raises as `submit` does."""
-        with self.lock:
-            if self._closed is not None or lifetime.exiting():
-                self._refuse()
-            self._readers.add(feeder)
-
-    @property
-    def unread(self) -> int:
-        """How many feeders have more to submit that nobody will ask for."""
-        with self.lock:
-            return sum(feeder.unread for feeder in self._readers)
-
-    def release(self, feeder: Feeder) -> None:
-        """Note that *feeder* will submit nothing more."""
-        with self.lock:
-            self._readers.discard(feeder)
-            if feeder not in self._feeders:
-                return
-            del self._feeders[feeder]
-            self._open -= 1
-            ending = self._progress()
-        if ending:
-            self._end()
-
-    # -- counting --------------------------------------------------------------------------------------------------------------
-
-    def _resolve(self, task: Task, state: str, value: Any, error: BaseException | None) -> None:
-        """Settle the future of *task* for good. Under the lock; follow with `_progress`, then `_let_go` outside of it."""
-        future = task.future
-        # No call in between: Ctrl-C, which may strike after any call, finds all of this done or nothing.
-        task.settled = True  # from here on whoever finds it in the queue drops it
-        future._task = None
-        self._open -= 1
-        self.counts["cancelled" if state != FINISHED else "succeeded" if error is None else "failed"] += 1
-        try:
-            future._finish(state, value, error)
-            if future._callbacks and state == FINISHED:
-                self.callbacks.add(future._invoke_callbacks)
-        except BaseException:  # Ctrl-C: both can be done twice
-            future._finish(state, value, error)
-            self.callbacks.add(future._invoke_callbacks)
-            raise
-        if self._killed:
-            self._killed.pop(task, None)
-
-    def _progress(self) -> bool:
-        """Wake whoever waits for tasks to end. Under the lock; True: the caller must call `_end` outside of it."""
-        if self._room.limit is not None:
-            self._room.notify()
-        return not self._open and self._closed is not None and not self._ending
-
-    def _let_go(self, tasks: Iterable[Task]) -> None:
-        """Let settled tasks go of the user's objects, run callbacks and have maps go on. Not under the lock."""
-        owners: dict[Feeder, list[Future[Any]]] = {}
-        for task in tasks:
-            if task.owner is not None:
-                owners.setdefault(task.owner, []).append(task.future)
-            task.forget(NOBODY)
-        self.callbacks.run()
-        for owner, ended in owners.items():
-            owner.advance(ended)
 
     # -- ending ----------------------------------------------------------------------------------------------------------------
 
@@ -275,15 +126,6 @@ class Closing:
             self._aside.join()
             self.callbacks.join()
             self.timer.join()
-
-    def run_aside(self, fn: Callable[[], object]) -> None:
-        """Have *fn* run soon where the user's code delays neither the engine nor callbacks: retry predicates, pickling."""
-        self._aside.add(fn)
-        self._aside.run()
-
-    def in_callback(self) -> bool:
-        """Return True in a done callback of ours, or what else runs in threads of that kind."""
-        return self.callbacks.inside() or self._aside.inside()
 
     def refuse_waiting(self, what: str) -> None:
         """Raise RuntimeError where waiting for all tasks would wait for the caller itself."""
@@ -380,13 +222,6 @@ class Closing:
         self._after_turning_away(refused, ending)
         for feeder in feeders:
             feeder.executor_closed(self._broken_error())
-
-    def _broken_error(self) -> BaseException:
-        """Return a fresh error for each future: tracebacks and notes are added to the one that is raised."""
-        assert self._broken is not None  # noqa: S101 - the callers have looked
-        error = type(self._broken)(str(self._broken))
-        error.__cause__ = self._broken.__cause__
-        return error
 
     # -- fork ------------------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from taskrun.closing import NOBODY, Closing
+from taskrun.closing import Closing
+from taskrun.counting import NOBODY
 from taskrun.deadlines import Deadlines
 from taskrun.errors import TaskTimeoutError
 from taskrun.future import CANCELLED, FINISHED, PENDING
