@@ -17,8 +17,8 @@ LAYERS: dict[str, str] = {
     "values": "errors options retry units cpus cpu_meter threads lifetime importable bell shipping",
     "core": (
         "task future scheduler waits cycles completing closing counting deadlines task_queue timer callbacks room "
-        "serialization sharing primitives by_value reach reducers rebuild stand_in blame exception_text exceptions runs coroutines "
-        "progress waiting awaiting"
+        "serialization sharing primitives by_value reach reducers rebuild stand_in blame exception_text exceptions runs "
+        "coroutines progress waiting awaiting"
     ),
     "contract": "backends.base",
     "engine": "engine",
