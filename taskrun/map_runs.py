@@ -201,6 +201,7 @@ class FeedInRuns(Feed):
         with self._lock:
             run.over = True
             items = len(run.items)
+        self.scheduler.note_moving(run)
         if future._exception is not None:
             run.stop()
         done = self._count(items, future)
@@ -228,6 +229,13 @@ class FeedInRuns(Feed):
         rest = self._submit_rest(run, left, run.first + begun)
         with self._lock:
             run.after_gift = rest
+            stuck = not run.over
+        if stuck:
+            self.scheduler.note_stuck(run)
+            with self._lock:
+                stuck = not run.over  # else its end has looked before that was noted
+            if not stuck:
+                self.scheduler.note_moving(run)
         self._follow_up(run, rest)
 
     def _submit_rest(self, run: UnderWay, items: list[Any], first: int) -> list[Future[Any]]:

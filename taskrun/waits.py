@@ -5,6 +5,7 @@ The lock plan is the scheduler's; see there. Here nothing is held.
 
 from __future__ import annotations
 
+import threading
 from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,12 +24,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Waits"]
 
+_MOST_EXTRA = 32  # workers; runs that are stuck are few, and each waits for something that this one or the next comes to
+
 
 class Waits(Completing):
     """The part of the scheduler that futures ask where somebody waits for them."""
 
     def __init__(self, backend: Backend, settings: WorkerSettings, max_pending: int | None, seed: int | None) -> None:
         super().__init__(backend, settings, max_pending, seed)
+        self._stuck: set[object] = set()  # runs of items that gave some back, and do not end
+        self._allowing = threading.RLock()  # guards `_allowed`; the backend is told under it, so that it hears in order
+        self._allowed = 0
         # The standard library's waiters in our worker threads: for how many futures, and what makes up for the thread. The
         # janitor's.
         self._waits: dict[object, tuple[int, ExitStack]] = {}
@@ -104,3 +110,25 @@ class Waits(Completing):
             self._waits[waiter] = (count - 1, made_up)
         else:
             made_up.close()
+
+    # -- runs of items that wait for what they gave back -----------------------------------------------------------------------
+
+    def note_stuck(self, run: object) -> None:
+        """Note that *run* has given items back and does not end: where that is so of all workers, others run these."""
+        with self.lock:
+            self._stuck.add(run)
+        self._allow()
+
+    def note_moving(self, run: object) -> None:
+        """Note that *run* has ended."""
+        if run in self._stuck:
+            with self.lock:
+                self._stuck.discard(run)
+            self._allow()
+
+    def _allow(self) -> None:
+        with self._allowing:
+            extra = max(0, min(len(self._stuck) - self.settings.max_workers + 1, _MOST_EXTRA))
+            if extra != self._allowed:
+                self._allowed = extra
+                self._backend.allow(extra)

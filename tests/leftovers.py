@@ -14,6 +14,8 @@ from typing import Any
 
 from patience import PATIENCE
 
+from taskrun.backends.thread_like import frame_of
+
 __all__ = ["Inventory", "children"]
 
 HELPER_THREADS = {
@@ -150,5 +152,5 @@ def _command(pid: int) -> str:
 
 
 def _stack(thread: threading.Thread) -> str:
-    frame = sys._current_frames().get(thread.ident or 0)
+    frame = frame_of(thread)
     return "" if frame is None else "\n" + "".join(traceback.format_stack(frame))

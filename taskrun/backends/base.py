@@ -221,6 +221,13 @@ class Backend(ABC):
         """
         return nullcontext()
 
+    def allow(self, extra: int) -> None:
+        """From now on there may be *extra* workers beside `max_workers`: as many are stuck, and what would free them waits.
+
+        Only a backend that gives items of runs back (`Feeder.rest_given_back`) needs it. Never blocks.
+        """
+        return
+
     @abstractmethod
     def shutdown(self) -> None:
         """No further task will come: end each worker in order once it is idle (finalizers run). Does not wait.

@@ -42,6 +42,8 @@ class InterpreterBackend(ThreadBackend):
     capabilities = Capabilities(kill="slot only", recycle_by_count=True, pickles="yes", primitives="Queue")
 
     shares_context = False
+    combines_items = False
+    """Nobody could take back what a run there has not begun: signals reach the main interpreter only."""
 
     @classmethod
     def unavailable(cls) -> str | None:

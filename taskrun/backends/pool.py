@@ -85,8 +85,8 @@ class PoolBackend(PoolWorkers):
         if self._broken:
             return self._recall if suspects else None
         fresh, used = self._free_workers()
-        current = [worker for worker in self._processes.values() if not (worker.leaving or worker.dead or worker.stop)]
-        room = len(current) < self._settings.max_workers
+        current = self._current()
+        room = len(current) < self._limit
         if suspects:
             if fresh is not None:
                 return partial(self._give_suspect, fresh)

@@ -65,6 +65,7 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
         self._broken = self._forced = False
         self._orders: SimpleQueue[PooledWorker | None] = SimpleQueue()
         self._making = False
+        self._extra = 0  # workers that there may be beside `max_workers`, as many are stuck; the keeper's
         self._maker = OwnThread(f"{settings.name}-maker", self._make_workers)
         self._maker.start()
         try:
@@ -72,6 +73,20 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
         except BaseException:
             self._orders.put(None)
             raise
+
+    @property
+    def _limit(self) -> int:
+        return self._settings.max_workers + self._extra
+
+    def _current(self) -> list[PooledWorker]:
+        """Return the workers that are not on their way out."""
+        return [worker for worker in self._processes.values() if not (worker.leaving or worker.dead or worker.stop)]
+
+    def allow(self, extra: int) -> None:
+        self._tell(self._allow, extra)
+
+    def _allow(self, extra: int) -> None:
+        self._extra = extra
 
     # -- coming to life --------------------------------------------------------------------------------------------------------
 
@@ -203,7 +218,8 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
             times.append(worker.born + settings.max_age_per_child)
         if settings.idle_timeout is not None:
             times.append(worker.moved + settings.idle_timeout)
-        if (self._closing and not self._scheduler.queued) or any(when <= now for when in times):
+        too_many = self._extra == 0 and len(self._current()) > self._limit
+        if too_many or (self._closing and not self._scheduler.queued) or any(when <= now for when in times):
             worker.leave()
             return []
         return times

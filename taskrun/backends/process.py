@@ -107,6 +107,10 @@ class ProcessBackend(Backend):
             refuse_waiting_in(self._supervisor.thread)
         return nullcontext()
 
+    def allow(self, extra: int) -> None:
+        if self._supervisor is not None:
+            self._supervisor.allow(extra)
+
     # -- ending ----------------------------------------------------------------------------------------------------------------
 
     def shutdown(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
@@ -15,12 +16,13 @@ from taskrun.errors import TaskKilledError, TaskTimeoutError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
+    from types import FrameType
 
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Scheduler
     from taskrun.task import Task
 
-__all__ = ["ThreadLikeBackend", "finalize", "initialize", "note_stack", "try_initializer"]
+__all__ = ["ThreadLikeBackend", "finalize", "frame_of", "initialize", "note_stack", "try_initializer"]
 
 
 class _Here(threading.local):
@@ -38,6 +40,7 @@ class ThreadLikeBackend(Backend):
     _scheduler: Scheduler
     _settings: WorkerSettings
     _target: int
+    _allowed = 0  # of those, by `allow`
 
     @classmethod
     def default_max_workers(cls, cpus: int) -> int:
@@ -79,6 +82,13 @@ class ThreadLikeBackend(Backend):
                 self._target -= 1
             self._fewer_wanted()
 
+    def allow(self, extra: int) -> None:
+        with self._scheduler.lock:
+            self._target += extra - self._allowed
+            self._allowed = extra
+        self.wake()
+        self._fewer_wanted()
+
     # -- stopping and ending ---------------------------------------------------------------------------------------------------
 
     def _give_up_all(self, tasks: Iterable[Task], *, force: bool) -> None:
@@ -93,9 +103,23 @@ class ThreadLikeBackend(Backend):
 
 def note_stack(error: BaseException, thread: threading.Thread | None) -> None:
     """Put the stack of *thread*, which goes on, into a timeout's error."""
-    frame = None if thread is None else sys._current_frames().get(thread.ident or 0)
+    frame = None if thread is None else frame_of(thread)
     if frame is not None and isinstance(error, TaskTimeoutError):
         error.stack = "".join(traceback.format_stack(frame))
+
+
+def frame_of(thread: threading.Thread) -> FrameType | None:
+    """Return the frame that *thread* is in; None: it runs no Python code, or has ended.
+
+    Without the collector meanwhile: in Python 3.11 a deadlock follows if it runs in there (python/cpython#106883).
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames().get(thread.ident or 0)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def try_initializer(scheduler: Scheduler) -> float | None:

@@ -64,7 +64,6 @@ class Dispatcher:
         self._fleet = fleet
         self._context_vars = context_vars
         self._lock = lock
-        self._max_workers = settings.max_workers
         self._max_tasks = settings.max_tasks_per_child
         self._functions = Functions()
         self._pull_size = 1
@@ -131,7 +130,7 @@ class Dispatcher:
                 # The one that worked last: its caches are warm, and the others can grow idle.
                 if best is None or (not handle.unresponsive, handle.moved) > (not best.unresponsive, best.moved):
                     best = handle
-        if best is not None and busy >= self._max_workers:
+        if best is not None and busy >= self._fleet.limit:
             return None  # workers on their way out still count while they work: never more than max_workers run at once
         if fresh is not None and self.suspects:
             return fresh
@@ -175,7 +174,7 @@ class Dispatcher:
             # Only with frames that were taken back and never read, hundreds of them: tokens would become ambiguous.
             self._fleet.retire(handle)
             return
-        share = -(-self._scheduler.queued // self._max_workers)
+        share = -(-self._scheduler.queued // self._fleet.limit)
         tasks = self._in_hand = self._scheduler.pull(max(1, min(room, share, self._pull_size)))
         tasks = self._without_suspects(tasks) if self._fleet.crashed else tasks
         for task in tasks:

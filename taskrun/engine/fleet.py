@@ -173,6 +173,8 @@ class Fleet(Starting):
                 following += self._lose_silent(handle, handle.silent_since + crash.SILENT_FOR, now)
             else:
                 following += self._recycle(handle, now)
+        if len(self.workers) > self.limit:
+            self._shrink()
         if self.failures.not_before > now:
             following.append(self.failures.not_before)
         return min(following, default=None)
@@ -187,7 +189,17 @@ class Fleet(Starting):
             return True
         return False
 
+    def allow(self, extra: int) -> None:
+        """Let there be *extra* workers more, from now on."""
+        self.extra = extra
+
     # -- recycling -------------------------------------------------------------------------------------------------------------
+
+    def _shrink(self) -> None:
+        """Have idle workers leave that are too many: others were stuck, and are not any more."""
+        current = self._current()
+        for handle in [handle for handle in current if handle.free][: max(0, len(current) - self.limit)]:
+            self.retire(handle)
 
     def _recycle(self, handle: Handle, now: float) -> list[float]:
         """Have a worker leave that is too old or idle for too long; return when to look again."""

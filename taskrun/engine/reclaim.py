@@ -22,9 +22,8 @@ OVERDUE = 0.005
 class Reclaimer:
     """Takes tasks back from the workers of one fleet. The I/O thread's; *lock* is that of the flights."""
 
-    def __init__(self, fleet: Fleet, max_workers: int, lock: threading.RLock) -> None:
+    def __init__(self, fleet: Fleet, lock: threading.RLock) -> None:
         self._fleet = fleet
-        self._max_workers = max_workers
         self._lock = lock
 
     def look(self, now: float) -> float | None:
@@ -56,7 +55,7 @@ class Reclaimer:
         # A worker on its way out makes room for another, but that one may not run anything as long as it works.
         fleet = self._fleet
         busy = sum(1 for handle in fleet.workers.values() if handle.flight)
-        return busy < self._max_workers and (bool(fleet.free()) or fleet.room_to_start() > 0)
+        return busy < fleet.limit and (bool(fleet.free()) or fleet.room_to_start() > 0)
 
     def _somebody_by(self) -> float | None:
         """Return when a worker that is shunned may be tried again, or None."""

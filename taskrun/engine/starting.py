@@ -57,6 +57,8 @@ class Starting:
         self.crashed: WeakSet[Future[Any]] = WeakSet()
         """Futures whose task took a worker down: if it runs again, then alone on a fresh worker."""
         self.broken = False
+        self.extra = 0
+        """How many workers there may be beside `max_workers`: as many are stuck."""
         self._scheduler = scheduler
         self._settings = settings
         self._method: StartMethod = method
@@ -79,8 +81,15 @@ class Starting:
         """Return how many more workers may be started now. Those that are on their way out do not count."""
         if self.broken or time.monotonic() < self.failures.not_before:
             return 0
-        current = sum(not (h.leaving or h.dead or h.stop is not None) for h in self.workers.values())
-        return max(0, self._settings.max_workers - current)
+        return max(0, self.limit - len(self._current()))
+
+    @property
+    def limit(self) -> int:
+        """How many workers there may be, besides those on their way out."""
+        return self._settings.max_workers + self.extra
+
+    def _current(self) -> list[Handle]:
+        return [handle for handle in self.workers.values() if not (handle.leaving or handle.dead or handle.stop is not None)]
 
     def starting(self) -> int:
         """Return how many workers are being made."""

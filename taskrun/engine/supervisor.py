@@ -89,7 +89,7 @@ class Supervisor:
         poller.add(self._doorbell.fd, WAKE)
         self._fleet = fleet = Fleet(scheduler, settings, method, context_vars, self._lock, poller)
         self._dispatcher = Dispatcher(scheduler, settings, fleet, context_vars, self._lock)
-        self._reclaimer = Reclaimer(fleet, settings.max_workers, self._lock)
+        self._reclaimer = Reclaimer(fleet, self._lock)
         self._answers = Answers(scheduler, fleet, self._dispatcher, poller)
         self.thread = OwnThread(f"{settings.name}-engine", self._run)
         _living.add(self)
@@ -151,6 +151,10 @@ class Supervisor:
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(place.pidfd, signal.SIGKILL)
         self._scheduler.fail(task, error, cause)
+
+    def allow(self, extra: int) -> None:
+        """Let there be *extra* workers beside `max_workers`."""
+        self.tell(self._fleet.allow, extra)
 
     def abort(self, force: bool) -> None:
         """Stop all workers."""

@@ -107,3 +107,25 @@ def test_sigalrm_is_the_tasks_own(tmp_path: Path) -> None:
         ex.submit(install, 0).result(PATIENCE)
         list(ex.map(look, range(4000)))
         assert ex.submit(look, 5999).result(PATIENCE) is signal.SIG_IGN
+
+
+@pytest.mark.parametrize("waiting", [(3000, 5000), (3000, 3500, 4000, 4500, 5000, 5500)])
+@pytest.mark.parametrize("how", ["map", "stream", "Pool"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_as_many_items_may_wait_for_later_ones_as_there_are_workers(
+    kind: str, how: str, waiting: tuple[int, ...], tmp_path: Path
+) -> None:
+    """All at once: then others run what they wait for, for as long as that takes."""
+    fn = partial(act, str(tmp_path), frozenset(waiting), 1)
+    backend, _, method = kind.partition(":")
+    options: dict[str, Any] = {"start_method": method} if method else {}
+    with taskrun.Executor(backend, max_workers=2, **options) as ex:
+        if how == "Pool":
+            with taskrun.Pool(2, backend=backend) as pool:
+                assert pool.map(fn, range(8000)) == list(range(8000))
+            return
+        most = 3 if kind == "asyncio" else 2  # its loop, too
+        assert list(ex.map(fn, range(8000) if how == "map" else iter(range(8000)))) == list(range(8000))
+        assert [ex.submit(abs, -1).result(PATIENCE) for _ in range(9)] == [1] * 9
+        assert eventually(lambda: len(ex.stats()["workers"]) <= most)  # and no longer
+        assert not ex._scheduler._stuck

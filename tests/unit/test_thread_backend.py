@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -99,3 +101,25 @@ def test_threads_are_named_as_asked() -> None:
         assert ex.submit(lambda: threading.current_thread().name).result(PATIENCE) == "pool_0"
     with taskrun.Executor("thread", max_workers=1, name="mine") as ex:
         assert ex.submit(lambda: threading.current_thread().name).result(PATIENCE) == "mine_0"
+
+
+def test_the_stack_of_a_thread_can_be_had_while_there_is_garbage() -> None:
+    """In Python 3.11 a thread-local object that the collector finds while it looks for frames locks the interpreter up."""
+    code = """
+import gc, threading
+from taskrun.backends.thread_like import frame_of
+class Owner: pass
+gc.set_threshold(1)
+for _ in range(500):
+    owner = Owner()
+    owner.own, owner.itself = threading.local(), owner
+    owner.own.x = 1
+    del owner
+    assert frame_of(threading.current_thread()) is not None
+print(gc.isenabled())
+gc.disable()
+frame_of(threading.current_thread())
+print(gc.isenabled())
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=40, check=False)
+    assert (ended.stdout, ended.stderr) == ("True\nFalse\n", "")
