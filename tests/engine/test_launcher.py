@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING
 
 import jobs
 import pytest
-from patience import PATIENCE, eventually
+from patience import PATIENCE, eventually, gone
 
 import taskrun
-from taskrun.engine import fleet
+from taskrun.engine import fleet, posix, template
 from taskrun.engine.launch import TEMPLATE
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
     from pathlib import Path
+
+    from patience import Wire
 
 
 def test_a_template_that_somebody_stopped_is_done_without(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,6 +69,33 @@ def test_a_passing_shortage_of_descriptors_breaks_nothing(make: Callable) -> Non
                 os.close(fd)
             resource.setrlimit(resource.RLIMIT_NOFILE, hard)
         assert waiting.result() == 8
+
+
+def test_no_descriptor_for_a_new_worker_costs_the_others_nothing(
+    make: Callable, wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The template hands its pidfd over just when no descriptor is left in the parent: the message comes without it."""
+    received, refused = posix.recv_message, []
+
+    def receive(sock: socket.socket) -> tuple[bytes, list[int]]:
+        data, fds = received(sock)
+        if data[:1] == bytes((template.STARTED,)) and len(refused) < 3:
+            refused.append(template.MESSAGE.unpack(data)[2])
+            os.close(fds.pop())
+        return data, fds
+
+    with make(max_workers=2) as ex:
+        innocent = ex.submit(jobs.tell_and_hold, wire.path)
+        wire.hear()
+        ended = ex.submit(jobs.kill_self)  # so that there is no second worker
+        assert isinstance(ended.exception(PATIENCE), taskrun.WorkerCrashedError)
+        monkeypatch.setattr(posix, "recv_message", receive)
+        assert ex.submit(jobs.double, 2).result(PATIENCE) == 4
+        assert len(refused) == 3
+        wire.release()
+        innocent.result(PATIENCE)
+        assert all(gone(pid) for pid in refused)
+    assert not caplog.records
 
 
 def test_a_worker_imports_from_where_the_parent_has_learnt_to_look_since(
