@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import resource
 import select
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import jobs
 import pytest
@@ -69,6 +71,28 @@ def test_a_passing_shortage_of_descriptors_breaks_nothing(make: Callable) -> Non
                 os.close(fd)
             resource.setrlimit(resource.RLIMIT_NOFILE, hard)
         assert waiting.result() == 8
+
+
+@pytest.mark.parametrize("backend", ["process", "pool", "fork"])
+@pytest.mark.parametrize("lacking", ["epoll", "poll"])
+def test_an_executor_that_cannot_be_made_leaves_no_descriptor(
+    backend: str, lacking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left() -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def count() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    with taskrun.Executor(backend, max_workers=1):  # what there is once for the program is there
+        before = count()
+    before = min(before, count())
+    monkeypatch.setattr(select, lacking, none_left)
+    for _ in range(3):
+        with contextlib.suppress(OSError):
+            taskrun.Executor(backend, max_workers=1).shutdown()
+    monkeypatch.undo()
+    assert eventually(lambda: count() <= before)
 
 
 def test_no_descriptor_for_a_new_worker_costs_the_others_nothing(
