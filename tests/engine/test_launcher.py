@@ -17,7 +17,7 @@ import pytest
 from patience import PATIENCE, eventually, gone
 
 import taskrun
-from taskrun.engine import fleet, posix, template
+from taskrun.engine import fleet, launch, posix, stopping, template
 from taskrun.engine.launch import TEMPLATE
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 def test_a_template_that_somebody_stopped_is_done_without(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "_SAID_WITHIN", 1.0)
     with make(max_workers=1) as ex:
         ex.submit(jobs.pid).result()
         assert TEMPLATE.pid is not None
@@ -71,6 +72,39 @@ def test_a_passing_shortage_of_descriptors_breaks_nothing(make: Callable) -> Non
                 os.close(fd)
             resource.setrlimit(resource.RLIMIT_NOFILE, hard)
         assert waiting.result() == 8
+
+
+@pytest.mark.parametrize("tries", [1, 5])
+def test_a_worker_that_dies_slowly_costs_the_others_nothing(
+    make: Callable, wire: Wire, monkeypatch: pytest.MonkeyPatch, tries: int
+) -> None:
+    """The template has no CPU to kill it, or it has much memory to give back: both take longer than anybody waits for them."""
+    send, sent = signal.pidfd_send_signal, []
+
+    def pidfd_send_signal(pidfd: int, number: int) -> None:
+        if number == signal.SIGKILL:
+            sent.append(pidfd)
+            if len(sent) < tries:
+                return
+        send(pidfd, number)
+
+    monkeypatch.setattr(stopping, "GONE_WITHIN", 0.2)
+    monkeypatch.setattr(fleet, "_SAID_WITHIN", PATIENCE)
+    monkeypatch.setattr(fleet, "_LOOK_AGAIN", 0.2)
+    with make(max_workers=2) as ex:
+        innocent = ex.submit(jobs.tell_and_hold, wire.path)
+        pid = int(wire.hear())
+        before = TEMPLATE.pid
+        assert ex.submit(abs, -1).result(PATIENCE) == 1
+        monkeypatch.setattr(launch._FromTemplate, "signal", lambda *_: None)
+        monkeypatch.setattr(signal, "pidfd_send_signal", pidfd_send_signal)
+        slow = ex.options(timeout=0.1).submit(time.sleep, 60)
+        assert isinstance(slow.exception(PATIENCE), taskrun.TaskTimeoutError)
+        monkeypatch.undo()
+        assert len(sent) >= tries
+        wire.release()
+        assert innocent.result(PATIENCE) == pid
+        assert TEMPLATE.pid == before
 
 
 @pytest.mark.parametrize("backend", ["process", "pool", "fork"])
