@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from taskrun.closing import Closing
 from taskrun.counting import NOBODY
 from taskrun.deadlines import Deadlines
 from taskrun.errors import TaskTimeoutError
+from taskrun.exception_text import add_note
 from taskrun.future import CANCELLED, FINISHED, PENDING
 from taskrun.task import Cause, Run, Task
 from taskrun.threads import take_politely
@@ -250,14 +250,12 @@ class Completing(Closing):
             if policy.wants_retry(error, cause, task.number, elapsed, seed):
                 return policy.delay(task.number, error, seed)
             if task.number > 1:
-                with suppress(Exception):  # of the error's own class
-                    error.add_note(policy.note(task.number, elapsed))
+                add_note(error, policy.note(task.number, elapsed))
         except BaseException as problem:  # a predicate's own error must not lose the task it was asked about
             if self._inline and isinstance(problem, KeyboardInterrupt):
                 raise
             _log.exception("the retry policy of task %r failed", task.name)
-            with suppress(Exception):
-                error.add_note(f"not retried: the retry policy raised {problem!r}")
+            add_note(error, f"not retried: the retry policy raised {problem!r}")
         return None
 
     def _back_off(self, task: Task, delay: float) -> None:

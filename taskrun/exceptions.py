@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskrun.errors import RemoteTraceback
-from taskrun.exception_text import said, text_of, traceback_text, type_name
+from taskrun.exception_text import is_a, said, text_of, traceback_text, type_name
 from taskrun.serialization import dump_upward
 from taskrun.stand_in import base_names, stand_in
 
@@ -118,17 +118,13 @@ _is_suppressed: Callable[[BaseException], bool] = vars(BaseException)["__suppres
 _attributes: Callable[[BaseException], dict[str, Any]] = vars(BaseException)["__dict__"].__get__
 
 
-def _is_a(value: Any, cls: type | tuple[type, ...]) -> bool:
-    return issubclass(type(value), cls)  # not isinstance, which asks the value for its __class__: any code may answer
-
-
 def _graph(error: BaseException) -> list[BaseException]:
     """Return the exceptions that can be reached from *error*, itself first, each once."""
     found = [error]
     seen = {id(error)}
 
     def note(value: Any) -> Any:
-        if _is_a(value, BaseException) and id(value) not in seen:
+        if is_a(value, BaseException) and id(value) not in seen:
             seen.add(id(value))
             found.append(value)
         return value
@@ -171,12 +167,12 @@ def _mapped(value: Any, one: Callable[[Any], Any], memo: dict[int, Any], depth: 
 
 def _members(error: BaseException) -> tuple[BaseException, ...]:
     # The base's own descriptor: a subclass may say something else.
-    return BaseExceptionGroup.exceptions.__get__(error) if _is_a(error, BaseExceptionGroup) else ()
+    return BaseExceptionGroup.exceptions.__get__(error) if is_a(error, BaseExceptionGroup) else ()
 
 
 def _node(error: BaseException, numbers: dict[int, int]) -> tuple[Any, ...]:
     members = None
-    if _is_a(error, BaseExceptionGroup):
+    if is_a(error, BaseExceptionGroup):
         members = tuple(numbers[id(item)] for item in _members(error) if id(item) in numbers)
     notes: Any = _attributes(error).get("__notes__")
     return tuple(
@@ -184,7 +180,7 @@ def _node(error: BaseException, numbers: dict[int, int]) -> tuple[Any, ...]:
             _dump_one(error, numbers),
             type_name(type(error)),
             text_of(error),
-            [str(note) for note in notes if type(note) is str] if _is_a(notes, (list, tuple)) else [],
+            [str(note) for note in notes if type(note) is str] if is_a(notes, (list, tuple)) else [],
             base_names(type(error)),
             members,
             numbers.get(id(_cause(error)), -1),
@@ -196,7 +192,7 @@ def _node(error: BaseException, numbers: dict[int, int]) -> tuple[Any, ...]:
 
 def _dump_one(error: BaseException, numbers: dict[int, int]) -> bytes | None:
     cls = type(error)
-    if _pickles_itself(cls) and not _is_a(error, BaseExceptionGroup):
+    if _pickles_itself(cls) and not is_a(error, BaseExceptionGroup):
         data = _checked(error, lambda copy: type(copy) is cls and text_of(copy) == text_of(error))
         if data is not None:
             return data
@@ -205,7 +201,7 @@ def _dump_one(error: BaseException, numbers: dict[int, int]) -> bytes | None:
     check = None if harmless else _anything
     data = _checked(tuple(parts), check)
     if data is None:
-        data = _checked(tuple(_with_text(parts)), _anything)
+        data = _checked(tuple(_with_text(parts, error)), _anything)
     return data
 
 
@@ -234,7 +230,7 @@ def _take_apart(error: BaseException, numbers: dict[int, int]) -> _Parts:
     args = _args(error)
     memo: dict[int, Any] = {}
     members = _members(error)
-    if members and len(args) > 1 and _is_a(args[1], (list, tuple)) and _same(args[1], members):
+    if members and len(args) > 1 and is_a(args[1], (list, tuple)) and _same(args[1], members):
         args = (args[0], _MEMBERS, *args[2:])
     fields: dict[str, Any] = {}
     for base in type(error).__mro__:
@@ -247,11 +243,11 @@ def _take_apart(error: BaseException, numbers: dict[int, int]) -> _Parts:
                     # None is what a field in C reads as when it is not set, and OSError prints a file name set to None.
                     if value is not None or base.__flags__ & _HEAP_TYPE:
                         fields.setdefault(name, value)
-    if _is_a(error, AttributeError):
+    if is_a(error, AttributeError):
         fields.pop("obj", None)  # any object at all, large or not; pickle leaves it out too
 
     def other(value: Any) -> Any:
-        number = numbers.get(id(value)) if _is_a(value, BaseException) else None
+        number = numbers.get(id(value)) if is_a(value, BaseException) else None
         return value if number is None else _Other(number)
 
     attributes = {name: _mapped(value, other, memo) for name, value in _attributes(error).items()}
@@ -262,21 +258,23 @@ def _same(listed: Any, members: tuple[BaseException, ...]) -> bool:
     return len(listed) == len(members) and all(a is b for a, b in zip(listed, members, strict=True))
 
 
-def _with_text(parts: _Parts) -> _Parts:
+def _with_text(parts: _Parts, error: BaseException) -> _Parts:
     """Replace what does not travel by its repr."""
+    args = _args(error)
     return _Parts(
         parts.cls,
-        tuple(_or_repr(value) for value in parts.args),
-        {name: _or_repr(value) for name, value in parts.fields.items()},
-        {name: _or_repr(value) for name, value in parts.attributes.items()},
+        tuple(_or_repr(value, whole) for value, whole in zip(parts.args, args, strict=True)),
+        {name: _or_repr(value, value) for name, value in parts.fields.items()},
+        {name: _or_repr(value, _attributes(error).get(name, value)) for name, value in parts.attributes.items()},
     )
 
 
-def _or_repr(value: Any) -> Any:
+def _or_repr(value: Any, whole: Any) -> Any:
+    """Return *value* if it travels, else the repr of *whole*: the same, with other exceptions where *value* has numbers."""
     if _is_plain(value) or _checked(value, _anything) is not None:
         return value
     try:
-        return repr(value)[:_LONGEST_REPR]
+        return repr(whole)[:_LONGEST_REPR]
     except BaseException:  # a user's __repr__
         return f"<{type_name(type(value))} object>"
 
@@ -317,7 +315,7 @@ def _build(node: _Node, built: list[BaseException | None], text: str, task: str 
         try:
             loaded = pickle.loads(node.data)
             error = _put_together(_Parts(*loaded), members) if type(loaded) is tuple else loaded
-            if _is_a(error, BaseException):
+            if is_a(error, BaseException):
                 if node.notes and not _attributes(error).get("__notes__"):  # its own pickling code knows nothing of them
                     _attributes(error)["__notes__"] = list(node.notes)
                 return error

@@ -171,8 +171,8 @@ class Future(standard.Future[T]):
     def result(self, timeout: float | None = None) -> T:
         """Return the task's value, waiting at most *timeout* seconds.
 
-        Raises CancelledError, TimeoutError, the task's own exception, or RuntimeError when waiting could never end because
-        a callback of the same executor asks.
+        Raises CancelledError, TimeoutError, the task's own exception, or RuntimeError when waiting could never end, because
+        a callback of the same executor asks, or a task that the one waited for waits for.
         """
         try:
             self._wait(timeout)

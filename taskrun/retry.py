@@ -10,11 +10,11 @@ import math
 import random
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from taskrun.errors import ConfigError, RemoteError, TaskTimeoutError, did_you_mean
+from taskrun.exception_text import add_note, is_a
 
 if TYPE_CHECKING:
     import tenacity
@@ -185,7 +185,7 @@ class Retry:
                 return False
             return cause != "raised" or bool(self._named(error) or self._compile().retry(state))
         except BaseException as problem:  # user code, asked in a thread of ours that must go on
-            _tell(error, f"taskrun: not retried, the retry policy itself failed with {problem!r}")
+            add_note(error, f"taskrun: not retried, the retry policy itself failed with {problem!r}")
             return False
 
     def delay(self, attempt: int, error: BaseException, seed: int | None = None) -> float:
@@ -199,7 +199,7 @@ class Retry:
             if not math.isfinite(seconds):
                 raise ValueError(f"the wait is {seconds}")
         except BaseException as problem:  # as above
-            _tell(error, f"taskrun: the retry policy's wait failed with {problem!r}; waited {self.initial} s instead")
+            add_note(error, f"taskrun: the retry policy's wait failed with {problem!r}; waited {self.initial} s instead")
             return float(self.initial)
         if self.jitter and not callable(self.wait):
             part = random.random() if seed is None else random.Random(f"taskrun retry {seed} {attempt}").random()
@@ -218,17 +218,17 @@ class Retry:
         if cause == "crashed":
             return self.on_crash
         # A soft timeout is raised inside the task and may arrive as "raised"; on=OSError must not catch it.
-        if cause == "timeout" or (cause == "raised" and isinstance(error, TaskTimeoutError) and error.soft):
+        if cause == "timeout" or (cause == "raised" and is_a(error, TaskTimeoutError) and error.soft):
             return self.on_timeout
         if cause != "raised":
             return False
-        return isinstance(error, Exception) or self._named(error)
+        return is_a(error, Exception) or self._named(error)
 
     def _named(self, error: BaseException) -> bool:
         """Return whether *error* is let through by a switch or a name that is no matter of the compiled `retry`."""
-        if isinstance(error, TaskTimeoutError) and error.soft:
+        if is_a(error, TaskTimeoutError) and error.soft:
             return self.on_timeout
-        if isinstance(error, Exception):
+        if is_a(error, Exception):
             return False
         return any(
             _matches(error, rule) for rule in _rules(self.on) if isinstance(rule, str) or not issubclass(rule, Exception)
@@ -291,12 +291,6 @@ class Retry:
     def __reduce__(self) -> tuple[Callable[..., Retry], tuple[Any, ...]]:
         # Without what is compiled.
         return type(self), tuple(getattr(self, item.name) for item in fields(self) if item.init)
-
-
-def _tell(error: BaseException, text: str) -> None:
-    # A user's class may have an add_note of its own, or something else than a list in `__notes__`.
-    with suppress(Exception):
-        error.add_note(text)
 
 
 def _rules(on: Any) -> tuple[type[BaseException] | str, ...]:

@@ -19,12 +19,10 @@ from taskrun import shipping
 from taskrun.exception_text import without_frames_of
 from taskrun.exceptions import dump_exception, load_exception
 from taskrun.serialization import dump_arguments, dump_function, dump_result, load_arguments, load_function, load_result
-from taskrun.task import CurrentTask, Entered, current_task, entered
+from taskrun.task import CurrentTask, Entered, Task, current_task, entered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
-
-    from taskrun.future import Future
 
 __all__ = [
     "OVERDUE",
@@ -263,8 +261,8 @@ class _Items(Entered):
         self._made: CurrentTask | None = None
 
     @property
-    def future(self) -> Future[Any] | None:
-        return self._outer.future if isinstance(self._outer, Entered) else None
+    def task(self) -> Task | None:
+        return self._outer.task if isinstance(self._outer, Entered) else None
 
     def current(self) -> CurrentTask:
         run, index = self._run, len(self._values)

@@ -280,10 +280,10 @@ class Entered(list[Any]):
     __slots__ = ()
 
     @property
-    def future(self) -> Future[Any] | None:
-        """The future of the task; None where nobody in this process has it."""
-        future: Future[Any] = self[0].future
-        return future
+    def task(self) -> Task | None:
+        """The task; None where it is another process's."""
+        task: Task = self[0]
+        return task
 
     def current(self) -> CurrentTask:
         """Return what the task's code can ask about itself: the same object each time."""

@@ -12,15 +12,17 @@ import time
 from collections import Counter, deque
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED, DoneAndNotDoneFutures
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 from taskrun.bell import Bell, lock_of, wait_at
+from taskrun.cycles import needing
 from taskrun.future import Future
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from concurrent import futures as standard
+    from contextlib import AbstractContextManager
 
     from taskrun.scheduler import Scheduler
 
@@ -72,6 +74,8 @@ class _Watcher:
         """Return what it was told since the last call, watched no more; nothing when the time is up. May raise RuntimeError."""
         if not self._told and self._left() != 0:
             with ExitStack() as stack:
+                if len(self._watched) == 1:  # whatever the condition is, it cannot do without that one
+                    stack.enter_context(self.needing_all())
                 for scheduler, count in self._open.items():
                     if count:
                         stack.enter_context(scheduler.waiting())
@@ -83,6 +87,11 @@ class _Watcher:
         for future in told:
             self._forget(future)
         return told
+
+    def needing_all(self) -> AbstractContextManager[None]:
+        """Return the context in which to wait for all that are watched. Entering raises RuntimeError where that never ends."""
+        ours = () if self._deadline is not None else [future for future in self._watched if isinstance(future, Future)]
+        return needing(ours)
 
     def _left(self) -> float | None:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
@@ -128,11 +137,12 @@ def wait(fs: Iterable[standard.Future[Any]], timeout: float | None = None, retur
     if not _enough(done, done, not_done, return_when):
         try:
             watcher.watch(not_done)
-            while news := set(watcher.wait()):
-                done |= news
-                not_done -= news
-                if _enough(news, done, not_done, return_when):
-                    break
+            with watcher.needing_all() if return_when == ALL_COMPLETED else nullcontext():
+                while news := set(watcher.wait()):
+                    done |= news
+                    not_done -= news
+                    if _enough(news, done, not_done, return_when):
+                        break
         finally:
             watcher.close()
     return DoneAndNotDoneFutures(done, not_done)

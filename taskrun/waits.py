@@ -11,8 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from taskrun.completing import Completing
-from taskrun.cycles import waiting_for
-from taskrun.task import Entered, entered
+from taskrun.cycles import own_task, waiting_for
 from taskrun.threads import call_soon
 
 if TYPE_CHECKING:
@@ -45,16 +44,15 @@ class Waits(Completing):
         Raises RuntimeError where the wait could never end.
         """
         self._refuse_endless_waiting()
-        inside = entered.get()
-        own: Future[Any] | None = inside.future if isinstance(inside, Entered) else None
-        scheduler = None if own is None else own._scheduler
-        if own is None or scheduler is None or not scheduler._backend.owns_current_thread():
+        own = own_task()
+        if own is None:
             return self._backend.waiting()
+        scheduler = own.future._scheduler
         with ExitStack() as stack:
             if future is not None:
-                stack.enter_context(waiting_for(own, future))
+                stack.enter_context(waiting_for(own, (future,)))
             stack.enter_context(self._backend.waiting())
-            if scheduler is not self:
+            if scheduler is not None and scheduler is not self:
                 stack.enter_context(scheduler._backend.waiting_elsewhere())
             return stack.pop_all()
 

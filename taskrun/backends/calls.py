@@ -8,6 +8,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from taskrun.cpu_meter import CpuMeter
+from taskrun.exception_text import without_first_frame
 from taskrun.task import Entered, entered
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def call(
                 alarm.disarm()
     except BaseException as raised:  # an outcome like any other: SystemExit of a task must not end its worker
         # Without this frame in the traceback, which would close a cycle: exception -> traceback -> frame -> exception.
-        error = raised.with_traceback(raised.__traceback__ and raised.__traceback__.tb_next)
+        error = without_first_frame(raised)
     ended = time.monotonic()
     duration = ended - started
     run = (worker, started, duration, meter.used(duration, ended), None)

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ForkBackend"]
 
+_LINGER = 10.0
+"""Seconds that a child has, whatever the limit of its task, for what comes after its answer: the finalizer, exit handlers, the
+queues that it flushes. The limit is the task's, and that was in time."""
+
 
 class ForkBackend(KeptBackend["ForkedChild"]):
     """A child that dies fails only its own task; each is new, so that nothing has to be recycled."""
@@ -117,7 +121,7 @@ class ForkBackend(KeptBackend["ForkedChild"]):
             self._scheduler.initializer_ok()
         begun, limit = child.task.begun, child.task.options.timeout
         if begun is not None and limit is not None:
-            child.may_linger_until = begun + limit
+            child.may_linger_until = max(begun + limit, time.monotonic() + _LINGER)
         self._scheduler.settle((outcome,))
 
     def _not_ready(self, child: ForkedChild, error: BaseException) -> None:
@@ -156,7 +160,7 @@ class ForkBackend(KeptBackend["ForkedChild"]):
         self._scheduler.fail(task, error, cause)
 
     def _due(self, now: float) -> list[float]:
-        """Kill children that have answered and do not end (a thread goes on, an exit handler) when their time is up."""
+        """Kill children that have answered and do not end (a thread goes on, an exit handler): nobody would get the slot."""
         times = []
         for child in self._processes.values():
             if child.may_linger_until is not None:

@@ -75,11 +75,11 @@ class KeptBackend(Backend, Generic[P]):
         self._asleep = False
         self._memory = OutOfMemoryWatch()
         get_ready()
-        self._doorbell = Doorbell()
-        self._poll = select.poll()
-        self._poll.register(self._doorbell.fd, select.POLLIN)
         self._keeper = OwnThread(f"{settings.name}-keeper", self._keep)
+        self._doorbell = Doorbell()
         try:
+            self._poll = select.poll()
+            self._poll.register(self._doorbell.fd, select.POLLIN)
             self._keeper.start()
         except BaseException:
             self._doorbell.close()

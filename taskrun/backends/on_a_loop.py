@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from taskrun.backends.calls import outcome_of
 from taskrun.backends.soft_timeout import SoftTimeout
 from taskrun.coroutines import Interruptible, Interrupts
+from taskrun.exception_text import without_first_frame
 from taskrun.task import Entered, entered
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ async def call_coroutine(scheduler: Scheduler, task: Task, worker: str) -> Outco
             if alarm is not None:
                 alarm.disarm()
     except BaseException as raised:  # an outcome like any other: SystemExit of a task must not end the loop
-        error = raised.with_traceback(raised.__traceback__ and raised.__traceback__.tb_next)
+        error = without_first_frame(raised)
     run = (worker, started, time.monotonic() - started, None, None)
     try:
         return outcome_of(task, value, error, alarm, run)

@@ -12,6 +12,7 @@ from taskrun.backends.base import Backend, Capabilities
 from taskrun.backends.calls import call
 from taskrun.coroutines import CoroutineRunner
 from taskrun.errors import ConfigError, SerializationError, TaskTimeoutError
+from taskrun.exception_text import is_a
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -111,7 +112,7 @@ class SerialBackend(Backend):
         _, succeeded, error, _, run = outcome
         limit = task.options.timeout
         elapsed = 0.0 if run is None else run[2]
-        interrupt = error if not succeeded and isinstance(error, KeyboardInterrupt) else None
+        interrupt = error if not succeeded and is_a(error, KeyboardInterrupt) else None
         if limit is not None and elapsed > limit and interrupt is None:
             late = TaskTimeoutError(limit=limit, elapsed=elapsed, task=task.name, attempt=task.number)
             outcome = (task, False, late, "timeout", run)

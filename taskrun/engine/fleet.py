@@ -7,7 +7,6 @@ supervisor hands to the scheduler.
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -22,6 +21,11 @@ if TYPE_CHECKING:
     from taskrun.task import Cause, Task
 
 __all__ = ["Fleet"]
+
+_SAID_WITHIN = 5.0
+"""Seconds after the end of a worker when the template is given up that has not said so. All workers of the program die with it:
+one that just has no CPU on a busy machine must not be taken for one that somebody stopped."""
+_LOOK_AGAIN = 0.5  # seconds, at a worker that takes its time to die
 
 
 class Fleet(Starting):
@@ -137,11 +141,26 @@ class Fleet(Starting):
             if now < due:
                 return [due]
             self.lose(handle, crash.line_closed())
-        elif now >= gone_by:  # it may have ended long ago: the template does not say so
-            handle.silent_since = math.inf
-            self.lose_launcher()
-            return []
-        return [gone_by]
+        return [gone_by if now < gone_by else self._overdue(handle, now)]
+
+    def _overdue(self, handle: Handle, now: float) -> float:
+        """See to a worker that was killed and that nobody has reported dead; return when to look again.
+
+        Its memory may take long to free, or the template has had no turn yet to kill it or to say that it has ended.
+        """
+        if now < handle.overdue_until:
+            return handle.overdue_until
+        handle.overdue_until = now + _LOOK_AGAIN
+        if not posix.is_over(handle.pidfd):
+            with contextlib.suppress(OSError):  # it belongs to another user by now
+                signal.pidfd_send_signal(handle.pidfd, signal.SIGKILL)
+        elif handle.over_since is None:
+            handle.over_since = now
+        elif now >= handle.over_since + _SAID_WITHIN:
+            handle.over_since = now  # it is given as much time again
+            if handle.number not in self._template_died:
+                self.lose_launcher()
+        return handle.overdue_until
 
     def kill_all(self) -> None:
         """Kill and reap every worker at once, whatever state it is in: the engine has lost its thread."""
@@ -161,14 +180,10 @@ class Fleet(Starting):
         for handle in self.workers.values():
             if handle.dead:
                 continue
-            if self._launcher_fails(handle, now):
-                self.lose_launcher()
             if handle.pidfd < 0:
-                following.append(handle.born + BORN_WITHIN)
+                following.append(self._unborn(handle, now))
             if handle.stop is not None:
-                when = handle.stop.step(handle, now, self.signal)
-                if when is not None:
-                    following.append(when)
+                following += self._step(handle, handle.stop, now)
             elif handle.silent_since is not None:
                 following += self._lose_silent(handle, handle.silent_since + crash.SILENT_FOR, now)
             else:
@@ -179,15 +194,19 @@ class Fleet(Starting):
             following.append(self.failures.not_before)
         return min(following, default=None)
 
-    def _launcher_fails(self, handle: Handle, now: float) -> bool:
-        """Return whether what the launcher was asked for should have been done long ago; it is given as much time again."""
-        if handle.pidfd < 0 and now > handle.born + BORN_WITHIN:
-            handle.born = now
-            return True
-        if handle.stop is not None and now > handle.stop.gone_by:
-            handle.stop.gone_by = math.inf
-            return True
-        return False
+    def _unborn(self, handle: Handle, now: float) -> float:
+        """Do without a launcher that has not started *handle* for very long; return when to look again."""
+        if now > handle.born + BORN_WITHIN:
+            handle.born = now  # it is given as much time again
+            self.lose_launcher()
+        return handle.born + BORN_WITHIN
+
+    def _step(self, handle: Handle, stop: Stop, now: float) -> list[float]:
+        """Go on with stopping a worker; return when to look again."""
+        when = stop.step(handle, now, self.signal)
+        if now >= stop.gone_by and handle.pidfd >= 0:
+            when = self._overdue(handle, now)
+        return [] if when is None else [when]
 
     def allow(self, extra: int) -> None:
         """Let there be *extra* workers more, from now on."""

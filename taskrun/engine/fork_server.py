@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import threading
 from typing import Any
 
 from taskrun.importable import loaded
 
-__all__ = ["forget", "have_loaded", "start", "take_over"]
+__all__ = ["have_loaded", "start", "take_over"]
 
 _patching = threading.Lock()
+_original: Any = None  # what is replaced while a thread holds the lock
 
 
 def have_loaded(*modules: str) -> None:
@@ -30,15 +32,17 @@ def start() -> None:
     """Start it if it does not run, without the current directory in its path: there may be another `taskrun` in it."""
     from multiprocessing import forkserver, util
 
+    global _original
     flags: Any = util
     me = threading.get_ident()
     with _patching:
-        original = flags._args_from_interpreter_flags
+        _original = original = flags._args_from_interpreter_flags
         flags._args_from_interpreter_flags = lambda: original() + (["-P"] if threading.get_ident() == me else [])
         try:
             forkserver.ensure_running()
         finally:
             flags._args_from_interpreter_flags = original
+            _original = None
 
 
 def take_over() -> None:
@@ -48,11 +52,11 @@ def take_over() -> None:
         try:
             os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:
-            forget()
+            _forget()
 
 
-def forget() -> None:
-    """In a forked child: it is the parent's, and multiprocessing would stop it at the child's exit."""
+def _forget() -> None:
+    """It is the parent's, and multiprocessing would stop it at our exit."""
     server = _known()
     if server is None:
         return
@@ -67,3 +71,19 @@ def forget() -> None:
 def _known() -> Any:
     """Return what multiprocessing knows of it; None if nobody has asked for one."""
     return loaded("multiprocessing.forkserver", "_forkserver")
+
+
+def _in_forked_child() -> None:
+    """Whatever another thread was in the middle of when we were forked: here nobody goes on with it."""
+    global _original, _patching
+    _patching = threading.Lock()
+    if _original is not None:
+        util: Any = sys.modules["multiprocessing.util"]
+        util._args_from_interpreter_flags, _original = _original, None
+    tracker = loaded("multiprocessing.resource_tracker", "_resource_tracker")
+    if tracker is not None:
+        tracker._lock = threading.RLock()  # held while it is started, with the server or before
+    _forget()
+
+
+os.register_at_fork(after_in_child=_in_forked_child)

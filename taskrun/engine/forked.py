@@ -36,7 +36,7 @@ class ForkedChild(KeptProcess):
         self.pipe = -1
         self.settled = False  # its outcome is on the way to the scheduler
         self.may_linger_until: float | None = None
-        """When it is killed if it has answered and does not end: the time of its task is up."""
+        """When it is killed if it has answered and does not end; None: it has all the time, or has not answered."""
         self._answer = bytearray()
 
     def start(self, settings: WorkerSettings) -> None:

@@ -61,6 +61,10 @@ class Handle:
         """Why it was killed, if what it sent could not be read."""
         self.silent_since: float | None = None
         """When its end of the line was found closed."""
+        self.over_since: float | None = None
+        """When its pidfd was first seen to say that it has ended, which the template had not said."""
+        self.overdue_until = 0.0
+        """When it is looked at again, killed as it is, if it was found to be overdue."""
         self.flight: dict[int, Task] = {}
         self.next_sequence = 0
         self.answered = -1

@@ -191,7 +191,10 @@ class _FromTemplate(Launcher):
         return []
 
     def signal(self, handle: Handle, number: int) -> None:
-        self._requests.append((template.MESSAGE.pack(template.SIGNAL, handle.number, number), None))
+        self._signal(handle.number, number)
+
+    def _signal(self, worker: int, number: int) -> None:
+        self._requests.append((template.MESSAGE.pack(template.SIGNAL, worker, number), None))
         self._send()
 
     def _send(self) -> None:
@@ -228,8 +231,11 @@ class _FromTemplate(Launcher):
                     return events  # the next call says it
                 raise EOFError
             kind, number, value = template.MESSAGE.unpack(data)
-            if kind == template.STARTED:
+            if kind == template.STARTED and fds:
                 events.append(Event("started", number, value, fds[0]))
+            elif kind == template.STARTED:  # no descriptor was left for its pidfd: without one it cannot be watched
+                self._signal(number, signal.SIGKILL)
+                events.append(Event("failed", number, errno.EMFILE))
             elif kind == template.ENDED:
                 events.append(Event("ended", number, None if value == template.UNKNOWN_STATUS else value))
             else:

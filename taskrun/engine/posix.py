@@ -9,6 +9,7 @@ import array
 import errno
 import mmap
 import os
+import select
 import signal
 import socket
 import sys
@@ -26,6 +27,7 @@ __all__ = [
     "fresh_memory",
     "has_ended",
     "is_open",
+    "is_over",
     "is_stopped",
     "keep_descriptors",
     "kill_rest_of_group",
@@ -244,6 +246,13 @@ def has_ended(pid: int) -> int | None:
     if found is None:
         return None
     return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
+
+def is_over(pidfd: int) -> bool:
+    """Return whether the process has ended; somebody else's child, too."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def is_stopped(pid: int) -> bool:

@@ -16,7 +16,6 @@ from multiprocessing import pool, process
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from taskrun.engine import fork_server
 from taskrun.engine.without_main import without_main
 
 if TYPE_CHECKING:
@@ -255,8 +254,7 @@ def _poll_one_at_a_time(child: BaseProcess) -> None:
 
 
 def _in_forked_child() -> None:
-    """The fork server and the processes are the parent's: multiprocessing would stop them, and wait, at the child's exit."""
-    fork_server.forget()
+    """The processes are the parent's: multiprocessing would stop them, and wait, at the child's exit."""
     process._children.difference_update(list(_processes))  # type: ignore[attr-defined]
 
 

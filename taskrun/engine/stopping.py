@@ -18,7 +18,8 @@ __all__ = ["GONE_WITHIN", "STACK_PATIENCE", "Stop"]
 STACK_PATIENCE = 0.05
 """Seconds for a worker to write its stack before it is asked to end."""
 _KILL_AFTER = 0.3  # seconds between SIGTERM and SIGKILL
-GONE_WITHIN = 3.0  # seconds; on a very busy machine the template, or the kernel, takes its time
+GONE_WITHIN = 3.0
+"""Seconds after SIGKILL when it is looked whether the worker has ended, and whether the template has not said so."""
 _TICK = 0.005
 
 
@@ -47,7 +48,7 @@ class Stop:
         """When SIGTERM was sent."""
         self.killed = False
         self.gone_by = math.inf
-        """When it has to have ended, killed as it is; if it has not, the template does not do what it is told."""
+        """When it should have ended, killed as it is; if nobody has said so by then, it is looked why."""
 
     @classmethod
     def of_everything(cls, now: float) -> Stop:

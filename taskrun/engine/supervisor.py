@@ -85,8 +85,12 @@ class Supervisor:
         self.closed = False
         self._trouble = 0
         self._doorbell = Doorbell()
-        self._poller = poller = Poller()
-        poller.add(self._doorbell.fd, WAKE)
+        try:
+            self._poller = poller = Poller()
+            poller.add(self._doorbell.fd, WAKE)
+        except BaseException:  # no descriptor is left
+            self._doorbell.close()
+            raise
         self._fleet = fleet = Fleet(scheduler, settings, method, context_vars, self._lock, poller)
         self._dispatcher = Dispatcher(scheduler, settings, fleet, context_vars, self._lock)
         self._reclaimer = Reclaimer(fleet, self._lock)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import sys
 import threading
 from multiprocessing import process, spawn
@@ -45,7 +46,7 @@ def without_main(context: BaseContext) -> Iterator[None]:
         _starting.now = False
 
 
-_without = [0, None]  # how many threads start processes now; what the flag was before
+_without: list[Any] = [0, None]  # how many threads start processes now; what the flag was before
 
 
 def _no_daemon(change: int) -> None:
@@ -53,7 +54,7 @@ def _no_daemon(change: int) -> None:
     with _patch:
         if not _without[0]:
             _without[1] = config.get("daemon")
-        _without[0] += change  # type: ignore[operator]
+        _without[0] += change
         config["daemon"] = False if _without[0] else _without[1]
 
 
@@ -74,3 +75,17 @@ def _wrapped(original: Callable[..., dict[str, Any]]) -> Callable[..., dict[str,
 
     get_preparation_data.taskrun = True  # type: ignore[attr-defined]
     return get_preparation_data
+
+
+def _in_forked_child() -> None:
+    """Other threads start no processes here; the lock may have been held by one."""
+    global _patch
+    held, _patch = _patch.locked(), threading.Lock()
+    if _without[0] or held:
+        config = process.current_process()._config  # type: ignore[attr-defined]
+        _without[0] = int(getattr(_starting, "now", False))  # this thread may be in the middle of it
+        if not _without[0]:
+            config["daemon"] = _without[1]
+
+
+os.register_at_fork(after_in_child=_in_forked_child)

@@ -29,7 +29,7 @@ from taskrun.engine.alarm import SoftAlarm
 from taskrun.engine.ending import end_a_copy, flush, run_exit_handlers
 from taskrun.engine.outbox import LARGEST, Outbox
 from taskrun.engine.run_watch import RunWatch
-from taskrun.exception_text import without_frames_of
+from taskrun.exception_text import is_a, without_frames_of
 from taskrun.exceptions import dump_exception
 from taskrun.serialization import Beside, dump_result, load_arguments, load_function, not_received
 from taskrun.task import CurrentTask, entered, function_name
@@ -235,10 +235,10 @@ class Worker:
             self._running = False
             late = alarm is not None and error is alarm.raised
             without_frames_of(globals(), error)
-            if isinstance(error, (ImportError, AttributeError)):
+            if is_a(error, (ImportError, AttributeError)):
                 from taskrun.blame import explain_missing_name
 
-                with suppress(Exception):  # it touches the error, whose class is the user's
+                with suppress(BaseException):  # it touches the error, whose class is the user's
                     explain_missing_name(error)
             self._answer_error(channel.TIMED_OUT if late else channel.RAISED, sequence, started, error, name)
             return

@@ -147,6 +147,55 @@ def test_a_copy_made_while_descriptors_are_closed_closes_nobody_elses(
     assert set(verdicts) == {0}
 
 
+def test_a_copy_made_while_the_fork_server_is_started_starts_its_own(script: Script) -> None:
+    """Another thread starts it for a pool, with locks held and functions of multiprocessing replaced."""
+    code = f"""
+import os, taskrun, threading, warnings
+from multiprocessing import forkserver, process, resource_tracker, util
+warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
+started, go, ensure = threading.Event(), threading.Event(), forkserver.ensure_running
+def ensure_running():
+    with resource_tracker._resource_tracker._lock:
+        started.set()
+        go.wait({PATIENCE})
+    ensure()
+forkserver.ensure_running = ensure_running
+flags, daemon = util._args_from_interpreter_flags, process.current_process()._config.get("daemon")
+outer = taskrun.Executor("pool", max_workers=1)
+future = outer.submit(abs, -1)
+assert started.wait({PATIENCE})
+pid = os.fork()
+if pid == 0:
+    forkserver.ensure_running = ensure
+    assert util._args_from_interpreter_flags is flags
+    assert process.current_process()._config.get("daemon") is daemon
+    with taskrun.Executor("pool", max_workers=1) as ex:
+        print(ex.submit(abs, -2).result({PATIENCE // 4}), flush=True)
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+go.set()
+print(future.result({PATIENCE}))
+outer.shutdown()
+"""
+    assert script.run(code) == "2\n0\n1\n"
+
+
+@pytest.mark.parametrize("lock", ["fork_server._patching", "without_main._patch"])
+def test_no_lock_of_ours_around_multiprocessing_stays_held_in_a_copy(script: Script, lock: str) -> None:
+    module, name = lock.split(".")
+    code = f"""
+import os, threading, warnings
+from taskrun.engine import {module} as module
+warnings.filterwarnings("ignore", ".*multi-threaded.*fork", DeprecationWarning)
+module.{name}.acquire()
+pid = os.fork()
+if pid == 0:
+    os._exit(module.{name}.locked())
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+    assert script.run(code) == "0\n"
+
+
 def test_a_bell_that_is_closed_rings_nothing() -> None:
     """Its number may be somebody else's: eight bytes would be written there."""
     read, write = os.pipe()

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import resource
 import select
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import jobs
 import pytest
-from patience import PATIENCE, eventually
+from patience import PATIENCE, eventually, gone
 
 import taskrun
-from taskrun.engine import fleet
+from taskrun.engine import fleet, launch, posix, stopping, template
 from taskrun.engine.launch import TEMPLATE
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
     from pathlib import Path
 
+    from patience import Wire
+
 
 def test_a_template_that_somebody_stopped_is_done_without(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "_SAID_WITHIN", 1.0)
     with make(max_workers=1) as ex:
         ex.submit(jobs.pid).result()
         assert TEMPLATE.pid is not None
@@ -66,6 +72,88 @@ def test_a_passing_shortage_of_descriptors_breaks_nothing(make: Callable) -> Non
                 os.close(fd)
             resource.setrlimit(resource.RLIMIT_NOFILE, hard)
         assert waiting.result() == 8
+
+
+@pytest.mark.parametrize("tries", [1, 5])
+def test_a_worker_that_dies_slowly_costs_the_others_nothing(
+    make: Callable, wire: Wire, monkeypatch: pytest.MonkeyPatch, tries: int
+) -> None:
+    """The template has no CPU to kill it, or it has much memory to give back: both take longer than anybody waits for them."""
+    send, sent = signal.pidfd_send_signal, []
+
+    def pidfd_send_signal(pidfd: int, number: int) -> None:
+        if number == signal.SIGKILL:
+            sent.append(pidfd)
+            if len(sent) < tries:
+                return
+        send(pidfd, number)
+
+    monkeypatch.setattr(stopping, "GONE_WITHIN", 0.2)
+    monkeypatch.setattr(fleet, "_SAID_WITHIN", PATIENCE)
+    monkeypatch.setattr(fleet, "_LOOK_AGAIN", 0.2)
+    with make(max_workers=2) as ex:
+        innocent = ex.submit(jobs.tell_and_hold, wire.path)
+        pid = int(wire.hear())
+        before = TEMPLATE.pid
+        assert ex.submit(abs, -1).result(PATIENCE) == 1
+        monkeypatch.setattr(launch._FromTemplate, "signal", lambda *_: None)
+        monkeypatch.setattr(signal, "pidfd_send_signal", pidfd_send_signal)
+        slow = ex.options(timeout=0.1).submit(time.sleep, 60)
+        assert isinstance(slow.exception(PATIENCE), taskrun.TaskTimeoutError)
+        monkeypatch.undo()
+        assert len(sent) >= tries
+        wire.release()
+        assert innocent.result(PATIENCE) == pid
+        assert TEMPLATE.pid == before
+
+
+@pytest.mark.parametrize("backend", ["process", "pool", "fork"])
+@pytest.mark.parametrize("lacking", ["epoll", "poll"])
+def test_an_executor_that_cannot_be_made_leaves_no_descriptor(
+    backend: str, lacking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left() -> NoReturn:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    def count() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    with taskrun.Executor(backend, max_workers=1):  # what there is once for the program is there
+        before = count()
+    before = min(before, count())
+    monkeypatch.setattr(select, lacking, none_left)
+    for _ in range(3):
+        with contextlib.suppress(OSError):
+            taskrun.Executor(backend, max_workers=1).shutdown()
+    monkeypatch.undo()
+    assert eventually(lambda: count() <= before)
+
+
+def test_no_descriptor_for_a_new_worker_costs_the_others_nothing(
+    make: Callable, wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The template hands its pidfd over just when no descriptor is left in the parent: the message comes without it."""
+    received, refused = posix.recv_message, []
+
+    def receive(sock: socket.socket) -> tuple[bytes, list[int]]:
+        data, fds = received(sock)
+        if data[:1] == bytes((template.STARTED,)) and len(refused) < 3:
+            refused.append(template.MESSAGE.unpack(data)[2])
+            os.close(fds.pop())
+        return data, fds
+
+    with make(max_workers=2) as ex:
+        innocent = ex.submit(jobs.tell_and_hold, wire.path)
+        wire.hear()
+        ended = ex.submit(jobs.kill_self)  # so that there is no second worker
+        assert isinstance(ended.exception(PATIENCE), taskrun.WorkerCrashedError)
+        monkeypatch.setattr(posix, "recv_message", receive)
+        assert ex.submit(jobs.double, 2).result(PATIENCE) == 4
+        assert len(refused) == 3
+        wire.release()
+        innocent.result(PATIENCE)
+        assert all(gone(pid) for pid in refused)
+    assert not caplog.records
 
 
 def test_a_worker_imports_from_where_the_parent_has_learnt_to_look_since(

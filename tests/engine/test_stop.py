@@ -8,13 +8,14 @@ import os
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jobs
 import pytest
 from patience import PATIENCE, eventually, gone, stopped
 
 import taskrun
+from taskrun.backends import fork
 from taskrun.engine.handle import Handle
 from taskrun.engine.notes import STACK_AT
 from taskrun.engine.stopping import Stop
@@ -318,8 +319,9 @@ class TestSteps:
             handle.close()
 
 
-def test_a_child_that_has_answered_gives_its_slot_back_when_its_time_is_up(tmp_path: Path) -> None:
+def test_a_child_that_has_answered_and_does_not_end_gives_its_slot_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread of its task goes on: without a limit it is waited for, as at the end of any program."""
+    monkeypatch.setattr(fork, "_LINGER", 0.5)
     with taskrun.Executor("fork", max_workers=1) as ex:
         lingering = ex.options(timeout=0.3).submit(leave_a_thread)
         assert lingering.result(PATIENCE) == "left"
@@ -329,3 +331,26 @@ def test_a_child_that_has_answered_gives_its_slot_back_when_its_time_is_up(tmp_p
 def leave_a_thread() -> str:
     threading.Thread(target=time.sleep, args=(10 * PATIENCE,)).start()
     return "left"
+
+
+def test_the_limit_of_a_task_does_not_strike_what_comes_after_its_answer(tmp_path: Path) -> None:
+    """Of a child: its finalizer goes on past the limit of the task, and a queue that it flushes arrives whole."""
+    finalized = tmp_path / "finalized"
+
+    def finalize() -> None:
+        time.sleep(1.0)
+        finalized.touch()
+
+    with taskrun.Executor("fork", max_workers=1, finalizer=finalize) as ex:
+        queue = ex.context.Queue()
+        assert ex.options(timeout=0.8).submit(fill, queue).result(PATIENCE) == "put"
+        time.sleep(1.0)  # nobody reads meanwhile, so that the child cannot end
+        assert [len(queue.get(timeout=PATIENCE)) for _ in range(4)] == [1 << 20] * 4
+        queue.close()
+    assert finalized.exists()
+
+
+def fill(queue: Any) -> str:
+    for _ in range(4):
+        queue.put(bytes(1 << 20))
+    return "put"

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from patience import eventually
 
 import taskrun
+from taskrun import cycles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PATIENCE = 40
 BACKENDS = ["thread", "dummy", "asyncio"]
@@ -57,11 +62,76 @@ def test_tasks_that_wait_in_a_circle_are_refused(backend: str, number: int) -> N
                 told[i].result(PATIENCE)
 
 
+def wait_for_all(*futures: taskrun.Future[Any]) -> object:
+    return taskrun.wait(futures)
+
+
+def wait_for_one_after_the_other(*futures: taskrun.Future[Any]) -> object:
+    return list(taskrun.as_completed(futures))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("wait", [wait_for_all, wait_for_one_after_the_other])
+def test_so_are_those_that_wait_for_several(backend: str, wait: Callable[..., object]) -> None:
+    told = Told()
+
+    def first() -> Any:
+        return wait(told[1], told[2])
+
+    def second() -> Any:
+        return told[0].result()
+
+    with taskrun.Executor(backend, max_workers=1) as ex:
+        told.tell(*(ex.options(name=f"no {i}").submit(fn) for i, fn in enumerate((first, second, int))))
+        errors = [future.exception(PATIENCE) for future in (told[0], told[1])]
+        assert any("would never end: task 'no" in str(error) for error in errors), errors  # the other may have what it wants
+        assert told[2].result(PATIENCE) == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_who_waits_for_one_of_several_may_go_on_without_the_others(backend: str) -> None:
+    told, go = Told(), threading.Event()
+
+    def first() -> int:
+        return len(taskrun.wait([told[1], told[2]], return_when=taskrun.FIRST_COMPLETED).done)
+
+    def second() -> Any:
+        go.set()
+        return told[0].result()
+
+    with taskrun.Executor(backend, max_workers=3) as ex:
+        told.tell(*(ex.submit(fn) for fn in (first, second, lambda: go.wait(PATIENCE))))
+        assert [told[i].result(PATIENCE) for i in range(3)] == [1, 1, True]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_attempt_that_was_given_up_closes_no_circle(backend: str) -> None:
+    """It waits on for a task that waits for the next attempt, which comes to its end."""
+    told, second_runs = Told(), threading.Event()
+
+    def first() -> Any:
+        if taskrun.current_task().attempt == 1:  # type: ignore[union-attr]
+            return told[1].result()
+        second_runs.set()
+        assert eventually(lambda: len(cycles._waits) == 2)
+        return "done"
+
+    def second() -> Any:
+        assert second_runs.wait(PATIENCE)
+        return told[0].result()
+
+    with taskrun.Executor(backend, max_workers=3) as ex:
+        again = taskrun.Retry(on_timeout=True, initial=0.01, max_attempts=2)
+        told.tell(ex.options(timeout=1.0, retry=again).submit(first), ex.submit(second))
+        assert told[1].result(PATIENCE) == "done"
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_wait_with_a_timeout_ends_by_itself(backend: str) -> None:
     told = Told()
 
     def wait_for_myself() -> Any:
+        assert not taskrun.wait([told[0]], timeout=0.01).done
         return told[0].result(0.01)
 
     with taskrun.Executor(backend, max_workers=1) as ex:

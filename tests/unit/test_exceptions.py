@@ -226,6 +226,14 @@ def test_what_does_not_unpickle_is_replaced_by_its_text():
     assert "RaisesAtLoad" in back.attribute
 
 
+def test_other_exceptions_in_what_is_replaced_by_its_text_are_themselves_there():
+    error = ValueError({"key": [threading.Lock(), KeyError(2)]})
+    error.attribute = [threading.Lock(), TypeError("other")]
+    back = travel(error)
+    assert "KeyError(2)" in back.args[0]
+    assert "TypeError('other')" in back.attribute
+
+
 def test_an_exception_whose_text_cannot_be_made_travels():
     back = travel(raised(awkward.BadStr("m")))
     assert type(back) is awkward.BadStr

@@ -14,10 +14,10 @@ import taskrun
 PACKAGE = Path(taskrun.__file__).parent
 
 LAYERS: dict[str, str] = {
-    "values": "errors options retry units cpus cpu_meter threads lifetime importable bell shipping",
+    "values": "errors options retry units cpus cpu_meter threads lifetime importable bell shipping exception_text",
     "core": (
         "task future scheduler waits cycles completing closing counting deadlines task_queue timer callbacks room "
-        "serialization sharing primitives by_value reach reducers rebuild stand_in blame exception_text exceptions runs "
+        "serialization sharing primitives by_value reach reducers rebuild stand_in blame exceptions runs "
         "coroutines progress waiting awaiting"
     ),
     "contract": "backends.base",

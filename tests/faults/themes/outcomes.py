@@ -94,6 +94,51 @@ def same(raised: BaseException | None, error: BaseException) -> None:
     assert getattr(raised, "__notes__", [])[: len(getattr(error, "__notes__", []))] == getattr(error, "__notes__", [])
 
 
+class Mute(Exception):
+    """Whatever it is asked, it ends the process."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise SystemExit(name)
+
+
+def mute_at_three(number: int) -> int:
+    if number == 3:
+        raise Mute(number)
+    return number
+
+
+async def mute_later() -> None:
+    await asyncio.sleep(0)
+    raise Mute
+
+
+@fault("process", "pool", "fork", "thread", "dummy", "asyncio", "serial", soak=EVERY)
+def tasks_raise_what_answers_nothing(case: Case) -> None:
+    """Not even what class it is, or where it was raised: its own task fails, and runs again if its policy says so."""
+    again = taskrun.Retry(max_attempts=2, initial=0.001)
+    named = taskrun.Retry(max_attempts=2, initial=0.001, on=lambda error: error.args)  # asks it
+    with case.executor(workers=1) as run:
+        before = run.ex.submit(where).result(PATIENCE)
+        for retry, attempts in ((None, 1), (again, 2), (named, 1)):
+            future = run.submit(mute_at_three, 3, retry=retry)
+            error = future.exception(PATIENCE)
+            assert type(error) is Mute, type(error)
+            assert len(future.attempts) == attempts
+            assert type(run.submit(mute_later).exception(PATIENCE)) in (Mute, SystemExit)  # asyncio asks it
+            run.innocents(1)
+        items = run.ex.map(mute_at_three, range(6))
+        assert [next(items) for _ in range(3)] == [0, 1, 2]
+        try:
+            next(items)
+        except BaseException as error:
+            assert type(error) is Mute  # noqa: PT017 - what pytest.raises would ask it, it does not answer
+        else:
+            raise AssertionError("the map goes on")
+        run.innocents(1)
+        if case.keeps_workers:
+            assert run.ex.submit(where).result(PATIENCE) == before
+
+
 @fault("process", "pool", "fork", "thread", "dummy", "asyncio", soak=EVERY)
 def coroutines_raise_what_is_no_exception(case: Case) -> None:
     """An event loop lets some of these through to whoever runs it: the worker must not mind."""
