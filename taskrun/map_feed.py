@@ -86,6 +86,7 @@ class Feed:
         self._pump_thread = 0  # identifier of the pump, 0 when there is none
         self._slow = False  # the input took its time the last time
         self._unwanted = False  # results are not kept
+        self._taken_apart = 0  # runs of items that somebody was handed and has not got to the end of
         self._closed = False
         self._broken = False  # what is submitted fails
 
@@ -125,8 +126,11 @@ class Feed:
             for future in ended:
                 (self._queue if future in self._open else self._early).append(future)
 
-    def _pump(self, *, reading: bool) -> None:
-        """Read and submit while there is room, unless another thread does; *reading*: for a caller that wants a result."""
+    def _pump(self, *, reading: bool, pending: Future[Any] | None = None) -> None:
+        """Read and submit while there is room, unless another thread does; *reading*: for a caller that wants a result.
+
+        *pending* is the one that he takes next; what comes behind is no reason for haste before that is done.
+        """
         me = threading.get_ident()
         try:
             with self._lock:
@@ -134,7 +138,7 @@ class Feed:
                     return  # it sees what changed before it stops
                 self._pump_thread = me
             since = time.monotonic()
-            while (room := self._room(since if reading else None)) > 0:
+            while (room := self._room(since if reading else None, pending)) > 0:
                 self._submit(room)
         except BaseException as error:  # from the input or, on `serial`, from a task: Ctrl-C, say
             self._stop(error)
@@ -151,7 +155,7 @@ class Feed:
         """Let the input go, a generator with an open file perhaps. Not under the lock: it may run the user's code."""
         self._calls = iter(())
 
-    def _room(self, since: float | None) -> int:
+    def _room(self, since: float | None, pending: Future[Any] | None) -> int:
         """Return how many items to submit now; at 0 the calling thread is the pump no longer."""
         with self._lock:
             size, enough = self._allowed()
@@ -160,7 +164,8 @@ class Feed:
                 room = 0
             elif self._by_demand and not self.sized and self._open:
                 late = self._slow or (since is not None and time.monotonic() - since > _READING)
-                if (late and self._ready()) or self._window.heavy(self._taken(), self._bytes):
+                ready = self._ready() if pending is None else pending.done()
+                if (late and ready) or self._window.heavy(self._taken(), self._bytes):
                     room = 0
             if room <= 0:
                 self._pump_thread = 0
@@ -278,7 +283,7 @@ class Feed:
             # The room that this one leaves is filled before the caller works on it; but a result that is there does not wait
             # for an input known as slow.
             if lacking and not (future is not None and self._slow and future.done()):
-                self._pump(reading=True)
+                self._pump(reading=True, pending=future)
             if future is not None:
                 return future
             with self._lock:
@@ -300,7 +305,7 @@ class Feed:
         """Return True at the end, raise the error that brought it about. Under the lock, with nothing to hand out."""
         if self._pump_thread == threading.get_ident():
             raise InputWaitsForItselfError("the input of a map asks for the next result of the same map, and none is under way")
-        if self._pump_thread or not self._exhausted:
+        if self._pump_thread or self._taken_apart or not self._exhausted:
             return False
         if self._error is not None:
             raise self._error
@@ -309,7 +314,7 @@ class Feed:
     def _wait(self, deadline: float | None) -> None:
         """Wait until something is done, or nothing will be."""
         with self._lock:
-            if self._at_hand() or not (self._open or self._submitting()):
+            if self._at_hand() or not (self._open or self._submitting() or self._taken_apart):
                 return
             gate = self._changed.listen()
         left = None if deadline is None else deadline - time.monotonic()
@@ -322,8 +327,14 @@ class Feed:
             self._window.learn_results(values)
 
     def run_of(self, future: Future[Any]) -> UnderWay | None:
-        """Return the run of items that *future*, which was taken, stands for; None: it is one item."""
+        """Return the run of items that *future*, which was taken, stands for; None: it is one item. Follow with `is_apart`."""
         return None
+
+    def is_apart(self) -> None:
+        """Take note that a run was taken apart, and what follows it is at hand: before, the map is not at its end."""
+        with self._lock:
+            self._taken_apart -= 1
+            self._changed.ring()
 
     def failed_with(self, run: UnderWay) -> int:
         """Return how many items have failed with *run*: those that were its own to the end, and not given back."""

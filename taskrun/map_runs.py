@@ -206,18 +206,19 @@ class FeedInRuns(Feed):
             run.stop()
         done = self._count(items, future)
         rest = self._submit_rest(run, run.items[done:], run.first + done)
-        with self._lock:
+        with self._lock:  # all of it at once: who waits for what follows takes it from here
             self._live.discard(run)
             run.after_end = rest
             if not run.dropped:
                 self._note_ended((future,))
-        self._follow_up(run, rest)
+            self._keep(run, rest)
+        self._part_over(run, rest)
         if self._reporter is not None:
             self._reporter.ended(0 if future.cancelled() else done)
             self._report_the_end()
 
     def take_rest_back(self, run: UnderWay, begun: int) -> None:
-        """Of a run that does not end *begun* items are begun: submit the others. In any thread."""
+        """Of a run that does not end *begun* items are begun: submit the others, if there are any. In any thread."""
         with self._lock:
             if run.given_back or run.over:
                 return
@@ -229,6 +230,7 @@ class FeedInRuns(Feed):
         rest = self._submit_rest(run, left, run.first + begun)
         with self._lock:
             run.after_gift = rest
+            self._keep(run, rest)
             stuck = not run.over
         if stuck:
             self.scheduler.note_stuck(run)
@@ -236,7 +238,7 @@ class FeedInRuns(Feed):
                 stuck = not run.over  # else its end has looked before that was noted
             if not stuck:
                 self.scheduler.note_moving(run)
-        self._follow_up(run, rest)
+        self._part_over(run, rest)
 
     def _submit_rest(self, run: UnderWay, items: list[Any], first: int) -> list[Future[Any]]:
         """Submit the *items* of *run* that it has not called, the first of which is item *first* of the map."""
@@ -256,14 +258,17 @@ class FeedInRuns(Feed):
             self._ended += len(lost)
         return lost
 
-    def _follow_up(self, run: UnderWay, rest: list[Future[Any]]) -> None:
-        """What follows *run* is submitted: keep it for whoever asks for results, and go on."""
+    def _keep(self, run: UnderWay, rest: list[Future[Any]]) -> None:
+        """Keep what follows *run* for whoever asks for results. Under the lock."""
+        if not (self._closed or run.dropped or self._unwanted):
+            self._note_open(rest, 0)
+            self._note_ended([each for each in rest if each._scheduler is None])  # those that are lost
+        self._changed.ring()
+
+    def _part_over(self, run: UnderWay, rest: list[Future[Any]]) -> None:
+        """The end of *run* was seen to, or what it gave back: go on, without it if that was all."""
         with self._lock:
             closed = self._closed or run.dropped
-            if not closed and not self._unwanted:
-                self._note_open(rest, 0)
-                self._note_ended([each for each in rest if each._scheduler is None])  # those that are lost
-            self._changed.ring()
             run.parts -= 1
             gone = not run.parts
             self._runs -= gone
@@ -325,6 +330,7 @@ class FeedInRuns(Feed):
             run = self._run_of.pop(future, None)
             if run is not None:
                 self._handed += run.size - 1
+                self._taken_apart += 1
             return run
 
     def failed_with(self, run: UnderWay) -> int:

@@ -124,7 +124,4 @@ class LiveRuns:
         if self._looking:
             self._call_at(now + OVERDUE, self._look)
         for run, rest in overdue:
-            had = rest.end
-            begun = rest.take()
-            if begun < had:
-                run.feed.take_rest_back(run, begun)
+            run.feed.take_rest_back(run, rest.take())

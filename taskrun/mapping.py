@@ -111,7 +111,10 @@ class MapResults(Generic[T]):
             if future is None:
                 self._feed = None
             elif run := feed.run_of(future):
-                self._unpack(feed, future, run)
+                try:
+                    self._unpack(feed, future, run)
+                finally:
+                    feed.is_apart()
                 return self.__next__()
             else:
                 value: T = _outcome(future, self._left(), as_value=feed.options.return_exceptions)

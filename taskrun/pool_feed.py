@@ -68,8 +68,8 @@ class _Collected(Feed):
             self._run_to_the_end()  # each item fails with the reason
         self._collect()
 
-    def _pump(self, *, reading: bool) -> None:
-        super()._pump(reading=reading)
+    def _pump(self, *, reading: bool, pending: Future[Any] | None = None) -> None:
+        super()._pump(reading=reading, pending=pending)
         self._collect()
 
     def _collect(self) -> None:
@@ -157,6 +157,7 @@ class CollectingInRuns(_Collected, FeedInRuns):
         if run is None:
             return future, 0
         self._queue.extendleft(reversed(run.follows or ()))
+        self.is_apart()
         return future, run.size
 
 
@@ -235,7 +236,7 @@ class ReadAhead(OnDemand):
             self._stop(error)
             raise
 
-    def _pump(self, *, reading: bool) -> None:
+    def _pump(self, *, reading: bool, pending: Future[Any] | None = None) -> None:
         with self._lock:
             self._wanted.ring()
 

@@ -250,8 +250,8 @@ def returned(obj: Any) -> Any:
 def _refused(obj: Any) -> RuntimeError:
     return RuntimeError(
         f"{type(obj).__qualname__} objects should only be shared between processes through inheritance, or as arguments of the "
-        "tasks of an executor: a task can return what it was given (connections excepted, and on fork all), not what it has "
-        "made, nor can it be written to a file"
+        "tasks of an executor: a task cannot return one that it has made (nor a connection, and none on fork), nor can it be "
+        "written to a file"
     )
 
 

@@ -6,6 +6,7 @@ The lock plan is the scheduler's; see there. Here nothing is held.
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Waits"]
 
-_MOST_EXTRA = 32  # workers; runs that are stuck are few, and each waits for something that this one or the next comes to
+_STUCK_AFTER = 1.0  # seconds
+_MOST_EXTRA = 32  # workers
 
 
 class Waits(Completing):
@@ -31,7 +33,8 @@ class Waits(Completing):
 
     def __init__(self, backend: Backend, settings: WorkerSettings, max_pending: int | None, seed: int | None) -> None:
         super().__init__(backend, settings, max_pending, seed)
-        self._stuck: set[object] = set()  # runs of items that gave some back, and do not end
+        self._stuck: set[object] = set()  # runs of items that do not end
+        self._watching = False  # the timer looks after them
         self._allowing = threading.RLock()  # guards `_allowed`; the backend is told under it, so that it hears in order
         self._allowed = 0
         # The standard library's waiters in our worker threads: for how many futures, and what makes up for the thread. The
@@ -112,21 +115,40 @@ class Waits(Completing):
     # -- runs of items that wait for what they gave back -----------------------------------------------------------------------
 
     def note_stuck(self, run: object) -> None:
-        """Note that *run* has given items back and does not end: where that is so of all workers, others run these."""
+        """Note that *run* does not end and has given back what it could; where nothing else ends either, others run that.
+
+        Not at once, as most are only slow, and a worker may cost much; and not for a single worker, whose user may count on its
+        being alone: on it nobody could wait for a later item anyway.
+        """
         with self.lock:
             self._stuck.add(run)
-        self._allow()
+            begin = not self._watching and self.settings.max_workers > 1
+            self._watching = self._watching or begin
+        if begin:
+            self._look_again()
 
     def note_moving(self, run: object) -> None:
         """Note that *run* has ended."""
         if run in self._stuck:
             with self.lock:
                 self._stuck.discard(run)
-            self._allow()
+            self._allow(0)
 
-    def _allow(self) -> None:
+    def _look_again(self) -> None:
+        self.timer.call_at(time.monotonic() + _STUCK_AFTER, self._look_at_stuck, sum(self.counts.values()))
+
+    def _look_at_stuck(self, ended: int) -> None:
+        """Let there be one more worker if nothing has ended since there were *ended* tasks and items. In the timer's thread."""
+        with self.lock:
+            self._watching = bool(self._stuck)
+        if self._watching:
+            self._allow(int(sum(self.counts.values()) == ended))
+            self._look_again()
+
+    def _allow(self, more: int) -> None:
+        """Let there be so many *more* workers, and never more than runs are stuck."""
         with self._allowing:
-            extra = max(0, min(len(self._stuck) - self.settings.max_workers + 1, _MOST_EXTRA))
+            extra = min(self._allowed + more, len(self._stuck), _MOST_EXTRA)
             if extra != self._allowed:
                 self._allowed = extra
                 self._backend.allow(extra)

@@ -215,9 +215,10 @@ class Fleet(Starting):
     # -- recycling -------------------------------------------------------------------------------------------------------------
 
     def _shrink(self) -> None:
-        """Have idle workers leave that are too many: others were stuck, and are not any more."""
+        """Have idle workers leave that are too many, the newest first: others were stuck, and are not any more."""
         current = self._current()
-        for handle in [handle for handle in current if handle.free][: max(0, len(current) - self.limit)]:
+        idle = [handle for handle in reversed(current) if handle.free]
+        for handle in idle[: max(0, len(current) - self.limit)]:
             self.retire(handle)
 
     def _recycle(self, handle: Handle, now: float) -> list[float]:

@@ -44,6 +44,4 @@ class RunWatch:
     def _overdue(self) -> None:
         rest = self._rest
         if rest is not None:
-            had = rest.end
-            if rest.take() < had:
-                self._give_back(rest.end)
+            self._give_back(rest.take())  # also where there is nothing left: it is stuck

@@ -106,7 +106,7 @@ def test_retries_and_settings_reach_the_executor(command):
 
 def test_a_timeout_fails_the_item_with_its_reason(command):
     command.write("n.txt", "30\n0\n")
-    done = command("run", "jobs:sleep", "n.txt", "--backend", "process", "--timeout", "500ms")
+    done = command("run", "jobs:sleep", "n.txt", "--backend", "process", "--timeout", "2500ms")
     late, fine = records(done.stdout)
     assert late["error"]["type"] == "taskrun.errors.TaskTimeoutError"
     assert fine["ok"]
