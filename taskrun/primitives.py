@@ -198,6 +198,16 @@ _known: dict[int, _Known] = {}
 _by_key: dict[bytes, _Known] = {}
 
 
+def _reset_after_fork() -> None:
+    """Give the child a free lock: another thread of the parent may have held it."""
+    global _registry
+    _registry = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)
+
+
 def _forget(number: int, key: bytes) -> None:
     _known.pop(number, None)
     _by_key.pop(key, None)

@@ -11,6 +11,7 @@ pickle it goes whole.
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import weakref
 from collections import deque
@@ -32,6 +33,16 @@ _loaded = threading.Lock()
 _latest: deque[Shared] = deque(maxlen=4)
 """Keeps the last ones that came whole: the next task will want them, too."""
 _whole: weakref.WeakValueDictionary[bytes, Shared] = weakref.WeakValueDictionary()
+
+
+def _reset_after_fork() -> None:
+    """Give the child a free lock: another thread of the parent may have held it."""
+    global _loaded
+    _loaded = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def shared(obj: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from functools import partial
@@ -18,6 +19,16 @@ __all__ = ["ThreadProcess", "active_children"]
 
 _registry = threading.RLock()
 _started: WeakSet[ThreadProcess] = WeakSet()
+
+
+def _reset_after_fork() -> None:
+    """Give the child a free lock: another thread of the parent may have held it."""
+    global _registry
+    _registry = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 class ThreadProcess(dummy.DummyProcess):

@@ -15,6 +15,7 @@ import pytest
 import taskrun
 from taskrun.engine.crash import SILENT_FOR
 from taskrun.engine.doorbell import Doorbell
+from taskrun.engine.forking import fork
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -272,3 +273,29 @@ def test_a_worker_of_a_pool_lives_as_long_as_it_is_wanted(start_method: str) -> 
         assert ex.submit(os.getpid).result(PATIENCE) == first
         time.sleep(2 * SILENT_FOR)  # idle
         assert ex.submit(os.getpid).result(PATIENCE) == first
+
+
+@pytest.mark.parametrize(
+    ("module", "lock"),
+    [("primitives", "_registry"), ("thread_process", "_registry"), ("sharing", "_loaded"), ("by_value", "_naming")],
+)
+def test_locks_that_another_thread_held_are_free_in_a_forked_copy(module: str, lock: str) -> None:
+    owner = importlib.import_module(f"taskrun.{module}")
+    held, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with getattr(owner, lock):
+            held.set()
+            leave.wait(PATIENCE)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        assert held.wait(PATIENCE)
+        pid = fork()
+        if pid == 0:
+            os._exit(int(not getattr(owner, lock).acquire(blocking=False)))
+        assert os.waitpid(pid, 0)[1] == 0
+    finally:
+        leave.set()
+        thread.join()
