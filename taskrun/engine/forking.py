@@ -33,6 +33,9 @@ _PATIENCE = 1.0  # seconds to wait for the handlers of `logging`; one may be stu
 class _Here(threading.local):
     careful = False
 
+    def __init__(self) -> None:
+        self.held: list[Any] = []
+
 
 _here = _Here()
 
@@ -55,10 +58,29 @@ def careful_fork(module: str) -> Iterator[None]:
             stream.flush()
     _here.careful = True
     try:
-        with _logging_held(), _warning_ignored(module):
+        with _warning_ignored(module):
             yield
     finally:
         _here.careful = False
+
+
+def _before() -> None:
+    """Have no other thread in a handler of `logging`, which renews its own locks in the child, and not those of its files."""
+    if not _here.careful:
+        return
+    logging = sys.modules.get("logging")
+    until = time.monotonic() + _PATIENCE
+    handlers = [reference() for reference in list(getattr(logging, "_handlerList", ()))]
+    # First its own lock, which it acquires for a fork as well: who holds that may wait for a handler's, to close it.
+    for owner, name in ((logging, "_lock"), *((handler, "lock") for handler in handlers)):
+        lock = getattr(owner, name, None)
+        if lock is not None and lock.acquire(timeout=max(0.0, until - time.monotonic())):
+            _here.held.append(lock)
+
+
+def _in_parent() -> None:
+    while _here.held:
+        _here.held.pop().release()
 
 
 def _in_child() -> None:
@@ -66,33 +88,14 @@ def _in_child() -> None:
     if not _here.careful:
         return
     _here.careful = False  # that was this fork; those of a task are its own business
+    _here.held = []  # these are new
     bootstrap = sys.modules.get("_frozen_importlib")
     for table in ("_module_locks", "_blocking_on"):
         with contextlib.suppress(Exception):
             getattr(bootstrap, table).clear()
 
 
-os.register_at_fork(after_in_child=_in_child)
-
-
-@contextlib.contextmanager
-def _logging_held() -> Iterator[None]:
-    """Have no other thread in a handler of `logging`, which renews its own locks in the child, and not those of its files."""
-    logging = sys.modules.get("logging")
-    held: list[Any] = []
-    until = time.monotonic() + _PATIENCE
-    handlers = [reference() for reference in list(getattr(logging, "_handlerList", ()))]
-    try:
-        # First its own lock, which it acquires for a fork as well: who holds that may wait for a handler's, to close it.
-        for owner, name in ((logging, "_lock"), *((handler, "lock") for handler in handlers)):
-            lock = getattr(owner, name, None)
-            if lock is not None and lock.acquire(timeout=max(0.0, until - time.monotonic())):
-                held.append(lock)
-        yield
-    finally:
-        for lock in held:
-            with contextlib.suppress(RuntimeError):  # in the child they are new
-                lock.release()
+os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
 
 
 @contextlib.contextmanager
