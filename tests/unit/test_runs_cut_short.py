@@ -231,7 +231,7 @@ def test_a_policy_that_is_asked_waits_for_no_callback(kind: str) -> None:
 
     with make(kind) as ex:
         try:
-            ex.submit(abs, 1).add_done_callback(block)
+            ex.submit(time.sleep, 0.3).add_done_callback(block)  # it is not done by then, or it would run here
             assert inside.wait(PATIENCE)
             asked = ex.options(retry=taskrun.Retry(on=lambda _: False)).submit(int, "x")
             assert isinstance(asked.exception(PATIENCE), ValueError)
