@@ -63,17 +63,21 @@ test-plugins: $(PLUGINS_VENV)/installed-mpi ## plugins/ against real Dask and Ra
 	echo "== failed: $${failed[*]:-none}"; [ $${#failed[@]} -eq 0 ]
 
 test-plugins-brief: export CONFORMANCE_STEP = 10
-test-plugins-brief: $(PLUGINS_VENV)/installed ## as test-plugins, without MPI, the plugins side by side; on clusters of their own each tenth behaviour
+test-plugins-brief: $(PLUGINS_VENV)/installed ## as test-plugins, side by side, without MPI: of the conformance suite each third behaviour, on clusters of their own each tenth
 	@$(MAKE) --no-print-directory -j3 --output-sync=target --keep-going $(PLUGINS:%=test-plugin-%) test-executors
+
+# What has failed is known by this file, also to who interrupts the tests: then pytest ends with 2.
+PLUGINS_FAILED := $(abspath $(PLUGINS_VENV))/failed
 
 test-plugin-%: $(PLUGINS_VENV)/installed
 	@command -v openssl >/dev/null || { echo "make: openssl is needed for the tests of TLS: apt-get install openssl"; exit 1; }
-	@echo "== taskrun-$*"
-	@cd plugins/taskrun-$* && $(IN_PLUGINS_VENV) -W error -m pytest $(ARGS)
+	@echo "== taskrun-$*"; rm -f $(PLUGINS_FAILED)-$*
+	@cd plugins/taskrun-$* && $(IN_PLUGINS_VENV) -W error -m pytest $(ARGS) || { [ $$? -eq 2 ] || touch $(PLUGINS_FAILED)-$*; exit 1; }
 
 test-executors: $(PLUGINS_VENV)/installed
-	@echo "== other executors"
-	@$(IN_PLUGINS_VENV) -W error -m pytest tests/clients/test_other_executors.py $(ARGS)
+	@echo "== other executors"; rm -f $(PLUGINS_FAILED)-executors
+	@$(IN_PLUGINS_VENV) -W error -m pytest tests/clients/test_other_executors.py $(ARGS) \
+	  || { [ $$? -eq 2 ] || touch $(PLUGINS_FAILED)-executors; exit 1; }
 
 test-all: ## the tests on each of Python 3.11 to 3.14 found here
 	@found=(); failed=(); \

@@ -24,11 +24,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With CONFORMANCE_STEP=10 take each tenth behaviour on clusters of the executors' own: for who has minutes only."""
+    """With CONFORMANCE_STEP=10 take each tenth behaviour on clusters of the executors' own, each third on another."""
     step = int(os.environ.get("CONFORMANCE_STEP", "1"))
-    own = [item for item in items if "TestOwnCluster" in item.nodeid]
-    left_out = {*own} - {*own[::step]}
-    items[:] = [item for item in items if item not in left_out]
+    for suite, every in (("::TestOwnCluster::", step), ("::TestCluster::", max(1, step // 3))):
+        found = [item for item in items if suite in item.nodeid]
+        left_out = {*found} - {*found[::every]}
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(autouse=True)
