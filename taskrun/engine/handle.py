@@ -136,8 +136,8 @@ class Handle:
 
     @property
     def free(self) -> bool:
-        """Whether it can be given a task at once."""
-        return self.ready and not self.flight and not self.leaving and self.stop is None and not self.dead
+        """Whether it can be given a task at once. It may say that it is ready before its launcher says who it is."""
+        return self.ready and self.pidfd >= 0 and not self.flight and not self.leaving and self.stop is None and not self.dead
 
     # -- sending (I/O thread) --------------------------------------------------------------------------------------------------
 

@@ -211,7 +211,7 @@ class Supervisor:
 
     def labels(self) -> list[str]:
         """Return the names of the live workers, not of those that are being made."""
-        return [handle.label for handle in list(self._fleet.workers.values()) if handle.ready and not handle.dead]
+        return [each.label for each in list(self._fleet.workers.values()) if each.ready and each.label and not each.dead]
 
     # -- the thread ------------------------------------------------------------------------------------------------------------
 

@@ -192,3 +192,22 @@ def test_what_a_task_starts_does_not_inherit_the_line_of_its_worker(make: Callab
 def descriptors_of_a_child() -> list[str]:
     with os.popen("ls /proc/self/fd") as listing:  # noqa: S605, S607
         return listing.read().split()
+
+
+def test_a_worker_is_given_nothing_before_it_is_known_who_it_is(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own word that it is ready may be read before the template's, which tells its number."""
+    receive, until = launch._FromTemplate.receive, time.monotonic() + 2.0
+
+    def late(self: launch._FromTemplate) -> list[launch.Event]:
+        if time.monotonic() < until:
+            time.sleep(0.005)
+            return []
+        return receive(self)
+
+    monkeypatch.setattr(launch._FromTemplate, "receive", late)
+    with make(max_workers=1) as ex:
+        future = ex.submit(jobs.pid)
+        while not future.done():
+            assert all(ex.stats()["workers"])
+            time.sleep(0.001)
+        assert future.attempts[0].worker == f"pid {future.result()}"

@@ -49,7 +49,7 @@ class TestTimeout:
             assert ex.submit(jobs.pid).result() != before
 
     def test_the_stack_shows_the_task_and_not_the_engine(self, make: Callable, wire: Wire) -> None:
-        with make(timeout=0.3) as ex:
+        with make(timeout=1.5) as ex:  # by then it runs, however busy the machine is
             error = ex.submit(jobs.tell_and_hold, wire.path).exception()
         assert isinstance(error, taskrun.TaskTimeoutError)
         assert "in hold" in error.stack
@@ -59,7 +59,7 @@ class TestTimeout:
     @pytest.mark.parametrize("then", ["hold", "exit when asked"])
     def test_processes_that_the_task_started_end_with_it(self, make: Callable, wire: Wire, then: str) -> None:
         with make() as ex:
-            future = ex.options(timeout=0.4).submit(jobs.start_helper, wire.path, then)
+            future = ex.options(timeout=2.0).submit(jobs.start_helper, wire.path, then)  # to start Python takes its time
             helper = int(wire.hear())
             assert isinstance(future.exception(), taskrun.TaskTimeoutError)
             assert gone(helper)
