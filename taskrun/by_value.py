@@ -37,6 +37,7 @@ from taskrun.importable import importable
 from taskrun.primitives import is_primitive, reduce_primitive, returned
 from taskrun.reach import Reach, digest
 from taskrun.reducers import reduce_wrapper
+from taskrun.threads import renew_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -276,6 +277,7 @@ def _class_version(cls: type) -> int:
 
 
 _naming = threading.RLock()  # re-entrant: a destructor that the collector calls inside may pickle
+renew_after_fork(globals(), "_naming", threading.RLock)
 _namespace_keys: dict[int, tuple[str, weakref.ref[types.FunctionType]]] = {}
 
 
@@ -309,15 +311,6 @@ def _process_key() -> str:
     if _process is None or _process[0] != os.getpid():
         _process = (os.getpid(), uuid.uuid4().hex)
     return _process[1]
-
-
-def _reset_after_fork() -> None:
-    global _naming
-    _naming = threading.RLock()  # another thread of the parent may have held it
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def _is_module_namespace(namespace: dict[str, Any]) -> bool:

@@ -9,7 +9,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-__all__ = ["add_note", "is_a", "said", "text_of", "traceback_text", "type_name", "without_first_frame", "without_frames_of"]
+__all__ = [
+    "add_note",
+    "attributes_of",
+    "is_a",
+    "said",
+    "text_of",
+    "traceback_text",
+    "type_name",
+    "without_first_frame",
+    "without_frames_of",
+]
 
 T = TypeVar("T")
 
@@ -17,7 +27,7 @@ _LONGEST_TEXT = 100_000
 
 # The base's own descriptors: a class may say something else, or raise.
 _traceback: Callable[[BaseException], TracebackType | None] = vars(BaseException)["__traceback__"].__get__
-_attributes: Callable[[BaseException], dict[str, Any]] = vars(BaseException)["__dict__"].__get__
+attributes_of: Callable[[BaseException], dict[str, Any]] = vars(BaseException)["__dict__"].__get__
 
 
 def traceback_text(error: BaseException) -> str:
@@ -68,6 +78,6 @@ def is_a(value: Any, cls: type[T] | tuple[type[T], ...]) -> TypeGuard[T]:
 
 def add_note(error: BaseException, text: str) -> None:
     """Do as its own `add_note`."""
-    notes = _attributes(error).setdefault("__notes__", [])
+    notes = attributes_of(error).setdefault("__notes__", [])
     if type(notes) is list:  # else somebody has other ideas of them
         notes.append(text)

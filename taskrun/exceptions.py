@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskrun.errors import RemoteTraceback
-from taskrun.exception_text import is_a, said, text_of, traceback_text, type_name
+from taskrun.exception_text import attributes_of, is_a, said, text_of, traceback_text, type_name
 from taskrun.serialization import dump_upward
 from taskrun.stand_in import base_names, stand_in
 
@@ -115,7 +115,6 @@ _args: Callable[[BaseException], tuple[Any, ...]] = vars(BaseException)["args"].
 _cause: Callable[[BaseException], BaseException | None] = vars(BaseException)["__cause__"].__get__
 _context: Callable[[BaseException], BaseException | None] = vars(BaseException)["__context__"].__get__
 _is_suppressed: Callable[[BaseException], bool] = vars(BaseException)["__suppress_context__"].__get__
-_attributes: Callable[[BaseException], dict[str, Any]] = vars(BaseException)["__dict__"].__get__
 
 
 def _graph(error: BaseException) -> list[BaseException]:
@@ -136,7 +135,7 @@ def _graph(error: BaseException) -> list[BaseException]:
                 chained += 1
                 note(other)
         memo: dict[int, Any] = {}
-        for value in (*_members(item), *_args(item), *_attributes(item).values()):
+        for value in (*_members(item), *_args(item), *attributes_of(item).values()):
             _mapped(value, note, memo)
     return found
 
@@ -174,7 +173,7 @@ def _node(error: BaseException, numbers: dict[int, int]) -> tuple[Any, ...]:
     members = None
     if is_a(error, BaseExceptionGroup):
         members = tuple(numbers[id(item)] for item in _members(error) if id(item) in numbers)
-    notes: Any = _attributes(error).get("__notes__")
+    notes: Any = attributes_of(error).get("__notes__")
     return tuple(
         _Node(
             _dump_one(error, numbers),
@@ -250,7 +249,7 @@ def _take_apart(error: BaseException, numbers: dict[int, int]) -> _Parts:
         number = numbers.get(id(value)) if is_a(value, BaseException) else None
         return value if number is None else _Other(number)
 
-    attributes = {name: _mapped(value, other, memo) for name, value in _attributes(error).items()}
+    attributes = {name: _mapped(value, other, memo) for name, value in attributes_of(error).items()}
     return _Parts(type(error), tuple(_mapped(value, other, memo) for value in args), fields, attributes)
 
 
@@ -265,7 +264,7 @@ def _with_text(parts: _Parts, error: BaseException) -> _Parts:
         parts.cls,
         tuple(_or_repr(value, whole) for value, whole in zip(parts.args, args, strict=True)),
         {name: _or_repr(value, value) for name, value in parts.fields.items()},
-        {name: _or_repr(value, _attributes(error).get(name, value)) for name, value in parts.attributes.items()},
+        {name: _or_repr(value, attributes_of(error).get(name, value)) for name, value in parts.attributes.items()},
     )
 
 
@@ -316,8 +315,8 @@ def _build(node: _Node, built: list[BaseException | None], text: str, task: str 
             loaded = pickle.loads(node.data)
             error = _put_together(_Parts(*loaded), members) if type(loaded) is tuple else loaded
             if is_a(error, BaseException):
-                if node.notes and not _attributes(error).get("__notes__"):  # its own pickling code knows nothing of them
-                    _attributes(error)["__notes__"] = list(node.notes)
+                if node.notes and not attributes_of(error).get("__notes__"):  # its own pickling code knows nothing of them
+                    attributes_of(error)["__notes__"] = list(node.notes)
                 return error
         except BaseException as reason:  # the class is not here, or its code fails here
             problem = said(reason)
@@ -347,7 +346,7 @@ def _put_together(parts: _Parts, members: list[BaseException]) -> BaseException:
         with suppress(AttributeError, TypeError):  # read-only
             _set(error, name, value)
     _set(error, "args", args)
-    _attributes(error).update(attributes)
+    attributes_of(error).update(attributes)
     return error  # type: ignore[no-any-return]
 
 
@@ -367,7 +366,7 @@ def _fill_in(error: BaseException, built: list[BaseException | None]) -> None:
     def found(value: Any) -> Any:
         return built[value.number] if type(value) is _Other else value
 
-    args, attributes = _args(error), _attributes(error)
+    args, attributes = _args(error), attributes_of(error)
     whole = tuple(_mapped(value, found, memo) for value in args)
     if any(new is not old for new, old in zip(whole, args, strict=True)):
         _set(error, "args", whole)

@@ -13,7 +13,6 @@ thread is inside.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from concurrent import futures as standard
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from taskrun.bell import lock_of, new_gate, wait_at
 from taskrun.task import Attempt
+from taskrun.threads import renew_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -54,18 +54,9 @@ _DONE = frozenset({"CANCELLED", CANCELLED, FINISHED})
 _LOOK_AGAIN = 1.0  # seconds
 
 _STATE = threading.RLock()
+renew_after_fork(globals(), "_STATE", threading.RLock)
 # The standard library's logger and text: programs filter on them.
 _log = logging.getLogger("concurrent.futures")
-
-
-def _reset_after_fork() -> None:
-    """Give the child a free lock: another thread of the parent may have held it."""
-    global _STATE
-    _STATE = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 class Future(standard.Future[T]):

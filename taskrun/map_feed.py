@@ -117,7 +117,7 @@ class Feed:
         if pump:
             self._pump(reading=False)
 
-    def rest_given_back(self, future: Future[Any], begun: int) -> None:
+    def rest_given_back(self, begun: int) -> None:
         """Do nothing: items that are tasks of their own are given back by whoever runs them."""
 
     def _note_ended(self, ended: Sequence[Future[Any]]) -> None:

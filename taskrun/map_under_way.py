@@ -81,7 +81,7 @@ class UnderWay:
         rest = None if self.live is None or self.given_back else self.live.rest
         return rest if rest is not None and now > rest.since + OVERDUE else None
 
-    def rest_given_back(self, _: Future[Any], begun: int) -> None:
+    def rest_given_back(self, begun: int) -> None:
         self.feed.take_rest_back(self, begun)
 
     def stop(self) -> None:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, cast
 from taskrun import shipping
 from taskrun.importable import loaded
 from taskrun.shipping import Shipment
+from taskrun.threads import renew_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -194,18 +195,9 @@ class _Known:
 
 
 _registry = threading.RLock()  # a collector in the middle of it may forget some
+renew_after_fork(globals(), "_registry", threading.RLock)
 _known: dict[int, _Known] = {}
 _by_key: dict[bytes, _Known] = {}
-
-
-def _reset_after_fork() -> None:
-    """Give the child a free lock: another thread of the parent may have held it."""
-    global _registry
-    _registry = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def _forget(number: int, key: bytes) -> None:

@@ -11,7 +11,6 @@ pickle it goes whole.
 from __future__ import annotations
 
 import functools
-import os
 import threading
 import weakref
 from collections import deque
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from taskrun import shipping
 from taskrun.serialization import dump_out_of_band
 from taskrun.shipping import Arrival, Shipment
+from taskrun.threads import renew_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,19 +30,10 @@ in_use = False
 """Whether there is or was any in this process: else nobody has to look for one."""
 
 _loaded = threading.Lock()
+renew_after_fork(globals(), "_loaded", threading.Lock)
 _latest: deque[Shared] = deque(maxlen=4)
 """Keeps the last ones that came whole: the next task will want them, too."""
 _whole: weakref.WeakValueDictionary[bytes, Shared] = weakref.WeakValueDictionary()
-
-
-def _reset_after_fork() -> None:
-    """Give the child a free lock: another thread of the parent may have held it."""
-    global _loaded
-    _loaded = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 def shared(obj: Any) -> Any:

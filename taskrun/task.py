@@ -76,8 +76,8 @@ class Feeder(Protocol):
         In any thread, with no lock held.
         """
 
-    def rest_given_back(self, future: Future[Any], begun: int) -> None:
-        """Take note that of the items of his run *future* only *begun* are begun: the others are to be submitted anew.
+    def rest_given_back(self, begun: int) -> None:
+        """Take note that of the items of his run only *begun* are begun: the others are to be submitted anew.
 
         In any thread, with no lock held.
         """

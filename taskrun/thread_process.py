@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from functools import partial
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakSet
 
 from taskrun.thread_pipe import ThreadConnection
+from taskrun.threads import renew_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -18,17 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["ThreadProcess", "active_children"]
 
 _registry = threading.RLock()
+renew_after_fork(globals(), "_registry", threading.RLock)
 _started: WeakSet[ThreadProcess] = WeakSet()
-
-
-def _reset_after_fork() -> None:
-    """Give the child a free lock: another thread of the parent may have held it."""
-    global _registry
-    _registry = threading.RLock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)
 
 
 class ThreadProcess(dummy.DummyProcess):

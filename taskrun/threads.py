@@ -20,6 +20,7 @@ __all__ = [
     "dismiss_janitor",
     "ensure_janitor",
     "in_subinterpreter",
+    "renew_after_fork",
     "take_politely",
     "threads_of_others",
     "when_gone",
@@ -46,6 +47,12 @@ def take_politely(lock: threading.RLock) -> None:
             return
         time.sleep(0)
     lock.acquire()
+
+
+def renew_after_fork(namespace: dict[str, Any], name: str, make: Callable[[], object]) -> None:
+    """Have forked children make anew what *namespace*, a module's, calls *name*: a lock, which another thread may have held."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=lambda: namespace.__setitem__(name, make()))
 
 
 class OwnThread(threading.Thread):
@@ -129,15 +136,7 @@ class _Janitor:
 
 
 _janitor = _Janitor()
-
-
-def _reset_after_fork() -> None:
-    global _janitor
-    _janitor = _Janitor()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_reset_after_fork)
+renew_after_fork(globals(), "_janitor", _Janitor)
 
 
 def ensure_janitor() -> None:

@@ -207,7 +207,7 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
             return []
         begun = worker.items_begun()
         if begun is not None and task.owner is not None:
-            self._scheduler.run_aside(partial(task.owner.rest_given_back, task.future, begun))  # not here: it pickles
+            self._scheduler.run_aside(partial(task.owner.rest_given_back, begun))  # not here: it pickles
         return [now + OVERDUE]
 
     def _recycle(self, worker: PooledWorker, now: float) -> list[float]:

@@ -129,7 +129,7 @@ class Answers:
         answers, given_back, head = self._sort(handle, frames)
         for each, begun in given_back:
             if each is not None and each.owner is not None:
-                each.owner.rest_given_back(each.future, begun)
+                each.owner.rest_given_back(begun)
         outcomes, label, loads = self._fleet.outcomes, handle.label, pickle.loads
         size = 0
         fn: Any = None  # of the last task: most often the next one's too

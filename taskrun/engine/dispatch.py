@@ -250,17 +250,7 @@ class Dispatcher:
         failed: list[tuple[Task, BaseException]] = []
         first = sequence = handle.next_sequence
         new_moment()
-        if sys.path != handle.path:  # a module may be imported from where the worker would not look yet
-            handle.path = list(sys.path)
-            self._fleet.send_state(handle, {"path": list(map(str, handle.path))})
-        if handle.authkey is None:
-            handle.authkey = surroundings.authkey()
-            if handle.authkey is not None:
-                self._fleet.send_state(handle, {"authkey": handle.authkey})
-        unshared = handle.shipped.gone()
-        if unshared:
-            handle.shipped.let_go(unshared)
-            self._fleet.send_state(handle, {"unshared": unshared})
+        self._tell_what_changed(handle)
         found = self._found
         for task in batch:
             try:
@@ -306,6 +296,20 @@ class Dispatcher:
         if was_idle and head is not None:
             handle.moved = time.monotonic()
             self._scheduler.begin(head)
+
+    def _tell_what_changed(self, handle: Handle) -> None:
+        """Tell a worker what is otherwise in this process than when it was last sent something."""
+        if sys.path != handle.path:  # a module may be imported from where the worker would not look yet
+            handle.path = list(sys.path)
+            self._fleet.send_state(handle, {"path": list(map(str, handle.path))})
+        if handle.authkey is None:
+            handle.authkey = surroundings.authkey()
+            if handle.authkey is not None:
+                self._fleet.send_state(handle, {"authkey": handle.authkey})
+        unshared = handle.shipped.gone()
+        if unshared:
+            handle.shipped.let_go(unshared)
+            self._fleet.send_state(handle, {"unshared": unshared})
 
     def _not_sent(self, failed: list[tuple[Task, BaseException]]) -> None:
         with self._lock:

@@ -271,3 +271,15 @@ def test_what_a_context_makes_depends_on_whether_tasks_run_in_other_processes(ba
         one, other = getattr(context, name), getattr(like, name)
         assert getattr(one, "__func__", one) == getattr(other, "__func__", other)
     assert not set(MADE) - set(dir(context))
+
+
+@pytest.mark.parametrize("kind", ["thread", "dummy"])
+def test_what_a_thread_has_otherwise(kind: str) -> None:
+    """As docs/how-to/from-multiprocessing.md says."""
+    context = taskrun.get_context(kind)
+    assert not hasattr(context.current_process(), "pid")
+    process = context.Process(target=int)
+    process.start()
+    process.join(PATIENCE)
+    process.close()
+    assert (process.is_alive(), process.exitcode) == (False, 0)

@@ -174,6 +174,18 @@ def test_a_task_gives_back_what_it_was_given_and_nothing_that_it_has_made(ex: ta
     assert ex.submit(abs, -1).result(PATIENCE) == 1
 
 
+@pytest.mark.parametrize("backend", ["process", "pool", "fork"])
+def test_connections_do_not_come_back_nor_does_anything_of_the_kind_from_fork(backend: str) -> None:
+    """As docs/how-to/from-multiprocessing.md says."""
+    with taskrun.Executor(backend, max_workers=1) as ex:
+        here, there = ex.context.Pipe()
+        given = [there, *([ex.context.Lock(), ex.context.Queue()] if backend == "fork" else [])]
+        for one in given:
+            assert isinstance(ex.submit(list, [one]).exception(PATIENCE), taskrun.SerializationError)
+        here.close()
+        there.close()
+
+
 # -- what cannot be passed -----------------------------------------------------------------------------------------------------
 
 
