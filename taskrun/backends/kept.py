@@ -121,6 +121,9 @@ class KeptBackend(Backend, Generic[P]):
     # -- getting workers to work -----------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
+        self._ring()
+
+    def _ring(self) -> None:
         # `_asleep` is the keeper's to change: Ctrl-C could strike between that and the ringing, and nobody would ring again.
         if self._asleep:
             self._doorbell.ring()
@@ -128,7 +131,7 @@ class KeptBackend(Backend, Generic[P]):
     def _tell(self, wish: Callable[..., object], *args: Any) -> None:
         """Have the keeper call ``wish(*args)`` soon. Safe anywhere: it only appends and rings."""
         self._wishes.append((wish, args))
-        self.wake()
+        self._ring()
 
     def _keep(self) -> None:
         while True:

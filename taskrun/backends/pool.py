@@ -1,7 +1,11 @@
 """Runs tasks in workers of `multiprocessing.Pool`; how these are made and seen off is in `pool_workers`.
 
 The keeper hands a task to a worker that has none. It is pickled in a thread of the pool that it was given to, and begins when
-that is done: until then it can be taken back. Its answer is unpickled in another one.
+that is done: until then it can be taken back. Its answer is unpickled in another one, which gives the worker what waits next;
+the keeper is asked again when nothing waits, or when something is to be done about the worker.
+
+So a worker's task, with what goes with it, is that thread's as long as the worker is `busy`, else the keeper's. Both change it
+under the scheduler's lock, as the keeper does `stop` and `dead`: after these a worker is given nothing more.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from taskrun.backends.base import Capabilities, refuse_waiting_in
 from taskrun.backends.pool_workers import PoolWorkers
 from taskrun.backends.start_methods import MP_CONTEXT, chosen_method
 from taskrun.errors import SerializationError
+from taskrun.runs import Run
 from taskrun.serialization import not_sent
 from taskrun.threads import in_subinterpreter
 
@@ -66,12 +71,19 @@ class PoolBackend(PoolWorkers):
         """Start two threads of ours; workers are made when there is work."""
         self._suspects: deque[Task] = deque()  # took a worker down, and run again: each on a fresh one
         self._inside = threading.local()
+        self._all_at_work = False  # then each looks into the queue before it is free: nobody has to be woken for a task
         super().start(scheduler, settings)
 
     # -- getting workers to work -----------------------------------------------------------------------------------------------
 
+    def wake(self) -> None:
+        if not self._all_at_work:
+            self._ring()
+
     def _room(self) -> bool:
-        return self._step() is not None
+        current = self._current()
+        self._all_at_work = len(current) >= self._limit and all(worker.busy for worker in current)
+        return self._step() is not None  # after that: what is queued from here on wakes us, or one of these takes it
 
     def _feed(self) -> None:
         while (step := self._step()) is not None:
@@ -110,31 +122,42 @@ class PoolBackend(PoolWorkers):
         fresh = next((worker for worker in free if not worker.done), None)
         return fresh, max((worker for worker in free if worker.done), key=lambda worker: worker.moved, default=None)
 
-    def _give_next(self, worker: PooledWorker) -> None:
+    def _give_next(self, worker: PooledWorker, *, here: bool = False) -> Task | None:
+        """Give a worker what waits next; None: nothing does, or it is not for this one. *here*: in its pool's thread."""
         for task in self._scheduler.pull(1):
             if task.number > 1 and task.future in self._crashed:
                 with self._scheduler.lock:
                     self._suspects.append(task)
+            elif self._hand_over(worker, task, here=here):
+                return task
             else:
-                self._hand_over(worker, task)
+                self._scheduler.give_back((task,))
+        return None
 
     def _give_suspect(self, worker: PooledWorker) -> None:
         with self._scheduler.lock:
             task = self._suspects.popleft() if self._suspects else None
-        if task is not None:
-            self._hand_over(worker, task)
+        if task is not None and not self._hand_over(worker, task):
+            self._scheduler.give_back((task,))
 
-    def _hand_over(self, worker: PooledWorker, task: Task) -> None:
+    def _hand_over(self, worker: PooledWorker, task: Task, *, here: bool = False) -> bool:
+        """Give *task* to a worker; False: that one is on its way out."""
         with self._scheduler.lock:
+            if worker.stop or worker.leaving or worker.dead:
+                return False
             worker.task, worker.packing, worker.busy = task, True, True
-            worker.seen = False
+            worker.answering = False
             worker.sequence += 1
             worker.done += 1
-        worker.moved = time.monotonic()
+            worker.moved = time.monotonic()
         task.worker = worker.label
         worker.give(
-            partial(self._pack, worker, task), partial(self._answered, worker, task), partial(self._not_sent, worker, task)
+            partial(self._pack, worker, task),
+            partial(self._answered, worker, task),
+            partial(self._not_sent, worker, task),
+            here=here,
         )
+        return True
 
     def _pack(self, worker: PooledWorker, task: Task) -> Call | None:
         """Return *task* as it is sent, and begin it; None: it was taken back meanwhile."""
@@ -163,7 +186,7 @@ class PoolBackend(PoolWorkers):
             ours = worker.task is task  # else it was given back meanwhile, and runs elsewhere
         if ours:
             self._scheduler.fail(task, error, "serialization")
-        self._tell(self._free, worker, 0)
+        self._tell(self._free, worker)
 
     # -- what workers say ------------------------------------------------------------------------------------------------------
 
@@ -171,10 +194,25 @@ class PoolBackend(PoolWorkers):
         self._inside.ours = True
         if answer is not None:
             worker.answering = True
-            self._scheduler.settle((worker.outcome(task, answer),))
-        self._tell(self._free, worker, 0 if answer is None else answer.rss)
+            self._scheduler.settle_ours((worker.outcome(task, answer),))
+            if self._goes_on(worker):
+                return
+        self._tell(self._free, worker)
 
-    def _free(self, worker: PooledWorker, rss: int) -> None:
+    def _goes_on(self, worker: PooledWorker) -> bool:
+        """Give a worker that has answered what waits next; False: the keeper has to look at it."""
+        if self._suspects or len(self._processes) > self._limit or self._is_spent(worker):
+            return False
+        task = self._give_next(worker, here=True)
+        if task is None:
+            return False
+        with self._scheduler.lock:
+            watched, worker.watched = worker.watched, True
+        if not watched or type(task.fn) is Run:
+            self._tell(_look)
+        return True
+
+    def _free(self, worker: PooledWorker) -> None:
         """A worker has done what it was given."""
         if worker.number not in self._processes:
             return  # buried meanwhile
@@ -190,16 +228,18 @@ class PoolBackend(PoolWorkers):
                 worker.forget_stack()
             else:
                 stop.task = None
+        if self._is_spent(worker):
+            worker.leave()
+
+    def _is_spent(self, worker: PooledWorker) -> bool:
+        """Return whether a worker has done its share."""
         settings = self._settings
         count, size, age = settings.max_tasks_per_child, settings.max_memory_per_child, settings.max_age_per_child
-        if worker.leaving or worker.dead:
-            return
-        if (
+        return (
             (count is not None and worker.done >= count)
-            or (size is not None and rss > size)
-            or (age is not None and worker.moved > worker.born + age)
-        ):
-            worker.leave()
+            or (size is not None and worker.rss > size)
+            or (age is not None and time.monotonic() > worker.born + age)
+        )
 
     # -- taking back -----------------------------------------------------------------------------------------------------------
 
@@ -233,7 +273,8 @@ class PoolBackend(PoolWorkers):
         return process.task is not None and not (process.answering or process.dead)
 
     def _stop(self, task: Task, error: BaseException, cause: Cause) -> None:
-        super()._stop(task, error, cause)
+        with self._scheduler.lock:  # its worker must not go on to another task meanwhile
+            super()._stop(task, error, cause)
         if cause == "killed" and any(worker.task is task and worker.answering for worker in self._processes.values()):
             # It has answered in time, and is slow to unpickle here: a timeout waits for that, who kills it does not.
             self._scheduler.fail(task, error, cause)
@@ -252,3 +293,7 @@ class PoolBackend(PoolWorkers):
 
     def _is_over(self) -> bool:
         return super()._is_over() and not self._suspects
+
+
+def _look() -> None:
+    """Only to have the keeper look after its workers."""

@@ -192,9 +192,14 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
 
     def _look_after(self, worker: PooledWorker, now: float) -> list[float]:
         """Kill a worker that does not take up its task because somebody has stopped it; it runs elsewhere then, unharmed."""
-        if worker.seen or worker.has_taken_up():
-            worker.seen = True
-            return self._look_at_run(worker, now)
+        sequence = worker.sequence
+        if worker.seen == sequence or worker.has_taken_up():
+            worker.seen = sequence
+            times = self._look_at_run(worker, now)
+            if not times:
+                with self._scheduler.lock:  # whoever gives it the next task will tell us
+                    worker.watched = worker.sequence != sequence
+            return times if times or not worker.watched else [now + _TAKEN_UP_WITHIN]
         if now > worker.moved + _TAKEN_UP_WITHIN and not worker.packing and worker.is_stopped():
             worker.signal(signal.SIGKILL)
             return []

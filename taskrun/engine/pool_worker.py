@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import os
 import pickle
-import resource
 import signal
 import socket
 import sys
@@ -19,10 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskrun import runs
 from taskrun.coroutines import CoroutineRunner
+from taskrun.cpu_meter import CpuMeter
 from taskrun.engine import notes, posix, surroundings
 from taskrun.engine.answer import NOT_READY, READY, UNSENDABLE
 from taskrun.engine.attempt import About, awaited, run_attempt
 from taskrun.engine.ending import end_a_copy, flush, forget_exit_handlers, run_exit_handlers
+from taskrun.engine.resident import Resident
 from taskrun.engine.run_watch import RunWatch
 from taskrun.engine.sent import Packed, Piece, Received
 from taskrun.exceptions import dump_exception
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Call", "attach", "begin", "leave", "run", "same"]
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
 _UNKNOWN = About("", 0, 1, None, None, None, False, True)
 
 
@@ -58,6 +58,7 @@ class Answer(NamedTuple):
     duration: float
     cpu: float
     rss: int
+    """0: as before."""
 
 
 class _Worker:
@@ -72,7 +73,8 @@ class _Worker:
         self.received = Received(self._duplicates)
         self._sequence = -1
         self.finalizer: Callable[..., object] | None = None
-        self.cpu = time.process_time()
+        self._meter = CpuMeter(time.process_time)
+        self._resident = Resident()
 
     def _duplicates(self, piece: Piece) -> list[int]:
         """Return the descriptors that were sent for *piece* before it; those for what has not come after all are closed."""
@@ -89,6 +91,7 @@ class _Worker:
         try:
             self.received.take_pieces(pieces)
             surroundings.apply(setup)
+            self._resident.always = setup["weighed"]
             if setup["finalizer"] is not None:
                 self.finalizer = load_function(setup["finalizer"], task="finalizer")
             if setup["initializer"] is not None:
@@ -145,22 +148,13 @@ class _Worker:
     def _answer(self, kind: bytes, started: float, data: bytes, duration: float | None = None) -> Answer:
         if duration is None:
             duration = time.monotonic() - started
-        cpu = time.process_time()
-        used, self.cpu = cpu - self.cpu, cpu
+        ended = started + duration
         flush()  # what was printed appears now: the process may be killed
-        return Answer(kind, data, started, duration, used, _resident())
+        return Answer(kind, data, started, duration, self._meter.used(duration, ended), self._resident.after(duration, ended))
 
     def on_interrupt(self, _: int, __: FrameType | None) -> None:
         if self.running:
             raise KeyboardInterrupt
-
-
-def _resident() -> int:
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * _PAGE
-    except OSError:  # no descriptor is left, or no /proc
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 _worker: _Worker

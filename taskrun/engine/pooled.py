@@ -71,14 +71,18 @@ class PooledWorker(KeptProcess):
         """How far its burial has come."""
         self.packing = False
         """Its task has not begun: it can be taken back. Under the scheduler's lock."""
-        self.seen = False
-        """It was seen to have taken up its task."""
+        self.seen = -1
+        """The number of the task that it was seen to have taken up. The keeper's."""
+        self.watched = False
+        """The keeper will look whether it takes up its task, without being told. Under the scheduler's lock."""
         self.given_back = -1
         """The number of the last task, a run of items, of which it has given some back."""
         self.answering = False
         """Its answer has come, and is being unpickled in the pool's thread; which sets it."""
         self.done = 0
         """How many tasks it was given."""
+        self.rss = 0
+        """Its size in bytes after one of its last tasks; the pool's thread's."""
         self._making = 0
         """In which thread its process is started."""
         self.born = self.moved = time.monotonic()
@@ -150,9 +154,25 @@ class PooledWorker(KeptProcess):
         pack: Callable[[], pool_worker.Call | None],
         answered: Callable[[Any], object],
         failed: Callable[[BaseException], object],
+        *,
+        here: bool,
     ) -> None:
-        """Have it run the call that *pack* returns (None: none); one of the two is called in the pool's thread."""
-        self.pool.apply_async(pool_worker.run, (Parcel(pack),), callback=answered, error_callback=failed)
+        """Have it run the call that *pack* returns (None: none); one of the others is called in the pool's thread.
+
+        *here*: this is the thread that takes its answers, and packs and sends it by itself.
+        """
+        if not here:
+            self.pool.apply_async(pool_worker.run, (Parcel(pack),), callback=answered, error_callback=failed)
+            return
+        try:
+            call = pack()
+            if call is not None:
+                self.pool.apply_here(pool_worker.run, call, answered, failed)
+        except Exception as error:
+            failed(error)
+        else:
+            if call is None:
+                answered(None)
 
     def call_for(self, task: Task, context_vars: list[tuple[str, Any]], seeded: bool) -> pool_worker.Call:
         """Return *task* as bytes. Runs the user's code; raises SerializationError. In the pool's thread."""
@@ -176,7 +196,8 @@ class PooledWorker(KeptProcess):
 
     def outcome(self, task: Task, answer: pool_worker.Answer) -> Outcome:
         """Return what its answer means. Runs the user's code; raises nothing. In the pool's thread."""
-        run = (self.label, answer.started, answer.duration, answer.cpu, answer.rss)
+        self.rss = answer.rss or self.rss
+        run = (self.label, answer.started, answer.duration, answer.cpu, self.rss)
         if answer.kind == DONE:
             return load_outcome(task, answer.data, run)
         return task, False, load_exception(answer.data), CAUSES[answer.kind], run

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import socket
 import threading
+from itertools import count
 from multiprocessing import pool, process
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -37,6 +39,9 @@ class _Line:
 
     def put(self, obj: Any) -> None:
         self._writer.send(obj)
+
+    def put_pickle(self, pickled: bytes) -> None:
+        self._writer.send_bytes(pickled)
 
     def shut(self) -> None:
         """Let whoever reads or writes at this side find the line dead, even if others hold its other end."""
@@ -99,6 +104,29 @@ class _Deaf:
     def put(self, _: object) -> None: ...
 
 
+class _Errand:
+    """What the pool keeps of a call that is under way: as its `ApplyResult`, without what a thread could wait for it by."""
+
+    __slots__ = ("_cache", "_callback", "_error_callback", "job")
+
+    def __init__(
+        self, cache: Any, job: int, callback: Callable[[Any], object], error_callback: Callable[[BaseException], object]
+    ) -> None:
+        self._cache = cache
+        self.job = job
+        self._callback = callback
+        self._error_callback = error_callback
+        cache[job] = self
+
+    def drop(self) -> None:
+        del self._cache[self.job]
+
+    def _set(self, _: int, outcome: tuple[bool, Any]) -> None:
+        self.drop()
+        succeeded, value = outcome
+        (self._callback if succeeded else self._error_callback)(value)
+
+
 class Attached:
     """A descriptor among the arguments of the initializer: the process gets one of its own, the value of `fd`."""
 
@@ -136,6 +164,7 @@ class SmallPool(pool.Pool):
     ) -> None:
         """*lost* is called in a thread of the pool's with what keeps it from reading an answer."""
         self._lost = lost
+        self._errands = count(-1, -1)  # the standard one's jobs count up
         only = _OnlyOne()
         self.Process = only  # type: ignore[method-assign, assignment]
         try:
@@ -168,6 +197,24 @@ class SmallPool(pool.Pool):
     def _get_sentinels(self) -> list[Any]:
         # Without the line of answers: the thread that sees to the process would spin until the one that reads has its turn.
         return [self._change_notifier._reader]
+
+    def apply_here(
+        self,
+        fn: Callable[[Any], Any],
+        arg: Any,
+        callback: Callable[[Any], object],
+        error_callback: Callable[[BaseException], object],
+    ) -> None:
+        """Do as `apply_async`, in this thread: the one that takes the answers, when there is none to take.
+
+        It costs a third: no other thread has to be woken. Raises OSError if the process is dead.
+        """
+        errand = _Errand(self._cache, next(self._errands), callback, error_callback)
+        try:
+            self._inqueue.put_pickle(pickle.dumps((errand.job, 0, fn, (arg,), {}), 5))
+        except BaseException:
+            errand.drop()
+            raise
 
     def close(self) -> None:
         """Let the process end when it has done what it was given."""

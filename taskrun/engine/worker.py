@@ -28,6 +28,7 @@ from taskrun.engine import bulk, channel, generators, notes, posix, surroundings
 from taskrun.engine.alarm import SoftAlarm
 from taskrun.engine.ending import end_a_copy, flush, run_exit_handlers
 from taskrun.engine.outbox import LARGEST, Outbox
+from taskrun.engine.resident import Resident
 from taskrun.engine.run_watch import RunWatch
 from taskrun.exception_text import is_a, without_frames_of
 from taskrun.exceptions import dump_exception
@@ -42,9 +43,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Worker", "main", "serve"]
 
-_PAGE = os.sysconf("SC_PAGE_SIZE")
-_RSS_EVERY = 0.02  # seconds between looks at the resident size: a look costs as much as a tiny task
-_RSS_AFTER = 0.001  # seconds that a task has taken, for which one is worth it
 _QUICK = 0.0002  # seconds: before a call that took longer the last time, the parent is told of the answers in the outbox
 _TELL_AFTER = 0.0005  # ... and at the latest that many after the first of them
 _EXTRAS = struct.Struct("<I")
@@ -86,8 +84,6 @@ class Worker:
         self._untold_since = 0.0
         self._sequence = -1  # of the task that runs
         self._quick: set[int] = set()  # the slots whose last call was short
-        self._rss_at = 0.0
-        self._statm = -1
         self._finalizer: Callable[[], object] | None = None
 
     # -- beginning and end -----------------------------------------------------------------------------------------------------
@@ -97,13 +93,14 @@ class Worker:
         os.register_at_fork(after_in_child=self._in_forked_child)
         signal.signal(signal.SIGINT, self._on_interrupt)
         notes.prepare_stack(self._notes)
-        self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        self._resident = Resident()
         self._running = True  # the initializer is the user's code too
         try:
             while not self._setup:
                 self._receive()
                 self._sort_until_task()
             surroundings.apply(self._setup)
+            self._resident.always = self._setup["weighed"]
             self._initialize()
         except BaseException as error:  # an initializer may raise anything; the parent turns it into an InitializerError
             self._running = False
@@ -112,7 +109,7 @@ class Worker:
         self._running = False
         runs.watch = RunWatch(self._give_back)
         self._meter.reset()
-        self._reply(channel.READY, 0, time.monotonic(), 0.0, 0.0, self._rss(), b"")
+        self._reply(channel.READY, 0, time.monotonic(), 0.0, 0.0, self._without_bulk(self._resident.now()), b"")
         return True
 
     def _initialize(self) -> None:
@@ -261,8 +258,9 @@ class Worker:
             return
         ended = started + duration
         used = self._meter.used(duration, ended)
-        # A long task hides the cost of the look; a short one may have to be passed over, unless the worker may grow too large.
-        rss = self._rss() if duration > _RSS_AFTER or ended - self._rss_at > _RSS_EVERY or self._setup["weighed"] else 0
+        rss = self._resident.after(duration, ended)
+        if rss:
+            rss = self._without_bulk(rss)
         if places is not None:
             self._reply(channel.BULK, sequence, started, duration, used, rss, pickle.dumps((places, data), 5))
             return
@@ -317,7 +315,7 @@ class Worker:
         duration = time.monotonic() - started
         data = dump_exception(error, task=name or "")
         used = self._meter.used(duration, started + duration)
-        self._reply(kind, sequence, started, duration, used, self._rss(), data)
+        self._reply(kind, sequence, started, duration, used, self._without_bulk(self._resident.now()), data)
 
     def _take_beside(self, places: list[Place], name: str) -> list[Any]:
         """Return the large buffers of a call. Raises SerializationError where there is no memory for them."""
@@ -361,13 +359,8 @@ class Worker:
         number, self._untold = self._untold, -1
         return channel.REPLY.pack(0, channel.UP_TO, number, 0.0, 0.0, 0.0, 0)
 
-    def _rss(self) -> int:
-        self._rss_at = time.monotonic()
-        try:
-            resident = int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE
-        except (OSError, IndexError, ValueError):  # closed by a task that closes everything
-            return 0
-        return max(0, resident - self._incoming.resident - self._outgoing.resident)
+    def _without_bulk(self, rss: int) -> int:
+        return max(0, rss - self._incoming.resident - self._outgoing.resident) if rss else 0
 
     def _parent_gone(self) -> NoReturn:
         os._exit(0)
@@ -381,7 +374,8 @@ class Worker:
         if not self._forked:
             self._forked = True
             self._sock.close()
-            for fd in (self._tokens, self._notes, self._statm):
+            self._resident.close()
+            for fd in (self._tokens, self._notes):
                 try:
                     os.close(fd)
                 except OSError:

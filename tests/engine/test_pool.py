@@ -20,6 +20,7 @@ import pytest
 from patience import PATIENCE, eventually, gone, stopped
 
 import taskrun
+from taskrun.engine import small_pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -159,6 +160,102 @@ class TestSlowToUnpickle:
             time.sleep(1.1)  # past the limit
             held.go.set()
             assert slow.result(PATIENCE).side == "unpickling"
+
+
+class TestGoesOn:
+    """A worker that has answered gets what waits from the thread that took its answer: the keeper has no part in it."""
+
+    @pytest.fixture
+    def behind(self, wire: Wire) -> Callable[..., Any]:
+        def submit(ex: Any, fn: Callable, *args: Any, **options: Any) -> Any:
+            """Submit a call while the only worker is busy, and free the worker."""
+            ahead = ex.submit(jobs.tell_and_hold, wire.path)
+            wire.hear()
+            future = ex.options(**options).submit(fn, *args)
+            wire.release()
+            assert ahead.result(PATIENCE)
+            return future
+
+        return submit
+
+    def test_what_is_slow_to_pickle_can_be_cancelled_meanwhile(
+        self, make: Callable, behind: Callable, held: type[Held], tmp_path: Any
+    ) -> None:
+        file = tmp_path / "log"
+        with make(max_workers=1) as ex:
+            slow = behind(ex, jobs.log, str(file), Held("pickling"))
+            assert held.reached.wait(PATIENCE)
+            assert slow.cancel()
+            held.go.set()
+            assert ex.submit(jobs.double, 4).result(PATIENCE) == 8
+        assert not file.exists()
+
+    def test_its_worker_may_die_meanwhile_which_costs_nothing(self, make: Callable, behind: Callable, held: type[Held]) -> None:
+        with make(max_workers=1) as ex:
+            worker = ex.submit(jobs.pid).result()
+            slow = behind(ex, give_back, Held("pickling"))
+            assert held.reached.wait(PATIENCE)
+            os.kill(worker, signal.SIGKILL)
+            assert gone(worker)
+            held.go.set()
+            assert slow.result(PATIENCE).side == "pickling"
+            assert len(slow.attempts) == 1
+
+    @pytest.mark.parametrize("end", ["kill_workers", "terminate_workers"])
+    def test_all_may_end_meanwhile(self, make: Callable, behind: Callable, held: type[Held], end: str) -> None:
+        ex = make(max_workers=1)
+        slow = behind(ex, give_back, Held("pickling"))
+        assert held.reached.wait(PATIENCE)
+        ending = threading.Thread(target=getattr(ex, end))
+        ending.start()
+        held.go.set()
+        ending.join(PATIENCE)
+        assert not ending.is_alive()
+        assert slow.done()
+
+    def test_what_does_not_pickle_fails_alone(self, make: Callable, behind: Callable) -> None:
+        with make(max_workers=1) as ex:
+            wrong = behind(ex, give_back, threading.Lock())
+            after = ex.submit(jobs.double, 3)
+            assert isinstance(wrong.exception(PATIENCE), taskrun.SerializationError)
+            assert after.result(PATIENCE) == 6
+
+    @pytest.mark.parametrize("what", ["killed", "stopped"])
+    def test_a_worker_that_is_struck_before_it_takes_it_up_is_replaced(
+        self, make: Callable, behind: Callable, monkeypatch: pytest.MonkeyPatch, what: str
+    ) -> None:
+        give = small_pool.SmallPool.apply_here
+        struck: list[int] = []
+
+        def strike(pool: small_pool.SmallPool, *args: Any) -> None:
+            pid = pool.process.pid
+            assert pid is not None
+            if not struck:
+                struck.append(pid)
+                if what == "stopped":
+                    stopped(pid)
+                else:
+                    os.kill(pid, signal.SIGKILL)
+                    assert gone(pid)
+            give(pool, *args)
+
+        monkeypatch.setattr(small_pool.SmallPool, "apply_here", strike)
+        with make(max_workers=1) as ex:
+            future = behind(ex, jobs.pid)
+            assert future.result(PATIENCE) not in struck
+            assert struck
+            assert len(future.attempts) == 1
+
+    def test_its_limits_are_kept(self, make: Callable, behind: Callable) -> None:
+        with make(max_workers=1) as ex:
+            late = behind(ex, time.sleep, 10 * PATIENCE, timeout=0.2)
+            assert isinstance(late.exception(PATIENCE), taskrun.TaskTimeoutError)
+            assert ex.submit(jobs.double, 3).result(PATIENCE) == 6
+
+    def test_each_worker_still_runs_no_more_than_its_share(self, make: Callable) -> None:
+        with make(max_workers=2, max_tasks_per_child=3) as ex:
+            pids = [future.result(PATIENCE) for future in [ex.submit(jobs.pid) for _ in range(12)]]
+            assert max(pids.count(pid) for pid in pids) == 3
 
 
 class TestForkServer:
