@@ -23,6 +23,7 @@ from taskrun.task import CurrentTask, Entered, Task, current_task, entered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+    from contextvars import Context
 
 __all__ = [
     "OVERDUE",
@@ -43,7 +44,8 @@ TINY = 10e-6
 RUN_SECONDS = 1e-3
 """Seconds of work that make a run; items of a run may fail together if their worker dies."""
 _AT_MOST = 2 * RUN_SECONDS  # seconds after which a run stops
-_UNLOOKED = 16  # items between two looks at the clock
+_UNLOOKED = 16, 128  # items between two looks at the clock: at first, and at most
+_UNLOOKED_SECONDS = 2e-4  # ... as many as take that long, and no more than there were so far
 OVERDUE = 0.02
 """Seconds after which an item of a run is believed to wait for something: what comes after it is taken back."""
 
@@ -128,12 +130,17 @@ class Run:
         elif watch is not None:
             watch(rest)
         awaits = False
+        fewest, most = _UNLOOKED
+        count = fewest
         try:
             while len(values) < rest.end and not awaits:
-                base.copy().run(call)
+                context = base.copy()
+                context.run(call, context, count)
                 awaits = type(values[-1]) is CoroutineType
-                if time.monotonic() > until:
+                now = time.monotonic()
+                if now > until:
                     break
+                count = min(most, max(fewest, int(len(values) * _UNLOOKED_SECONDS / max(now - started, _UNLOOKED_SECONDS))))
         finally:
             if not awaits:
                 _unwatch(live)
@@ -142,17 +149,17 @@ class Run:
 
     def _calls(
         self, items: Iterator[Any], values: list[Any], errors: dict[int, BaseException], packed: bool
-    ) -> Callable[[], None]:
+    ) -> Callable[[Context, int], None]:
         """Return what calls the function with the next few items, or up to the first that changes its context or awaits."""
-        fn, append, looked_at = self.fn, values.append, copy_context
+        fn, append = self.fn, values.append
         if packed:
             fn = _Unpacking(fn)
         elif self.spread:
             fn = Star(fn)
 
-        def call() -> None:
-            unchanged = looked_at()
-            for item in islice(items, _UNLOOKED):
+        def call(context: Context, count: int) -> None:  # the current one, which is quicker to look at than a copy
+            unchanged = context.copy()
+            for item in islice(items, count):
                 try:
                     value = fn(item)
                 except BaseException as error:  # whatever it is, it is this item's outcome
@@ -163,7 +170,7 @@ class Run:
                 if type(value) is CoroutineType:
                     return
                 try:
-                    if looked_at() != unchanged:
+                    if context != unchanged:
                         return
                 except Exception:  # of the `==` of a variable's value: it was changed, then
                     return
