@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from taskrun import sharing
-from taskrun.runs import TINY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ __all__ = ["LOOK_AT", "Pace", "may_run_together"]
 
 LOOK_AT = 16
 """Items that travel alone before it is decided how the others do."""
-_LOOK_LONGER_AT = 512  # likewise, after a run was slow
+_LOOK_LONGER = 5e-3  # seconds of items that are as slow as may be: likewise, after a run was slow
 
 
 def may_run_together(scheduler: Scheduler, fn: Callable[..., Any], options: TaskOptions) -> bool:
@@ -47,9 +46,10 @@ def _is_coroutine_function(fn: Any) -> bool:
 class Pace:
     """How long an item takes, as far as it decides whether items travel together. Owner: the map, under its lock."""
 
-    def __init__(self, cold: float = 0.0) -> None:
+    def __init__(self, tiny: float, cold: float = 0.0) -> None:
         self.seconds: float | None = None
         """None: not known yet."""
+        self._tiny = tiny  # seconds; items that take less come in runs
         self._cold = cold  # seconds that they take longer when they travel alone
         self._looks = LOOK_AT  # at items that travel alone, before it is decided
         self._seen: list[float] = []
@@ -58,7 +58,7 @@ class Pace:
     @property
     def tiny(self) -> bool:
         """Whether they are known to take so little that several travel together."""
-        return self.seconds is not None and self.seconds <= TINY
+        return self.seconds is not None and self.seconds <= self._tiny
 
     def learn(self, ended: Sequence[Future[Any]]) -> None:
         """Take note of items that travelled alone: the middle of some, since the first are slow and others were interrupted."""
@@ -76,6 +76,10 @@ class Pace:
         """Take note of how long items of a run took; if they are not so tiny after all, that is believed for a while."""
         self._runs.append(seconds / items)
         self.seconds = sorted(self._runs)[len(self._runs) // 2]  # one that was slow was interrupted, most often
-        if not self.tiny:
-            self._looks = _LOOK_LONGER_AT
+        if self.tiny:
+            return
+        if min(self._runs) <= self._tiny:  # perhaps both others were, on a machine that has much to do
+            self.seconds = self._tiny
+        else:
+            self._looks = max(LOOK_AT, int(_LOOK_LONGER / self._tiny))
             self._runs.clear()

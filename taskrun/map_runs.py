@@ -19,7 +19,7 @@ from taskrun.map_pace import LOOK_AT, Pace
 from taskrun.map_reading import Reader
 from taskrun.map_under_way import LiveRuns, UnderWay
 from taskrun.map_window import weigh
-from taskrun.runs import RUN_SECONDS, Live, Outcomes, Run, pack_items
+from taskrun.runs import RUN_SECONDS, Live, Outcomes, Run, are_plain, pack_items
 from taskrun.task import function_name
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class FeedInRuns(Feed):
         self._unweighed: list[tuple[list[Future[Any]], list[Any]]] = []  # what was submitted while the input was read
         self._reader = None if self.sized else Reader(items, self._hand_over, scheduler.timer.call_at)
         self._run = Run(fn, options.name or function_name(fn), spread=spread, packs=scheduler.pickles_arguments)
-        self._pace = Pace(scheduler.cold)
+        self._pace = Pace(scheduler.tiny, scheduler.cold)
         self._options_of_runs = options._replace(chunksize=None)  # it counts items
         self._runs = 0  # under way
         self._run_of: dict[Future[Any], UnderWay] = {}  # the runs that were not handed out
@@ -89,9 +89,10 @@ class FeedInRuns(Feed):
                     self._bytes += size
 
     def _hand_over(self, items: list[Any]) -> None:
-        """Submit what was read one by one, in any thread, while the pump goes on reading: nothing of the user's runs here."""
+        """Submit what was read, in any thread, while the pump goes on reading: nothing of the user's runs here."""
         try:
-            futures = self._submit_alone(items, self._numbered(items))
+            submit = self._submit_together if not self._run.packs or are_plain(items) else self._submit_alone
+            futures = submit(items, self._numbered(items))
             self._opened(futures, 0)
             self._unweighed.append((futures, items))
         except BaseException as error:  # the executor is closed, say

@@ -28,19 +28,17 @@ if TYPE_CHECKING:
 __all__ = [
     "OVERDUE",
     "RUN_SECONDS",
-    "TINY",
     "Live",
     "Outcomes",
     "Rest",
     "Run",
     "Star",
+    "are_plain",
     "not_a_run",
     "pack_items",
     "split_outcomes",
 ]
 
-TINY = 10e-6
-"""Seconds; items that take less come in runs."""
 RUN_SECONDS = 1e-3
 """Seconds of work that make a run; items of a run may fail together if their worker dies."""
 _AT_MOST = 2 * RUN_SECONDS  # seconds after which a run stops
@@ -197,7 +195,7 @@ class Run:
         if not self.packs:
             return Outcomes(values, False, errors, seconds)
         name = self.name
-        packed = not _are_plain(values)
+        packed = not are_plain(values)
         if packed:
             for position, value in enumerate(values):
                 try:
@@ -221,7 +219,7 @@ def _unwatch(live: Live | None) -> None:
         watch(None)
 
 
-def _are_plain(values: Iterable[Any]) -> bool:
+def are_plain(values: Iterable[Any]) -> bool:
     """Return whether nobody can tell if *values* share what they are made of."""
     kinds = set(map(type, values)) - _PLAIN
     return not kinds or (
@@ -289,7 +287,7 @@ def pack_items(items: list[Any], run: Run) -> tuple[list[Any], bool] | None:
 
     Items whose sharing cannot be noticed are pickled with the run, others each by itself.
     """
-    if not run.packs or _are_plain(items):
+    if not run.packs or are_plain(items):
         return items, False
     try:
         with shipping.collecting() as refers:

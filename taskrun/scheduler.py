@@ -193,6 +193,11 @@ class Scheduler(Waits):
         return self._backend.combines_items
 
     @property
+    def tiny(self) -> float:
+        """Seconds; items of a map that take less may come several as one task."""
+        return self._backend.tiny
+
+    @property
     def cold(self) -> float:
         """Seconds that a tiny task takes longer than in a run."""
         return self._backend.cold

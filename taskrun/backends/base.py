@@ -105,6 +105,8 @@ class Backend(ABC):
     task_option_names: ClassVar[Mapping[str, str]] = {}
     """The options of its own that `Executor.options(...)` accepts, likewise."""
 
+    tiny: float = 10e-6
+    """Seconds; items of a `map` that take less travel together: about what a task costs, whatever it does."""
     cold: float = 0.0
     """Seconds that a tiny task takes longer than in a run, since it finds nothing in the caches of its CPU."""
     combines_items: bool = True

@@ -81,6 +81,7 @@ class RemoteBackend(Backend):
 
     outlived_by: tuple[str, ...] = ("concurrent.futures.thread",)
     """Modules that the engine needs until our tasks are through: their own hooks for interpreter exit come after ours."""
+    tiny = 100e-6  # a task costs milliseconds; and a worker whose other threads are busy takes its time over the tiniest
     reports_starts = False
     """`started` will be called for a task with a timeout."""
 

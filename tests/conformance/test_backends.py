@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import pytest
 
-from taskrun import map_pace, sharing
+from taskrun import sharing
+from taskrun.backends.base import Backend
 from taskrun.backends.interpreter import InterpreterBackend
 from taskrun.testing import BackendConformance
 from taskrun.testing.failures import FailureBehaviours
@@ -75,7 +76,7 @@ class InRuns(MapBehaviours, TinyItemBehaviours):
 
     @pytest.fixture(autouse=True)
     def not_so_tiny(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(map_pace, "TINY", 1.0)
+        monkeypatch.setattr(Backend, "tiny", 1.0)
         monkeypatch.setattr(sharing, "in_use", False)  # as another test has left it
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +16,6 @@ import taskrun
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from clusters import Cluster
 
@@ -137,6 +137,23 @@ def test_an_endless_input_leaves_nothing_at_the_scheduler(cluster: Cluster) -> N
         assert most <= 12  # two in flight, ten whose release is on its way
         assert eventually(lambda: client.run_on_scheduler(held)[0] == 0)
         assert client.run_on_scheduler(held)[1] <= 1
+
+
+def test_a_million_items_leave_the_memory_of_scheduler_and_parent_flat(tmp_path: Path) -> None:
+    def resident(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    with running(tmp_path) as cluster, taskrun.Executor("dask", address=cluster.address) as ex:
+        pids = os.getpid(), cluster.scheduler.pid
+        early: list[int] = []
+        for number, value in enumerate(ex.map(abs, itertools.count())):
+            assert value == number
+            if number == 100_000:
+                early = list(map(resident, pids))
+            elif number == 1_000_000:
+                break
+        # Dask keeps some of its own history, which has an end: 11 MB after a million items, most of it of the first half.
+        assert all(late - before < 50_000_000 for late, before in zip(map(resident, pids), early, strict=True))
 
 
 def test_a_large_argument_and_a_large_result(cluster: Cluster) -> None:
