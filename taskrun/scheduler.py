@@ -239,6 +239,7 @@ class Scheduler(Waits):
                 task.cancel_requested = True
                 self._backend.notice_cancel(task)
                 return False
+        ending = self._finish_late((task,), with_callbacks=False) or ending
         if future._callbacks:
             self.callbacks.run_here(future._invoke_callbacks)
         self._let_go((task,))

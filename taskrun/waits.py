@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from taskrun.completing import Completing
 from taskrun.cycles import own_task, waiting_for
-from taskrun.threads import call_soon
+from taskrun.future import inside_future
+from taskrun.threads import call_soon, inside
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -67,6 +68,11 @@ class Waits(Completing):
     def _refuse_endless_waiting(self) -> None:
         if self._closed == "forked":
             self._refuse()
+        if inside(self.lock) or inside_future():
+            raise RuntimeError(
+                "this wait would never end: it is in a signal handler or a destructor that has interrupted taskrun itself in "
+                "this thread, and no task can end meanwhile; note there what to do, and do it outside"
+            )
         if self.in_callback() and not self._inline:
             raise RuntimeError(
                 "result() of an unfinished future in a done callback of the same executor: the callbacks of that future would "

@@ -44,7 +44,7 @@ from taskrun.engine.fleet import Fleet
 from taskrun.engine.handle import Handle
 from taskrun.engine.poller import LAUNCHER, WAKE, Poller
 from taskrun.engine.reclaim import Reclaimer
-from taskrun.threads import OwnThread
+from taskrun.threads import OwnThread, inside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -188,7 +188,7 @@ class Supervisor:
 
     def _struck(self) -> bool:
         """Return True in a destructor or signal handler that struck this very thread in here: the pipe may be half read."""
-        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return] # of C; threading.Condition uses it too
+        return inside(self._lock)
 
     def refresh(self, task: Task) -> None:
         """Look whether a worker has claimed *task*, and report it if so."""
