@@ -299,7 +299,7 @@ class FeedInRuns(Feed):
             self.scheduler.count_items(1 - items, succeeded=done - failed - 1, failed=failed)  # it counts as one itself
         with self._lock:
             self._ended += done
-            if outcomes is not None:
+            if outcomes is not None and done:
                 self._window.learn_run(done, outcomes.seconds)
                 self._pace.learn_run(done, outcomes.seconds)
         return done
