@@ -93,7 +93,7 @@ class Supervisor:
             raise
         self._fleet = fleet = Fleet(scheduler, settings, method, context_vars, self._lock, poller)
         self._dispatcher = Dispatcher(scheduler, settings, fleet, context_vars, self._lock)
-        self._reclaimer = Reclaimer(fleet, self._lock)
+        self._reclaimer = Reclaimer(fleet, self._lock, scheduler.run_aside)
         self._answers = Answers(scheduler, fleet, self._dispatcher, poller)
         self.thread = OwnThread(f"{settings.name}-engine", self._run)
         _living.add(self)
@@ -237,7 +237,7 @@ class Supervisor:
         self._report()
         self._hungry = self._dispatcher.feed()
         now = time.monotonic()
-        times = (self._answers.look(now), self._fleet.tick(now), self._reclaimer.look(now))
+        times = (self._answers.look(now), self._fleet.tick(now), self._reclaimer.look(now), self._reclaimer.look_at_runs(now))
         self._report()
         if self._ending and not self._end():
             return False
