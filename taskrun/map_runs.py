@@ -313,6 +313,12 @@ class FeedInRuns(Feed):
             reader.hand_over()
         return super().take(timeout)
 
+    def become_forked_copy(self) -> None:
+        super().become_forked_copy()
+        self._reader = None
+        self._runs = 0
+        self._live = LiveRuns(self._lock, self.scheduler.timer.call_at)
+
     def let_go(self) -> None:
         super().let_go()
         with self._lock:

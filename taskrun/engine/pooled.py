@@ -236,7 +236,7 @@ class PooledWorker(KeptProcess):
         super().close()
 
     def destroy(self) -> None:
-        """Kill it and wait for its pool to end. In the maker's thread."""
+        """Kill it and wait for its pool to end. In the maker's thread, or when the keeper gives up."""
         if self.made:
             self.signal(signal.SIGKILL)
             self.pool.give_up()
