@@ -29,7 +29,7 @@ class TaskQueue:
 
     def __len__(self) -> int:
         """How many tasks wait, cancelled ones not counted."""
-        return self._size - self._dead
+        return max(0, self._size - self._dead)  # a handler may look while the code that it has interrupted counts
 
     def _level(self, priority: int) -> deque[Task]:
         if priority == 0:
