@@ -93,7 +93,10 @@ def test_a_large_argument_and_a_large_result(connected: Cluster) -> None:
         ("address", 6379),
         ("address", "ray://head:10001"),
         ("connect_timeout", 0),
-        ("object_store_memory", "1GB"),
+        ("connect_timeout", "soon"),
+        ("object_store_memory", "much"),
+        ("object_store_memory", 0.5),
+        ("memory", "much"),
         ("runtime_env", "pip"),
         ("namespace", ""),
         ("num_cpus", "two"),
@@ -113,6 +116,13 @@ def test_a_wrong_option_of_a_task_fails_that_task_alone(connected: Cluster) -> N
         assert ex.submit(pow, 2, 3).result(PATIENCE) == 8
         with pytest.raises(taskrun.UnsupportedOptionError, match="num_cpu"):
             ex.options(num_cpu=1)
+
+
+def test_times_and_sizes_may_be_texts() -> None:
+    options = read_executor({"connect_timeout": "1m30s", "object_store_memory": "100MB", "memory": "1GiB"})
+    assert (options.connect_timeout, options.object_store_memory, options.memory) == (90.0, 100_000_000, 2**30)
+    assert read_task(options, {"memory": "2kB"})["memory"] == 2000
+    assert read_executor({"connect_timeout": 0.5, "memory": 0}).connect_timeout == 0.5
 
 
 def test_what_is_not_given_is_the_executors() -> None:
