@@ -84,6 +84,7 @@ class AdapterBackend(Backend):
         self._context_vars = locate_context_vars(settings.context_vars)
         self._scheduler = scheduler
         self._slots = settings.max_workers
+        self._seeded = settings.seed is not None
         lifetime.finish_before(type(self._inner).__module__)
         self._feeder = OwnThread(f"{settings.name}-feeder", self._feed)
         self._feeder.start()
@@ -117,7 +118,7 @@ class AdapterBackend(Backend):
 
                 limit = task.options.timeout
                 expires = None if limit is None or not self._local else time.monotonic() + limit
-                call = dump_call(task, self._context_vars, expires)
+                call = dump_call(task, self._context_vars, expires, seeded=self._seeded)
                 if not self._scheduler.begin(task):  # a slot is free: as far as anybody can tell, it runs from here on
                     return
                 inner = self._inner.submit(run_pickled_call, call)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import os
 import pickle
+import random
 import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
@@ -166,3 +167,25 @@ def test_a_submit_that_returns_no_future_is_told() -> None:
         error = ex.submit(abs, -1).exception(PATIENCE)
         assert isinstance(error, taskrun.InitializerError)
         assert "its submit returned None, which is no future" in str(error)
+
+
+def draw(_: object = None) -> float:
+    return random.random()
+
+
+def test_in_a_process_pool_the_global_generator_is_seeded_as_in_process() -> None:
+    with concurrent.futures.ProcessPoolExecutor(2) as pool, taskrun.Executor(pool, seed=5) as ex:
+        drawn = list(ex.map(draw, range(10)))
+    with taskrun.Executor("process", max_workers=2, seed=5) as ex:
+        assert list(ex.map(draw, range(10))) == drawn
+    assert len(set(drawn)) == 10
+
+
+def test_without_a_seed_nothing_is_seeded_nor_in_a_pool_of_threads() -> None:
+    with concurrent.futures.ProcessPoolExecutor(1) as pool, taskrun.Executor(pool) as ex:
+        ex.submit(lambda: random.seed(3)).result(PATIENCE)
+        assert ex.submit(draw).result(PATIENCE) == random.Random(3).random()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, taskrun.Executor(pool, seed=5) as ex:
+        state = random.getstate()
+        assert ex.submit(abs, -1).result(PATIENCE) == 1
+        assert random.getstate() == state

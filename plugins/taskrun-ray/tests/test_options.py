@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 from clusters import PATIENCE, eventually
 from taskrun_ray.options import EXECUTOR, TASK, read_executor, read_task
-from work import note_run, runs, told
+from work import draw, inner_workers, note_run, runs, told
 
 import taskrun
+from taskrun.cpus import cpu_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,6 +61,20 @@ def test_what_a_task_takes_is_kept_from_others(connected: Cluster, tmp_path: Pat
         go.touch()
         assert first.result(PATIENCE)
         assert second.result(PATIENCE)
+
+
+def test_an_executor_in_a_task_takes_the_part_of_the_cpus_that_the_task_has(connected: Cluster) -> None:
+    here = cpu_count()  # the node is this machine
+    with taskrun.Executor("ray", address=connected.address) as ex:
+        assert ex.submit(inner_workers).result(PATIENCE) == 1
+        assert ex.options(num_cpus=2).submit(inner_workers).result(PATIENCE) == max(1, here // (here // 2 or 1))
+
+
+def test_the_global_generator_is_seeded_as_in_process(connected: Cluster) -> None:
+    with taskrun.Executor("ray", address=connected.address, seed=5) as ex:
+        drawn = list(ex.map(draw, range(5)))
+    with taskrun.Executor("process", max_workers=2, seed=5) as ex:
+        assert list(ex.map(draw, range(5))) == drawn
 
 
 def test_a_profile_says_all_of_it(connected: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

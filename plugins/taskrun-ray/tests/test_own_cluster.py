@@ -14,6 +14,7 @@ from clusters import PATIENCE, STORE, descendants, eventually
 from work import runs
 
 import taskrun
+from taskrun.cpus import cpu_count
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +27,9 @@ def test_who_has_started_it_may_end_before_who_shares_it() -> None:
         with taskrun.Executor("ray", **OWN) as starting:
             assert starting.submit(pow, 2, 3).result(PATIENCE) == 8
             assert sharing.submit(pow, 2, 3).result(PATIENCE) == 8
+            # An executor in a task takes its part of the CPUs, as in a worker of `process`.
+            inner = starting.submit(lambda: taskrun.Executor("process")._max_workers)
+            assert inner.result(PATIENCE) == max(1, cpu_count() // 2)
         assert [sharing.submit(pow, 2, n).result(PATIENCE) for n in range(5)] == [1, 2, 4, 8, 16]
         assert ray.is_initialized()
     assert not ray.is_initialized()

@@ -8,10 +8,11 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from taskrun import cpus
 from taskrun.backends.remote import Failure, RemoteBackend
 from taskrun.errors import BackendUnavailableError, WorkerCrashedError
 from taskrun_ray.capabilities import RAY
-from taskrun_ray.cluster import answers, connect, disconnect
+from taskrun_ray.cluster import answers, connect, disconnect, is_ours
 from taskrun_ray.options import EXECUTOR, TASK, read_executor, read_task
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ class RayBackend(RemoteBackend):
         if self._given.address is None and not ray.is_initialized():
             return None
         self._join_cluster(None)
-        cpus = ray.cluster_resources().get("CPU", 0.0)
-        return int(cpus // self._given.num_cpus) or None if self._given.num_cpus else None
+        there = ray.cluster_resources().get("CPU", 0.0)
+        return int(there // self._given.num_cpus) or None if self._given.num_cpus else None
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Connect to the cluster that has an address; one of our own is started when there is work."""
@@ -84,6 +85,7 @@ class RayBackend(RemoteBackend):
         from taskrun_ray.worker import run, run_telling
 
         self._join_cluster(self._settings.max_workers)
+        self._sharers = self._settings.max_workers * cpus.outer_workers if is_ours() else None
         # Run once, whatever happens: what is to be tried again is for the retry policy to say.
         once = ray.remote(max_retries=0, retry_exceptions=False)
         self._run, self._run_telling = once(run), once(run_telling)
@@ -107,10 +109,12 @@ class RayBackend(RemoteBackend):
         told = read_task(self._given, task.options.backend)
         ref: Any
         if task.options.timeout is None:
-            ref = self._run.options(name=task.name, **told).remote(VERSIONS, call)
+            ref = self._run.options(name=task.name, **told).remote(VERSIONS, self._sharers, call)
             begun, future, number = None, ref.future(), ref.task_id()
         else:  # of a stream Ray says when each part has come, of a task by itself only when it is over
-            ref = self._run_telling.options(name=task.name, num_returns="streaming", **told).remote(VERSIONS, call)
+            ref = self._run_telling.options(name=task.name, num_returns="streaming", **told).remote(
+                VERSIONS, self._sharers, call
+            )
             begun, future = (part.future() for part in ref._get_next_ref_n(2))  # what is public would block a thread for each
             number = ref.completed().task_id()
             ref.completed().future()  # looked at: else Ray logs an error of the stream's as one that nobody has handled

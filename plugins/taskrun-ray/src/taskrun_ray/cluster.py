@@ -18,12 +18,12 @@ from taskrun.threads import OwnThread
 if TYPE_CHECKING:
     from taskrun_ray.options import RayOptions
 
-__all__ = ["answers", "connect", "disconnect"]
+__all__ = ["answers", "connect", "disconnect", "is_ours"]
 
 _users = 0
 """How many of our executors use what we have connected to."""
-_let_go = threading.Event()
-"""Set when nobody needs the cluster any more that we have started."""
+_let_go: threading.Event | None = None
+"""To be set when nobody needs the cluster any more that we have started."""
 _guard = threading.Lock()
 
 
@@ -62,8 +62,8 @@ def _start(**arguments: Any) -> None:
     import ray
 
     global _let_go
-    _let_go.set()  # the user has ended the one before himself
-    _let_go = let_go = threading.Event()
+    _end_keeper()  # if the user has ended the one before himself
+    let_go = threading.Event()
     started: Future[None] = Future()
 
     def keep() -> None:
@@ -77,6 +77,19 @@ def _start(**arguments: Any) -> None:
 
     OwnThread("taskrun-ray-keeper", keep).start()
     started.result()
+    _let_go = let_go
+
+
+def _end_keeper() -> None:
+    global _let_go
+    if _let_go is not None:
+        _let_go.set()
+        _let_go = None
+
+
+def is_ours() -> bool:
+    """Return whether we have started the cluster that this process is connected to."""
+    return _let_go is not None
 
 
 def _arguments(options: RayOptions, workers: int | None) -> dict[str, Any]:
@@ -151,4 +164,4 @@ def disconnect() -> None:
         _users -= 1
         if _users == 0:
             ray.shutdown()
-            _let_go.set()
+            _end_keeper()
