@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["AdapterBackend"]
 
 _STANDARD = ("builtins", "concurrent.futures.process", "concurrent.futures.thread")
+_TELLING = ("concurrent.futures.", "loky.", "mpi4py.", "taskrun.")
+"""Whose futures say when they run: what can still be cancelled has not begun. Those of others may be pending all the time."""
 
 
 class AdapterBackend(Backend):
@@ -53,6 +55,8 @@ class AdapterBackend(Backend):
         self._inner = inner
         self._shares_memory = _is_pool(inner, "ThreadPoolExecutor") and not _is_pool(inner, "InterpreterPoolExecutor")
         self._local = _is_pool(inner, "ProcessPoolExecutor")  # its workers see the same clock
+        bases = [cls for cls in type(inner).__mro__ if cls is not concurrent.futures.Executor]
+        self._tells = any(cls.__module__.startswith(_TELLING) for cls in bases)
         self.capabilities = Capabilities(
             initializer="no",
             cancel_running=self._shares_memory,
@@ -235,7 +239,7 @@ class AdapterBackend(Backend):
         """The inner executor offers no way to stop work: its slot is free again once the work ends."""
         with self._lock:
             inner = self._flights.pop(task, None)  # nobody waits for it
-        if inner is not None and inner.cancel() and cause == "timeout":
+        if inner is not None and inner.cancel() and cause == "timeout" and self._tells:
             # It had not been taken up, whatever it waited for there: its time has not begun.
             self._scheduler.give_back([task])
             return True

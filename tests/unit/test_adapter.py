@@ -9,7 +9,8 @@ import random
 import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from patience import PATIENCE, eventually
@@ -167,6 +168,37 @@ def test_a_submit_that_returns_no_future_is_told() -> None:
         error = ex.submit(abs, -1).exception(PATIENCE)
         assert isinstance(error, taskrun.InitializerError)
         assert "its submit returned None, which is no future" in str(error)
+
+
+class Silent(concurrent.futures.Executor):
+    """As Dask's: it never says that a task runs, so that its futures can be cancelled all the time."""
+
+    _max_workers = 2
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        threading.Thread(target=self._run, args=(future, fn, *args)).start()
+        return future
+
+    def _run(self, future: concurrent.futures.Future[Any], fn: Any, *args: Any) -> None:
+        answer = fn(*args)
+        with suppress(concurrent.futures.InvalidStateError):  # cancelled meanwhile
+            future.set_result(answer)
+
+
+def append_and_wait(path: str, go: str) -> None:
+    append(path)
+    wait_for(go)
+
+
+def test_where_nobody_says_that_a_task_runs_its_time_is_up_once_and_it_is_run_once(tmp_path: Path) -> None:
+    log, go = tmp_path / "log", tmp_path / "go"
+    with taskrun.Executor(Silent()) as ex:
+        future = ex.options(timeout=0.3).submit(append_and_wait, str(log), str(go))
+        assert isinstance(future.exception(PATIENCE), taskrun.TaskTimeoutError)
+        assert ex.submit(abs, -1).result(PATIENCE) == 1
+        go.touch()
+    assert log.read_text() == "ran "
 
 
 def draw(_: object = None) -> float:
