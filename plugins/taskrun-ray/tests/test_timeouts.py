@@ -64,12 +64,11 @@ def test_what_waits_can_be_killed_and_never_runs(connected: Cluster, tmp_path: P
     assert len(runs(log)) == 1
 
 
-def test_a_crash_of_a_task_with_a_timeout_is_one_and_is_run_once(connected: Cluster, tmp_path: Path) -> None:
+def test_a_task_with_a_timeout_that_crashes_is_told_and_is_run_once(connected: Cluster, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with taskrun.Executor("ray", address=connected.address, timeout=PATIENCE) as ex:
         error = ex.submit(die, str(log)).exception(PATIENCE)
         assert isinstance(error, taskrun.WorkerCrashedError)
-        assert f"pid {runs(log)[0]}" in str(error)
     assert len(runs(log)) == 1
 
 
