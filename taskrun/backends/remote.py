@@ -226,7 +226,7 @@ class RemoteBackend(Backend):
             self._scheduler.break_down(message, error, InitializerError)
             return
         try:
-            call = dump_call(task, self._context_vars)
+            call = dump_call(task, self._context_vars, seeded=self._settings.seed is not None)
         except SerializationError as error:
             self._scheduler.fail(task, error, "serialization")
             return
