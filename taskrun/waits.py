@@ -40,8 +40,8 @@ class Waits(Completing):
         self._allowing = threading.RLock()  # guards `_allowed`; the backend is told under it, so that it hears in order
         self._allowed = 0
         # The standard library's waiters in our worker threads: for how many futures, and what makes up for the thread. The
-        # janitor's.
-        self._waits: dict[object, tuple[int, ExitStack]] = {}
+        # janitor's, but that whoever begins to wait is the first to write (one step of a dict).
+        self._waits: dict[object, tuple[int, ExitStack | None]] = {}
 
     def waiting(self, future: Future[Any] | None = None) -> AbstractContextManager[object]:
         """Return the context in which to wait, for *future* without a limit if it is given.
@@ -92,11 +92,12 @@ class Waits(Completing):
         The caller holds the conditions of the futures, so that no lock may be taken: the janitor does what there is to do.
         """
         if self._backend.owns_current_thread() or self._waits_for_a_task():
+            self._waits.setdefault(waiter, (0, None))  # `end_waiting` may come before the janitor does
             call_soon(partial(self._begin_waiting, waiter))
 
     def end_waiting(self, waiter: object) -> None:
         """Note that it does so no more, for one of them."""
-        if self._waits or self._backend.owns_current_thread():
+        if waiter in self._waits:
             self._stop_waiting(waiter)
 
     def await_elsewhere(self, future: Future[Any], waiter: object) -> None:
