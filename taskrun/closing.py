@@ -86,7 +86,7 @@ class Closing(Counting):
                 self._resolve(task, FINISHED, None, self._broken_error())
             else:
                 self._resolve(task, CANCELLED, None, None)
-                if task.future._callbacks:
+                if task.future._callbacks and task not in self._late:
                     self.callbacks.add(task.future._invoke_callbacks)
         self._backoff.clear()
         self._queue.clean()

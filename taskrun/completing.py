@@ -91,7 +91,7 @@ class Completing(Closing):
         lock, counts, deadlines, killed = self.lock, self.counts, self._deadlines, self._killed
         over: list[Task] = []
         failed: list[Outcome] = []
-        wanted = False  # a map or a callback wants to hear of it
+        wanted = False  # a map, a callback or who looks at it wants to hear of it
         if not lock.acquire(False):
             take_politely(lock)
         try:
@@ -109,10 +109,13 @@ class Completing(Closing):
                 future = task.future
                 future._records += ((task.number, task.queued, run, None),)
                 future._task = None
+                over.append(task)
+                if not future._finish_unwatched(FINISHED, value, None):
+                    self._late[task] = FINISHED, value, None
+                    wanted = True
+                    continue
                 self._open -= 1
                 counts["succeeded"] += 1
-                future._finish(FINISHED, value, None)
-                over.append(task)
                 if future._callbacks:
                     self.callbacks.add(future._invoke_callbacks)
                     wanted = True
@@ -287,7 +290,7 @@ class Completing(Closing):
             if task.settled:
                 return
             self._cancel_waiting(task)
-            if task.future._callbacks:
+            if task.future._callbacks and task not in self._late:
                 self.callbacks.add(task.future._invoke_callbacks)
             ending = self._progress()
         self._let_go((task,))

@@ -19,7 +19,7 @@ from taskrun.task_queue import CallerQueue, TaskQueue
 from taskrun.timer import Timer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from taskrun.backends.base import Backend
     from taskrun.options import WorkerSettings
@@ -49,6 +49,7 @@ class Counting(ABC):
         self._open = 0
         self._items = 0  # under way in runs (`map_under_way`), besides one for each run
         self._backoff: set[Task] = set()  # failed tasks that wait for their next attempt
+        self._late: dict[Task, tuple[str, Any, BaseException | None]] = {}  # see `_resolve`
         self._killed: dict[Task, BaseException] = {}  # tasks that `kill` was promised the end of, whatever they still say
         self._feeders: dict[Feeder, None] = {}  # maps that have items left to submit, and will whatever happens
         self._readers: WeakSet[Feeder] = WeakSet()  # maps that may have items left, but only for who asks for results
@@ -155,9 +156,25 @@ class Counting(ABC):
     # -- counting --------------------------------------------------------------------------------------------------------------
 
     def _resolve(self, task: Task, state: str, value: Any, error: BaseException | None) -> None:
-        """Settle the future of *task* for good. Under the lock; follow with `_progress`, then `_let_go` outside of it."""
+        """Settle the future of *task* for good. Under the lock; follow with `_progress`, then `_let_go` outside of it.
+
+        A future that somebody looks at is done only in `_let_go`, and its task open until then: a signal handler that has
+        interrupted him may wait for this lock.
+        """
         future = task.future
-        # No call in between: Ctrl-C, which may strike after any call, finds all of this done or nothing.
+        if threading.current_thread() is not threading.main_thread():
+            task.settled = True
+            future._task = None
+            if future._finish_unwatched(state, value, error):
+                self._count_ended(state, error)
+                if future._callbacks and state == FINISHED:
+                    self.callbacks.add(future._invoke_callbacks)
+            else:
+                self._late[task] = state, value, error
+            self._killed.pop(task, None)
+            return
+        # The thread in which handlers run need not fear them. No call in between: Ctrl-C, which may strike after any call,
+        # finds all of this done or nothing.
         task.settled = True  # from here on whoever finds it in the queue drops it
         future._task = None
         self._open -= 1
@@ -173,14 +190,33 @@ class Counting(ABC):
         if self._killed:
             self._killed.pop(task, None)
 
+    def _count_ended(self, state: str, error: BaseException | None) -> None:
+        self._open -= 1
+        self.counts["cancelled" if state != FINISHED else "succeeded" if error is None else "failed"] += 1
+
+    def _finish_late(self, tasks: Iterable[Task], *, with_callbacks: bool = True) -> bool:
+        """Finish the futures that `_resolve` has left. Not under the lock; True: the caller must call `_end`."""
+        late = [(task, found) for task in tasks if (found := self._late.pop(task, None)) is not None]
+        for task, (state, value, error) in late:
+            task.future._finish(state, value, error)
+        if not late:
+            return False
+        with self.lock:
+            for task, (state, _, error) in late:
+                self._count_ended(state, error)
+                if with_callbacks and task.future._callbacks:
+                    self.callbacks.add(task.future._invoke_callbacks)
+            return self._progress()
+
     def _progress(self) -> bool:
         """Wake whoever waits for tasks to end. Under the lock; True: the caller must call `_end` outside of it."""
         if self._room.limit is not None:
             self._room.notify()
         return not self._open and self._closed is not None and not self._ending
 
-    def _let_go(self, tasks: Iterable[Task]) -> None:
+    def _let_go(self, tasks: Sequence[Task]) -> None:
         """Let settled tasks go of the user's objects, run callbacks and have maps go on. Not under the lock."""
+        ending = bool(self._late) and self._finish_late(tasks)
         owners: dict[Feeder, list[Future[Any]]] = {}
         for task in tasks:
             if task.owner is not None:
@@ -189,6 +225,8 @@ class Counting(ABC):
         self.callbacks.run()
         for owner, ended in owners.items():
             owner.advance(ended)
+        if ending:
+            self._end()
 
     # -- the user's code -------------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 Locks. The standard class makes a condition for every future; most futures are never waited for, so here it is made when
 somebody first asks for it. Until then the state is guarded by one lock for all futures (`_STATE`); from then on by the
 condition. `_STATE` is held while a condition is made, so a state change sees either no condition and no waiter, or the
-condition and every waiter. Order: executor lock, then condition, then `_STATE`. No user code runs under any of them.
+condition and every waiter. Order: condition, then `_STATE`. No user code runs under any of them by our will; but a signal
+handler or a destructor may run inside, and want an executor's lock. So who holds that waits for neither (`_finish_unwatched`).
 `result` waits at a raw lock (`_gates`, always under `_STATE`), not at the condition: see `bell`.
 
 `_STATE` is re-entrant, as the standard condition is: a signal handler or a destructor may look at a future while the same
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from taskrun.bell import lock_of, new_gate, wait_at
 from taskrun.task import Attempt
-from taskrun.threads import renew_after_fork
+from taskrun.threads import inside, renew_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -40,6 +41,7 @@ __all__ = [
     "PENDING",
     "RUNNING",
     "Future",
+    "inside_future",
 ]
 
 T = TypeVar("T")
@@ -52,11 +54,17 @@ FINISHED = "FINISHED"
 _DONE = frozenset({"CANCELLED", CANCELLED, FINISHED})
 
 _LOOK_AGAIN = 1.0  # seconds
+_A_MOMENT = 0.01  # seconds after which a thread inside `_STATE` is believed to have been interrupted
 
 _STATE = threading.RLock()
 renew_after_fork(globals(), "_STATE", threading.RLock)
 # The standard library's logger and text: programs filter on them.
 _log = logging.getLogger("concurrent.futures")
+
+
+def inside_future() -> bool:
+    """Return whether the calling thread was interrupted in the middle of a future, so that others cannot end."""
+    return inside(_STATE)
 
 
 class Future(standard.Future[T]):
@@ -328,6 +336,26 @@ class Future(standard.Future[T]):
             self._condition.notify_all()
         self._open_gates()
         return True
+
+    def _finish_unwatched(self, state: str, result: T | None, exception: BaseException | None) -> bool:
+        """Do as `_finish` if nobody looks at the future but by `result`; False: somebody does, or may, and nothing was done.
+
+        For who holds a lock: it is not waited for.
+        """
+        if not _STATE.acquire(False) and not _STATE.acquire(timeout=_A_MOMENT):
+            return False
+        try:
+            if self._cond is not None or self._watchers:
+                return False
+            if self._state not in _DONE:
+                self._result = result
+                self._exception = exception
+                self._state = state
+                if self._gates:
+                    self._open_gates()
+            return True
+        finally:
+            _STATE.release()
 
     def _open_gates(self) -> None:
         """Let those go that wait in `result`; the state is final."""

@@ -14,6 +14,7 @@ asks for results.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -21,6 +22,7 @@ from concurrent.futures import CancelledError
 from contextlib import nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from taskrun.bell import Bell, wait_at
 from taskrun.map_window import MAX_ITEMS, Window, weigh
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 __all__ = ["Feed", "InputWaitsForItselfError"]
 
 _READING = 0.001  # seconds of reading after which results that are there come first; an item that takes them is slow
+
+
+_feeds: WeakSet[Feed] = WeakSet()
 
 
 class InputWaitsForItselfError(RuntimeError):
@@ -81,6 +86,7 @@ class Feed:
         self._queue: deque[Future[Any]] = deque()  # of those: all in the order of the input, or the done ones as they ended
         self._bytes = 0  # of the open ones
         self._error: BaseException | None = None  # why nothing more is submitted
+        self._refused: Exception | None = None  # what reading has raised
         self._exhausted = False
         self._early: list[Future[Any]] = []  # done before `submit_all` returned, for the unordered queue
         self._pump_thread = 0  # identifier of the pump, 0 when there is none
@@ -89,6 +95,7 @@ class Feed:
         self._taken_apart = 0  # runs of items that somebody was handed and has not got to the end of
         self._closed = False
         self._broken = False  # what is submitted fails
+        _feeds.add(self)
 
     def open(self) -> None:
         """Submit the first window. Raises as `submit` does."""
@@ -141,12 +148,15 @@ class Feed:
             while (room := self._room(since if reading else None, pending)) > 0:
                 self._submit(room)
         except BaseException as error:  # from the input or, on `serial`, from a task: Ctrl-C, say
+            expected = error is self._refused or self.scheduler.closed
+            self._refused = None
             self._stop(error)
             with self._lock:
                 if self._pump_thread == me:
                     self._pump_thread = 0
                 self._changed.ring()
-            if not isinstance(error, Exception):
+            # An Exception in its place comes after the results. Any other is a signal handler's, for whom it has interrupted.
+            if not isinstance(error, Exception) or not (expected or threading.current_thread() is not threading.main_thread()):
                 raise
         if self._exhausted:
             self._drop_input()
@@ -201,7 +211,11 @@ class Feed:
 
     def _submit(self, room: int) -> None:
         """Submit up to *room* items. The pump only; not under the lock."""
-        calls = self._read(room)
+        try:
+            calls = self._read(room)
+        except Exception as error:
+            self._refused = error
+            raise
         if calls:
             self._submit_items(calls, self._numbered(calls))
         if len(calls) < room and (self.sized or not calls):
@@ -236,9 +250,9 @@ class Feed:
         with self._lock:
             closed = self._closed
             if not closed and not self._unwanted:
-                self._note_open(futures, size)
                 if self._ordered:
-                    self._queue += futures
+                    self._queue += futures  # first: what is open and in no queue would be waited for in vain
+                self._note_open(futures, size)
                 self._changed.ring()
         if closed:
             for future in futures:
@@ -298,7 +312,7 @@ class Feed:
 
     def _pop(self) -> Future[Any]:
         future = self._queue.popleft()
-        self._bytes -= self._open.pop(future)
+        self._bytes -= self._open.pop(future, 0)
         return future
 
     def _over(self) -> bool:
@@ -391,9 +405,30 @@ class Feed:
         if self._reporter is not None:
             self._reporter.close()
 
+    def become_forked_copy(self) -> None:
+        """In a child made by os.fork: what is there can be had, nothing more comes. Another thread may have been inside."""
+        self._lock = threading.RLock()
+        self._changed = Bell()
+        self._pump_thread = self._taken_apart = 0
+        self._exhausted = True
+        self._calls = iter(())
+        self._open = dict.fromkeys(self._queue, 0)
+        self._error = self._error or RuntimeError(
+            f"this map was begun before the fork that made process {os.getpid()}: its tasks end in the parent"
+        )
+
     def _report_the_end(self) -> None:
         if self._reporter is not None and self._exhausted and (self._ended == self._index or self._error is not None):
             self._reporter.close()
+
+
+def _after_fork_in_child() -> None:
+    for feed in list(_feeds):
+        feed.become_forked_copy()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _past(deadline: float | None) -> bool:

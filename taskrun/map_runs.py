@@ -299,7 +299,7 @@ class FeedInRuns(Feed):
             self.scheduler.count_items(1 - items, succeeded=done - failed - 1, failed=failed)  # it counts as one itself
         with self._lock:
             self._ended += done
-            if outcomes is not None:
+            if outcomes is not None and done:
                 self._window.learn_run(done, outcomes.seconds)
                 self._pace.learn_run(done, outcomes.seconds)
         return done
@@ -312,6 +312,12 @@ class FeedInRuns(Feed):
         if reader is not None and self._pump_thread == threading.get_ident():  # the input asks its own map
             reader.hand_over()
         return super().take(timeout)
+
+    def become_forked_copy(self) -> None:
+        super().become_forked_copy()
+        self._reader = None
+        self._runs = 0
+        self._live = LiveRuns(self._lock, self.scheduler.timer.call_at)
 
     def let_go(self) -> None:
         super().let_go()

@@ -64,12 +64,16 @@ class Outcomes(NamedTuple):
 
 
 class Rest:
-    """The items of a run that have not begun; whoever calls them and who takes them back are never given the same one."""
+    """The items of a run that have not begun; whoever calls them and who takes them back are never given the same one.
 
-    __slots__ = ("_items", "end", "since")
+    The first is the run's for good, so that each run calls one: it may be long before it comes to that.
+    """
+
+    __slots__ = ("_items", "end", "first", "since")
 
     def __init__(self, items: Sequence[Any], since: float) -> None:
         self._items = iter(items)
+        self.first = next(self._items)
         self.end = len(items)
         """How many items the run has."""
         self.since = since
@@ -120,7 +124,7 @@ class Run:
         values: list[Any] = []
         errors: dict[int, BaseException] = {}
         rest = Rest(items, started)
-        call = self._calls(iter(rest), values, errors, packed)
+        call = self._calls(values, errors, packed)
         entered.set(_Items(values))
         base = copy_context()
         if live is not None:
@@ -129,16 +133,17 @@ class Run:
             watch(rest)
         awaits = False
         fewest, most = _UNLOOKED
-        count = fewest
+        some: Iterator[Any] = chain((rest.first,), islice(rest, fewest - 1))
         try:
             while len(values) < rest.end and not awaits:
                 context = base.copy()
-                context.run(call, context, count)
+                context.run(call, context, some)
                 awaits = type(values[-1]) is CoroutineType
                 now = time.monotonic()
                 if now > until:
                     break
-                count = min(most, max(fewest, int(len(values) * _UNLOOKED_SECONDS / max(now - started, _UNLOOKED_SECONDS))))
+                count = int(len(values) * _UNLOOKED_SECONDS / max(now - started, _UNLOOKED_SECONDS))
+                some = islice(rest, min(most, max(fewest, count)))
         finally:
             if not awaits:
                 _unwatch(live)
@@ -146,18 +151,18 @@ class Run:
         return self._awaited(values, errors, seconds, live) if awaits else self._outcomes(values, errors, seconds)
 
     def _calls(
-        self, items: Iterator[Any], values: list[Any], errors: dict[int, BaseException], packed: bool
-    ) -> Callable[[Context, int], None]:
-        """Return what calls the function with the next few items, or up to the first that changes its context or awaits."""
+        self, values: list[Any], errors: dict[int, BaseException], packed: bool
+    ) -> Callable[[Context, Iterable[Any]], None]:
+        """Return what calls the function with a few items, or up to the first that changes its context or awaits."""
         fn, append = self.fn, values.append
         if packed:
             fn = _Unpacking(fn)
         elif self.spread:
             fn = Star(fn)
 
-        def call(context: Context, count: int) -> None:  # the current one, which is quicker to look at than a copy
+        def call(context: Context, items: Iterable[Any]) -> None:  # the current one, which is quicker to look at than a copy
             unchanged = context.copy()
-            for item in islice(items, count):
+            for item in items:
                 try:
                     value = fn(item)
                 except BaseException as error:  # whatever it is, it is this item's outcome

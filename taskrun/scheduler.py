@@ -8,8 +8,8 @@
 
 Lock plan. `lock` guards the queue, the counters and the state of every task (`settled`, `begun`, `pulled`, `future._task`).
 It is re-entrant because signal handlers and destructors may submit in the middle of anything. It is never held while user
-code runs, while something is pickled, written or logged, or while a thread is started. Order: `lock`, then a future's
-condition, then leaf locks (timer, SimpleQueue).
+code runs, while something is pickled, written or logged, or while a thread is started. Order: `lock`, then leaf locks (timer,
+SimpleQueue). A future's condition is waited for under it in the main thread only, see `Counting._resolve`.
 
 What is the user's (retry predicates, callbacks, destructors of arguments) runs after the lock is released: settled tasks are
 emptied by `forget` outside of it.
@@ -239,6 +239,7 @@ class Scheduler(Waits):
                 task.cancel_requested = True
                 self._backend.notice_cancel(task)
                 return False
+        ending = self._finish_late((task,), with_callbacks=False) or ending
         if future._callbacks:
             self.callbacks.run_here(future._invoke_callbacks)
         self._let_go((task,))

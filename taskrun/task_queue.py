@@ -29,7 +29,7 @@ class TaskQueue:
 
     def __len__(self) -> int:
         """How many tasks wait, cancelled ones not counted."""
-        return self._size - self._dead
+        return max(0, self._size - self._dead)  # a handler may look while the code that it has interrupted counts
 
     def _level(self, priority: int) -> deque[Task]:
         if priority == 0:
@@ -69,7 +69,7 @@ class TaskQueue:
                 if not task.settled:
                     task.pulled = True
                     return task
-                self._dead -= 1
+                self._dead -= self._dead > 0  # Ctrl-C may have come before it was counted
             return None
         for priority in self._order:
             level = self._levels[priority]
@@ -79,7 +79,7 @@ class TaskQueue:
                 if not task.settled:
                     task.pulled = True
                     return task
-                self._dead -= 1
+                self._dead -= self._dead > 0
         return None
 
     def take(self, limit: int) -> list[Task]:
@@ -95,7 +95,7 @@ class TaskQueue:
                     task.pulled = True
                     tasks.append(task)
             self._size -= len(tasks) + dead
-            self._dead -= dead
+            self._dead -= min(dead, self._dead)
             return tasks
         while len(tasks) < limit and (first := self.take_one()) is not None:
             tasks.append(first)

@@ -20,6 +20,7 @@ __all__ = [
     "dismiss_janitor",
     "ensure_janitor",
     "in_subinterpreter",
+    "inside",
     "renew_after_fork",
     "take_politely",
     "threads_of_others",
@@ -47,6 +48,11 @@ def take_politely(lock: threading.RLock) -> None:
             return
         time.sleep(0)
     lock.acquire()
+
+
+def inside(lock: threading.RLock) -> bool:
+    """Return whether the calling thread holds *lock*."""
+    return bool(lock._is_owned())  # type: ignore[attr-defined]  # a condition asks it, so it is there
 
 
 def renew_after_fork(namespace: dict[str, Any], name: str, make: Callable[[], object]) -> None:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from taskrun.completing import Completing
 from taskrun.cycles import own_task, waiting_for
-from taskrun.threads import call_soon
+from taskrun.future import inside_future
+from taskrun.task import Entered, entered
+from taskrun.threads import call_soon, inside
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -49,7 +51,7 @@ class Waits(Completing):
         self._refuse_endless_waiting()
         own = own_task()
         if own is None:
-            return self._backend.waiting()
+            return self._backend.one_more() if self._waits_for_a_task() else self._backend.waiting()
         scheduler = own.future._scheduler
         with ExitStack() as stack:
             if future is not None:
@@ -59,6 +61,12 @@ class Waits(Completing):
                 stack.enter_context(scheduler._backend.waiting_elsewhere())
             return stack.pop_all()
 
+    def _waits_for_a_task(self) -> bool:
+        """Return whether a task of ours has most likely sent this thread, none of our workers: `asyncio.to_thread`."""
+        inside = entered.get()
+        task = inside.task if isinstance(inside, Entered) else None
+        return task is not None and task.future._scheduler is self and not (task.settled or self._backend.owns_current_thread())
+
     def awaiting(self) -> AbstractContextManager[None]:
         """Return the context in which a coroutine awaits a future: if it is a task of ours, it is made up for."""
         self._refuse_endless_waiting()
@@ -67,6 +75,11 @@ class Waits(Completing):
     def _refuse_endless_waiting(self) -> None:
         if self._closed == "forked":
             self._refuse()
+        if inside(self.lock) or inside_future():
+            raise RuntimeError(
+                "this wait would never end: it is in a signal handler or a destructor that has interrupted taskrun itself in "
+                "this thread, and no task can end meanwhile; note there what to do, and do it outside"
+            )
         if self.in_callback() and not self._inline:
             raise RuntimeError(
                 "result() of an unfinished future in a done callback of the same executor: the callbacks of that future would "
@@ -78,7 +91,7 @@ class Waits(Completing):
 
         The caller holds the conditions of the futures, so that no lock may be taken: the janitor does what there is to do.
         """
-        if self._backend.owns_current_thread():
+        if self._backend.owns_current_thread() or self._waits_for_a_task():
             call_soon(partial(self._begin_waiting, waiter))
 
     def end_waiting(self, waiter: object) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import pickle
 import threading
 import time
 from contextlib import contextmanager, nullcontext
@@ -21,6 +22,7 @@ from taskrun.backends.base import Backend, Capabilities, refuse_waiting_in
 from taskrun.backends.calls import call
 from taskrun.coroutines import CoroutineRunner
 from taskrun.errors import InitializerError, SerializationError, TaskKilledError
+from taskrun.serialization import not_sent
 from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["AdapterBackend"]
 
 _STANDARD = ("builtins", "concurrent.futures.process", "concurrent.futures.thread")
+_TELLING = ("concurrent.futures.", "loky.", "mpi4py.", "taskrun.")
+"""Whose futures say when they run: what can still be cancelled has not begun. Those of others may be pending all the time."""
 
 
 class AdapterBackend(Backend):
@@ -51,6 +55,8 @@ class AdapterBackend(Backend):
         self._inner = inner
         self._shares_memory = _is_pool(inner, "ThreadPoolExecutor") and not _is_pool(inner, "InterpreterPoolExecutor")
         self._local = _is_pool(inner, "ProcessPoolExecutor")  # its workers see the same clock
+        bases = [cls for cls in type(inner).__mro__ if cls is not concurrent.futures.Executor]
+        self._tells = any(cls.__module__.startswith(_TELLING) for cls in bases)
         self.capabilities = Capabilities(
             initializer="no",
             cancel_running=self._shares_memory,
@@ -82,6 +88,7 @@ class AdapterBackend(Backend):
         self._context_vars = locate_context_vars(settings.context_vars)
         self._scheduler = scheduler
         self._slots = settings.max_workers
+        self._seeded = settings.seed is not None
         lifetime.finish_before(type(self._inner).__module__)
         self._feeder = OwnThread(f"{settings.name}-feeder", self._feed)
         self._feeder.start()
@@ -115,10 +122,13 @@ class AdapterBackend(Backend):
 
                 limit = task.options.timeout
                 expires = None if limit is None or not self._local else time.monotonic() + limit
-                call = dump_call(task, self._context_vars, expires)
+                call = dump_call(task, self._context_vars, expires, seeded=self._seeded)
                 if not self._scheduler.begin(task):  # a slot is free: as far as anybody can tell, it runs from here on
                     return
                 inner = self._inner.submit(run_pickled_call, call)
+            if not hasattr(inner, "add_done_callback"):
+                raise TypeError(f"its submit returned {inner!r}, which is no future")
+            inner.add_done_callback(partial(self._answered, task))
         except SerializationError as error:
             self._scheduler.fail(task, error, "serialization")
             return
@@ -132,7 +142,6 @@ class AdapterBackend(Backend):
         self._busy.add(inner)
         with self._lock:
             self._flights[task] = inner
-        inner.add_done_callback(partial(self._answered, task))
 
     # -- in a worker -----------------------------------------------------------------------------------------------------------
 
@@ -157,33 +166,40 @@ class AdapterBackend(Backend):
         self._news.put((task, inner))  # in whatever thread the inner executor calls this
 
     def _take_answer(self, task: Task, inner: concurrent.futures.Future[Any]) -> None:
+        from taskrun.backends.pickled_call import load_answer
+
         with self._lock:
             if self._flights.pop(task, None) is None:
                 return  # revoked or abandoned
-        if inner.cancelled():  # by somebody who has the inner executor in hand
-            self._scheduler.give_back([task])
-            return
-        error = inner.exception()
-        if isinstance(error, concurrent.futures.BrokenExecutor):
+        try:
+            if inner.cancelled():  # by somebody who has the inner executor in hand
+                self._scheduler.give_back([task])
+                return
+            error = inner.exception()
+            if error is None:
+                if not self._shares_memory:
+                    self._scheduler.settle((load_answer(task, inner.result()),))
+                return
+        except BaseException as raised:  # the inner executor's code, or no answer of ours: this thread must not die of it
+            error = raised
+        # What the task itself raises is an answer: this is the inner executor's.
+        if isinstance(error, pickle.PickleError):
+            self._scheduler.fail(task, not_sent(error, task), "serialization")
+        else:
             self._scheduler.fail(task, self._crash(task, error), "crashed")
-        elif error is not None:
-            self._scheduler.fail(task, error, "raised")
-        elif not self._shares_memory:
-            from taskrun.backends.pickled_call import load_answer
-
-            self._scheduler.settle((load_answer(task, inner.result()),))
 
     def _crash(self, task: Task, error: BaseException) -> BaseException:
         from taskrun.errors import WorkerCrashedError
 
-        crash = WorkerCrashedError(
-            f"a worker of the adapted {type(self._inner).__name__} died while task {task.name!r} (attempt {task.number}) was "
-            f"under way: {error}. Which task was to blame is not known: all that were under way fail. "
-            'backend="process" knows, and goes on',
-            task=task.name,
-            attempt=task.number,
-            guilt="unknown",
-        )
+        pool, under_way = type(self._inner).__name__, f"while task {task.name!r} (attempt {task.number}) was under way"
+        if isinstance(error, concurrent.futures.BrokenExecutor):
+            text = (
+                f"a worker of the adapted {pool} died {under_way}: {error}. Which task was to blame is not known: all that "
+                'were under way fail. backend="process" knows, and goes on'
+            )
+        else:
+            text = f"the adapted {pool} failed {under_way}, with {type(error).__name__}: {error}"
+        crash = WorkerCrashedError(text, task=task.name, attempt=task.number, guilt="unknown")
         crash.__cause__ = error
         return crash
 
@@ -223,7 +239,7 @@ class AdapterBackend(Backend):
         """The inner executor offers no way to stop work: its slot is free again once the work ends."""
         with self._lock:
             inner = self._flights.pop(task, None)  # nobody waits for it
-        if inner is not None and inner.cancel() and cause == "timeout":
+        if inner is not None and inner.cancel() and cause == "timeout" and self._tells:
             # It had not been taken up, whatever it waited for there: its time has not begun.
             self._scheduler.give_back([task])
             return True

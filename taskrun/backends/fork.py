@@ -6,6 +6,7 @@ Python, the import locks in the child; nobody can free the user's.
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from typing import TYPE_CHECKING, ClassVar
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ForkBackend"]
 
+_STILL_AT_WORK = 1.0
+"""Seconds after its answer in which a child that does not end counts as a worker; then another may be made beside it."""
 _LINGER = 10.0
 """Seconds that a child has, whatever the limit of its task, for what comes after its answer: the finalizer, exit handlers, the
 queues that it flushes. The limit is the task's, and that was in time."""
@@ -61,9 +64,11 @@ class ForkBackend(KeptBackend["ForkedChild"]):
     # -- getting workers to work -----------------------------------------------------------------------------------------------
 
     def _room(self) -> bool:
-        if not self._scheduler.queued or len(self._processes) >= self._settings.max_workers:
+        if not self._scheduler.queued:
             return False
-        return time.monotonic() >= self._failures.not_before
+        now = time.monotonic()
+        at_work = sum(now < child.answered_at + _STILL_AT_WORK for child in self._processes.values())
+        return at_work < self._settings.max_workers and now >= self._failures.not_before
 
     def _feed(self) -> None:
         while self._room():
@@ -114,6 +119,7 @@ class ForkBackend(KeptBackend["ForkedChild"]):
             return
         child.silent_since = None
         child.settled = True
+        child.answered_at = time.monotonic()
         if outcome[3] == "initializer":
             self._not_ready(child, outcome[2])
             return
@@ -160,9 +166,11 @@ class ForkBackend(KeptBackend["ForkedChild"]):
         self._scheduler.fail(task, error, cause)
 
     def _due(self, now: float) -> list[float]:
-        """Kill children that have answered and do not end (a thread goes on, an exit handler): nobody would get the slot."""
+        """See to children that have answered and do not end (a thread goes on, an exit handler): they keep nobody waiting."""
         times = []
         for child in self._processes.values():
+            if now < child.answered_at + _STILL_AT_WORK < math.inf:
+                times.append(child.answered_at + _STILL_AT_WORK)
             if child.may_linger_until is not None:
                 if now >= child.may_linger_until:
                     child.may_linger_until = None

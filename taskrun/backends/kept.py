@@ -40,6 +40,7 @@ P = TypeVar("P", bound="KeptProcess")
 
 _log = logging.getLogger("taskrun")
 
+_MOST_TROUBLE = 8  # errors in a row
 MOST_DEATHS = 3
 """Of processes before they took up one and the same task; then it is held against the task."""
 
@@ -134,17 +135,34 @@ class KeptBackend(Backend, Generic[P]):
         self._ring()
 
     def _keep(self) -> None:
+        trouble = 0
         while True:
             try:
                 if not self._turn():
                     break
-            except BaseException:
+                trouble = 0
+            except BaseException as error:
                 # This thread must not die: every open future depends on it. What runs is stopped, and its end seen to.
                 _log.exception("error in the keeper of %s", self._settings.name)
+                trouble += 1
+                if trouble > _MOST_TROUBLE:
+                    self._give_up(error)
+                    break
                 self._abort(force=True)
+                time.sleep(0.001 * 2**trouble)
         self._end()
         self._poll.unregister(self._doorbell.fd)
         self._doorbell.close()
+
+    def _give_up(self, error: BaseException) -> None:
+        """Fail everything: there is no getting on."""
+        name = self._settings.name
+        self._scheduler.break_down(f"the keeper of {name} failed {_MOST_TROUBLE} times in a row: {error!r}", error)
+        for process in list(self._processes.values()):
+            task = process.task
+            process.destroy()
+            if task is not None:
+                self._scheduler.fail(task, RuntimeError(f"the keeper of {name} has failed: {error!r}"), "crashed")
 
     def _turn(self) -> bool:
         """Do everything there is to do, then wait for news; False when all is over."""

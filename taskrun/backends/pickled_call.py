@@ -11,6 +11,7 @@ import pickle
 import threading
 import time
 from contextvars import copy_context
+from mmap import PAGESIZE
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,8 @@ __all__ = ["Answer", "Payload", "Place", "dump_call", "load_answer", "run_in", "
 
 Payload = tuple[bytes, Packed]
 """Pickled: what identifies the attempt; the call."""
-Answer = tuple[bool, bytes, Cause, tuple[str, float, float, float]]
-"""Succeeded; the pickled value or exception; the cause of a failure; worker, start, duration and CPU time (seconds)."""
+Answer = tuple[bool, bytes, Cause, tuple[str, float, float, float, int | None]]
+"""Succeeded; the pickled value or exception; the cause of a failure; what a `Run` says of it."""
 
 
 class Place:
@@ -44,6 +45,10 @@ class Place:
 
     seeded = False
     """The global generators are seeded for each call: nobody else uses them."""
+    alone = False
+    """They may be: this process runs one call at a time."""
+    workers = 1
+    """How many calls share the CPUs."""
 
     def __init__(self) -> None:
         self.runner = CoroutineRunner()
@@ -54,6 +59,26 @@ class Place:
         """Whether the call that runs was asked to cancel."""
         return False
 
+    def rss(self) -> int | None:
+        """Return how many bytes the process holds, where it is a worker."""
+        return None
+
+
+class _Process(Place):
+    """A process of somebody's engine."""
+
+    def __init__(self, alone: bool, workers: int) -> None:
+        super().__init__()
+        self.alone = alone
+        self.workers = workers
+
+    def rss(self) -> int | None:
+        try:
+            with open("/proc/self/statm", "rb", buffering=0) as statm:
+                return int(statm.read(128).split()[1]) * PAGESIZE
+        except (OSError, IndexError, ValueError):  # not on Linux, or no descriptor is left
+            return None
+
 
 def _duplicates(piece: Piece) -> list[int]:
     """Return descriptors of this process, who has sent them: only another interpreter of it is sent any."""
@@ -61,11 +86,17 @@ def _duplicates(piece: Piece) -> list[int]:
 
 
 def dump_call(
-    task: Task, context_vars: list[tuple[str, ContextVar[Any]]], expires: float | None = None, sent: Sent | None = None
+    task: Task,
+    context_vars: list[tuple[str, ContextVar[Any]]],
+    expires: float | None = None,
+    sent: Sent | None = None,
+    *,
+    seeded: bool = False,
 ) -> Payload:
     """Return *task* as bytes, with the values of *context_vars*. Raises SerializationError.
 
     It is not run any more after *expires*, a time of `time.monotonic` that the receiver shares; *sent* is what he has.
+    *seeded*: the executor has a `seed`; the global generators are seeded where they are the call's alone.
     """
     from taskrun.engine.surroundings import context_payload
 
@@ -74,13 +105,19 @@ def dump_call(
     values = None if task.context is None else context_payload(task.context, context_vars, name)
     options = task.options
     limits = (options.timeout, options.soft_timeout, expires)
-    about = pickle.dumps((name, task.index, task.number, limits, task.seed_root, values), 5)
+    about = pickle.dumps((name, task.index, task.number, limits, task.seed_root, seeded, values), 5)
     return about, pack_whole(task) if sent is None else sent.pack(task)
 
 
-def run_pickled_call(payload: Payload) -> Answer:
-    """Run a call where the caller is. Raises nothing."""
-    place = Place()
+def run_pickled_call(payload: Payload, *, alone: bool | None = None, workers: int = 1) -> Answer:
+    """Run a call in the process of a worker. Raises nothing.
+
+    *alone*: the process runs one at a time (default: whether this is its main thread). *workers*: how many share the CPUs, of
+    which an executor that the task makes takes its part only.
+    """
+    if alone is None:
+        alone = threading.current_thread() is threading.main_thread()
+    place = _Process(alone, workers)
     try:
         return run_in(place, payload)
     finally:
@@ -92,20 +129,20 @@ def run_in(place: Place, payload: Payload) -> Answer:
     from taskrun.engine.surroundings import set_context_vars
 
     about, packed = payload
-    name, index, number, (limit, soft, expires), seed_root, values = pickle.loads(about)
+    name, index, number, (limit, soft, expires), seed_root, seeded, values = pickle.loads(about)
     runner, alarm, me = place.runner, None, os.getpid()
     started, cpu = time.monotonic(), time.thread_time()
     pickling = True
     if expires is not None and started > expires:  # its future has failed, while it waited for a worker here
         late = TaskTimeoutError(limit=limit, elapsed=started - expires + limit, task=name, attempt=number)
-        return False, dump_exception(late, task=name), "timeout", _cost(started, cpu)
+        return False, dump_exception(late, task=name), "timeout", _cost(place, started, cpu)
     try:
         place.received.take(packed)
         fn, args, kwargs = place.received.load(packed, name)
         pickling = False
         started, cpu = time.monotonic(), time.thread_time()
         deadline = None if limit is None else started + limit
-        current = CurrentTask(name, index, number, deadline, seed_root, place)
+        current = CurrentTask(name, index, number, deadline, seed_root, place, place.workers)
 
         def enter() -> Any:
             entered.set(current)
@@ -114,7 +151,7 @@ def run_in(place: Place, payload: Payload) -> Answer:
             value = fn(*args, **kwargs)
             return runner.run(value) if type(value) is CoroutineType else value
 
-        if place.seeded:
+        if place.seeded or (seeded and place.alone):
             from taskrun.engine.generators import seed_generators
 
             seed_generators(current.seed)
@@ -125,7 +162,7 @@ def run_in(place: Place, payload: Payload) -> Answer:
         finally:
             if alarm is not None:
                 alarm.disarm()
-        cost = _cost(started, cpu)
+        cost = _cost(place, started, cpu)
         pickling = True
         return True, dump_result(value, task=name), "raised", cost
     except BaseException as error:  # SystemExit and its like are outcomes of the task, too
@@ -135,7 +172,7 @@ def run_in(place: Place, payload: Payload) -> Answer:
 
             explain_missing_name(error)
         cause: Cause = "serialization" if pickling else "raised" if timed_out is None else "timeout"
-        return False, dump_exception(timed_out or error, task=name), cause, _cost(started, cpu)
+        return False, dump_exception(timed_out or error, task=name), cause, _cost(place, started, cpu)
     finally:
         if os.getpid() != me:  # a process that the task has forked came back from it: it must not answer as well
             from taskrun.engine.ending import end_a_copy
@@ -156,13 +193,12 @@ class _Alarm(SoftTimeout):
         self._timer.join()
 
 
-def _cost(started: float, cpu: float) -> tuple[str, float, float, float]:
+def _cost(place: Place, started: float, cpu: float) -> tuple[str, float, float, float, int | None]:
     worker = f"pid {os.getpid()}, {threading.current_thread().name}"
-    return worker, started, time.monotonic() - started, time.thread_time() - cpu
+    return worker, started, time.monotonic() - started, time.thread_time() - cpu, place.rss()
 
 
 def load_answer(task: Task, answer: Answer) -> Outcome:
     """Return what `run_pickled_call` answered as an outcome. Raises nothing."""
-    succeeded, data, cause, cost = answer
-    run = (*cost, None)
+    succeeded, data, cause, run = answer
     return load_outcome(task, data, run) if succeeded else (task, False, load_exception(data), cause, run)

@@ -57,7 +57,9 @@ class RemoteBackend(Backend):
     """Modules that the engine needs until our tasks are through: their own hooks for interpreter exit come after ours."""
     tiny = 100e-6  # a task costs milliseconds; and a worker whose other threads are busy takes its time over the tiniest
     reports_starts = False
-    """`started` is called for each task that begins, before `ended`."""
+    """`started` is called for a task with a timeout when it begins, before `ended`."""
+    reports_each_start = False
+    """It is for one without as well."""
 
     # -- what a backend defines; all are called in the feeder's thread, but `withdraw` and `sever` -----------------------------
 
@@ -217,7 +219,7 @@ class RemoteBackend(Backend):
         with self._lock:
             self._flights[task] = flight  # from here on `revoke` finds it
         try:
-            call = dump_call(task, self._context_vars)
+            call = dump_call(task, self._context_vars, seeded=self._settings.seed is not None)
         except SerializationError as error:
             self._not_sent(flight, error)
         except BaseException as error:  # the user's code
@@ -229,7 +231,8 @@ class RemoteBackend(Backend):
     def _hand_over(self, flight: Flight, call: Payload) -> None:
         task = flight.task
         # There is a free slot: where nobody says more, it runs from here on as far as can be told.
-        begun = not task.settled if self.reports_starts else self._scheduler.begin(task)
+        reported = self.reports_starts and (self.reports_each_start or task.options.timeout is not None)
+        begun = not task.settled if reported else self._scheduler.begin(task)
         with self._lock:
             if self._flights.get(task) is not flight:
                 return  # revoked

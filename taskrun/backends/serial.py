@@ -140,14 +140,17 @@ class SerialBackend(Backend):
         return call(self._scheduler, task, threading.current_thread().name, runner)
 
     def _call_pickled(self, task: Task) -> Outcome:
-        from taskrun.backends.pickled_call import dump_call, load_answer, run_pickled_call
+        from taskrun.backends.pickled_call import Place, dump_call, load_answer, run_in
 
         try:
             payload = dump_call(task, [])
         except SerializationError as error:
             return task, False, error, "serialization", None
-        context = task.context
-        answer = run_pickled_call(payload) if context is None else context.copy().run(run_pickled_call, payload)
+        context, place = task.context, Place()
+        try:
+            answer = run_in(place, payload) if context is None else context.copy().run(run_in, place, payload)
+        finally:
+            place.runner.close()
         return load_answer(task, answer)
 
     # -- stopping --------------------------------------------------------------------------------------------------------------

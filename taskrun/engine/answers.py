@@ -107,29 +107,23 @@ class Answers:
 
     def _sort(
         self, handle: Handle, frames: list[tuple[tuple[Any, ...], bytes | bytearray]]
-    ) -> tuple[list[tuple[Task | None, tuple[Any, ...], bytes | bytearray]], list[tuple[Task | None, int]], Task | None]:
-        """Return the answers, each with its task; the runs that are cut, with how many items are begun; the task it is at."""
+    ) -> tuple[list[tuple[Task | None, tuple[Any, ...], bytes | bytearray]], Task | None]:
+        """Return the answers, each with its task; and the task that it is at."""
         flight = handle.flight
         answers: list[tuple[Task | None, tuple[Any, ...], bytes | bytearray]] = []
-        given_back: list[tuple[Task | None, int]] = []
         with self._fleet.lock:  # the supervisor's
             for header, payload in frames:
                 if header[1] == channel.UP_TO:
                     answers += self._from_outbox(handle, header[2])
-                elif header[1] == channel.REST:
-                    given_back.append((flight.get(header[2]), header[6]))
                 else:
                     answers.append((flight.pop(header[2], None), header, payload))
             head = next(iter(flight.values()), None)
             handle.seen = None if handle.seen is not head else head  # an idle worker keeps no task
-        return answers, given_back, head
+        return answers, head
 
     def _take_frames(self, handle: Handle, frames: list[tuple[tuple[Any, ...], bytes | bytearray]]) -> None:
         # The hot loop of the parent: one pass for what the lock guards, one for what runs the user's code.
-        answers, given_back, head = self._sort(handle, frames)
-        for each, begun in given_back:
-            if each is not None and each.owner is not None:
-                each.owner.rest_given_back(begun)
+        answers, head = self._sort(handle, frames)
         outcomes, label, loads = self._fleet.outcomes, handle.label, pickle.loads
         size = 0
         fn: Any = None  # of the last task: most often the next one's too

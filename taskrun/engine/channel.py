@@ -11,8 +11,6 @@ A *frame* is a header of fixed size, whose first field is the length of the payl
     worker -> parent   READY, or NOT_READY with the error of the initializer
                        one of DONE, RAISED, UNSENDABLE, TIMED_OUT for each task claimed; small ones in the outbox
                        BULK, in the place of DONE: the pickle of (places of its large buffers, pickle of the result)
-                       REST      of a run of items that is not over, only so many are begun (in the place of resident
-                                 bytes); the rest is given back
                        UP_TO     the answers up to the task with this number are in the outbox, where they were not sent
 
 A *token* is one byte for each TASK frame, in the same order: the frame's sequence number modulo 255. The worker claims a
@@ -41,8 +39,8 @@ REPLY: Final = struct.Struct("<QQQdddQ")
 """length, kind, sequence number, started (monotonic), duration, CPU seconds, resident bytes (0: not measured)."""
 
 TASK, TASK_MORE, FUNCTION, STATE, SHIPMENT = _ORDERS = range(1, 6)
-_REPLIES = range(0x7461736B72756E00, 0x7461736B72756E09)
-READY, NOT_READY, DONE, RAISED, UNSENDABLE, TIMED_OUT, UP_TO, BULK, REST = _REPLIES
+_REPLIES = range(0x7461736B72756E00, 0x7461736B72756E08)
+READY, NOT_READY, DONE, RAISED, UNSENDABLE, TIMED_OUT, UP_TO, BULK = _REPLIES
 """Numbers that nothing else has: a task may write what it likes into the descriptor, and is not to be taken for its worker."""
 
 LEAVE: Final = 255

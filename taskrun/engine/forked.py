@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ class ForkedChild(KeptProcess):
         self.sequence = number
         self.pipe = -1
         self.settled = False  # its outcome is on the way to the scheduler
+        self.answered_at = math.inf
         self.may_linger_until: float | None = None
         """When it is killed if it has answered and does not end; None: it has all the time, or has not answered."""
         self._answer = bytearray()
@@ -107,6 +109,12 @@ class ForkedChild(KeptProcess):
         if self.stop is not None or posix.has_ended(self.pid) not in (0, None):
             self.signal(signal.SIGKILL)
         self.exit_status = posix.exit_status(self.pid)
+
+    def destroy(self) -> None:
+        self.signal(signal.SIGKILL)
+        if self.pid is not None and self.exit_status is None:
+            self.exit_status = posix.exit_status(self.pid)
+        self.close()
 
     def close(self) -> None:
         """Close everything."""

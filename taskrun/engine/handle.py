@@ -96,6 +96,10 @@ class Handle:
         """When it was last looked into what it has answered."""
         self.seen: Task | None = None
         """A task that it is known to have claimed."""
+        self.looked_at = 0.0
+        """When it was last looked whether it has given items of a run back."""
+        self.given_back = -1
+        """The number of the last task, a run, of which it has."""
         self.shunned_until = 0.0
         """It did not claim a task in time (stopped, swapped out, without a CPU): till then the last choice."""
         self._shunned_for = 0.0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from taskrun.engine import notes, posix
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["KeptProcess"]
 
 
-class KeptProcess:
+class KeptProcess(ABC):
     """The keeper's; `note_cancel` may be called by others until it is closed, under the scheduler's lock."""
 
     def __init__(self, number: int, title: str) -> None:
@@ -75,6 +76,10 @@ class KeptProcess:
         """Kill what its task has started, unless it ended in order. It has ended, and may have been reaped."""
         if self.pid is not None and posix.has_ended(self.pid) != 0:
             posix.kill_rest_of_group(self.pid)
+
+    @abstractmethod
+    def destroy(self) -> None:
+        """Kill it, wait for its end and close everything."""
 
     def close(self) -> None:
         """Close everything."""

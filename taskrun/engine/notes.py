@@ -66,10 +66,10 @@ def taken_up(notes: int) -> int:
     return int.from_bytes(os.pread(notes, 8, 8), "little") - 1
 
 
-def given_back(notes: int, number: int) -> int | None:
-    """Return how many items of the task with that number, a run, are begun, if the worker has given the others back."""
+def given_back(notes: int) -> tuple[int, int]:
+    """Return the number of the last task, a run, of which the worker has given items back, or -1; and how many are begun."""
     data = os.pread(notes, 16, 24)
-    return int.from_bytes(data[:8], "little") if int.from_bytes(data[8:], "little") == number + 1 else None
+    return int.from_bytes(data[8:], "little") - 1, int.from_bytes(data[:8], "little")
 
 
 def has_stack(notes: int, start: int = STACK_AT) -> bool:

@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskrun import runs
@@ -71,7 +72,7 @@ class _Worker:
         self.runner = CoroutineRunner()
         self.running = False  # the user's code runs: KeyboardInterrupt may be raised
         self.received = Received(self._duplicates)
-        self._sequence = -1
+        self.sequence = -1
         self.finalizer: Callable[..., object] | None = None
         self._meter = CpuMeter(time.process_time)
         self._resident = Resident()
@@ -108,7 +109,7 @@ class _Worker:
     def run(self, call: Call) -> Answer:
         started, about = time.monotonic(), _UNKNOWN
         try:
-            self._sequence = call.sequence
+            self.sequence = call.sequence
             notes.take_up(self.notes, call.sequence)
             self.received.take(call.packed)
             fields, values, path = pickle.loads(call.about)
@@ -132,10 +133,6 @@ class _Worker:
         finally:
             self.running = False
         return self._answer(kind, started, data, duration)
-
-    def give_back(self, begun: int) -> None:
-        """Of the items of the run that is called, only so many are begun; the parent gets the others back."""
-        notes.give_back(self.notes, self._sequence, begun)
 
     def _end_a_copy(self) -> None:
         if os.getpid() != self.pid:  # forked by the user's code, which came back from that in both
@@ -178,7 +175,7 @@ def attach(parent: int, lifeline: Attached, notes_of_parent: Attached, hands: At
     posix.reset_signals()
     notes.prepare_stack(notes_of_parent.fd)
     _worker = _Worker(notes_of_parent.fd, hands.fd)
-    runs.watch = RunWatch(_worker.give_back)
+    runs.watch = RunWatch(lambda: _worker.sequence, partial(notes.give_back, _worker.notes))
     signal.signal(signal.SIGINT, _worker.on_interrupt)
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # a task may start processes
 

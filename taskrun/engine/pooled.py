@@ -204,9 +204,10 @@ class PooledWorker(KeptProcess):
 
     def items_begun(self) -> int | None:
         """Return how many items of the run that it calls are begun, if it has given the others back since this was asked."""
-        begun = None if self.given_back == self.sequence else notes.given_back(self._notes, self.sequence)
-        if begun is not None:
-            self.given_back = self.sequence
+        number, begun = notes.given_back(self._notes)
+        if number != self.sequence or number == self.given_back:
+            return None
+        self.given_back = number
         return begun
 
     def is_stopped(self) -> bool:
@@ -235,7 +236,7 @@ class PooledWorker(KeptProcess):
         super().close()
 
     def destroy(self) -> None:
-        """Kill it and wait for its pool to end. In the maker's thread."""
+        """Kill it and wait for its pool to end. In the maker's thread, or when the keeper gives up."""
         if self.made:
             self.signal(signal.SIGKILL)
             self.pool.give_up()

@@ -6,10 +6,16 @@ while: whether it is well again it cannot tell, having nothing to answer.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
+
+from taskrun.engine import notes
+from taskrun.runs import OVERDUE as RUN_OVERDUE
+from taskrun.runs import Run
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable
 
     from taskrun.engine.fleet import Fleet
 
@@ -22,9 +28,10 @@ OVERDUE = 0.005
 class Reclaimer:
     """Takes tasks back from the workers of one fleet. The I/O thread's; *lock* is that of the flights."""
 
-    def __init__(self, fleet: Fleet, lock: threading.RLock) -> None:
+    def __init__(self, fleet: Fleet, lock: threading.RLock, run_aside: Callable[[Callable[[], object]], object]) -> None:
         self._fleet = fleet
         self._lock = lock
+        self._run_aside = run_aside
 
     def look(self, now: float) -> float | None:
         """Take back what is overdue, if somebody else could run it; return when to look again, or None."""
@@ -48,6 +55,23 @@ class Reclaimer:
                 if handle.seen is None:  # nothing claimed, or nothing but what it has answered without our having read it
                     handle.shun(now)
             self._fleet.returned += back
+        return following
+
+    def look_at_runs(self, now: float) -> float | None:
+        """Look whether workers have given items of a run back; return when to look again, or None."""
+        following: float | None = None
+        for handle in self._fleet.workers.values():
+            task = next(iter(handle.flight.values()), None)
+            if task is None or type(task.fn) is not Run or handle.notes < 0:
+                continue
+            if now >= handle.looked_at + RUN_OVERDUE:
+                handle.looked_at = now
+                number, begun = notes.given_back(handle.notes)
+                run = None if number == handle.given_back else handle.flight.get(number)
+                handle.given_back = number
+                if run is not None and run.owner is not None:
+                    self._run_aside(partial(run.owner.rest_given_back, begun))  # not here: it pickles
+            following = now + RUN_OVERDUE
         return following
 
     def _anybody_free(self) -> bool:

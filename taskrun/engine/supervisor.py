@@ -44,7 +44,7 @@ from taskrun.engine.fleet import Fleet
 from taskrun.engine.handle import Handle
 from taskrun.engine.poller import LAUNCHER, WAKE, Poller
 from taskrun.engine.reclaim import Reclaimer
-from taskrun.threads import OwnThread
+from taskrun.threads import OwnThread, inside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,7 +93,7 @@ class Supervisor:
             raise
         self._fleet = fleet = Fleet(scheduler, settings, method, context_vars, self._lock, poller)
         self._dispatcher = Dispatcher(scheduler, settings, fleet, context_vars, self._lock)
-        self._reclaimer = Reclaimer(fleet, self._lock)
+        self._reclaimer = Reclaimer(fleet, self._lock, scheduler.run_aside)
         self._answers = Answers(scheduler, fleet, self._dispatcher, poller)
         self.thread = OwnThread(f"{settings.name}-engine", self._run)
         _living.add(self)
@@ -188,7 +188,7 @@ class Supervisor:
 
     def _struck(self) -> bool:
         """Return True in a destructor or signal handler that struck this very thread in here: the pipe may be half read."""
-        return self._lock._is_owned()  # type: ignore[attr-defined, no-any-return] # of C; threading.Condition uses it too
+        return inside(self._lock)
 
     def refresh(self, task: Task) -> None:
         """Look whether a worker has claimed *task*, and report it if so."""
@@ -237,7 +237,7 @@ class Supervisor:
         self._report()
         self._hungry = self._dispatcher.feed()
         now = time.monotonic()
-        times = (self._answers.look(now), self._fleet.tick(now), self._reclaimer.look(now))
+        times = (self._answers.look(now), self._fleet.tick(now), self._reclaimer.look(now), self._reclaimer.look_at_runs(now))
         self._report()
         if self._ending and not self._end():
             return False

@@ -18,6 +18,7 @@ import time
 from collections import deque
 from contextlib import nullcontext, suppress
 from contextvars import copy_context
+from functools import partial
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -107,7 +108,7 @@ class Worker:
             self._reply(channel.NOT_READY, 0, 0.0, 0.0, 0.0, 0, dump_exception(error, task="initializer"))
             return False
         self._running = False
-        runs.watch = RunWatch(self._give_back)
+        runs.watch = RunWatch(lambda: self._sequence, partial(notes.give_back, self._notes))
         self._meter.reset()
         self._reply(channel.READY, 0, time.monotonic(), 0.0, 0.0, self._without_bulk(self._resident.now()), b"")
         return True
@@ -306,10 +307,6 @@ class Worker:
         return value
 
     # -- answering -------------------------------------------------------------------------------------------------------------
-
-    def _give_back(self, begun: int) -> None:
-        """Of the items of the run that is called, only so many are begun; the parent gets the others back."""
-        self._reply(channel.REST, self._sequence, 0.0, 0.0, 0.0, begun, b"")
 
     def _answer_error(self, kind: int, sequence: int, started: float, error: BaseException, name: str | None) -> None:
         duration = time.monotonic() - started

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import functools
 import gc
+import sys
 import threading
 import time
 from array import array
@@ -168,6 +169,9 @@ class ResultBehaviours(Behaviours):
             assert attempt.started >= attempt.queued
             assert attempt.duration is not None
             assert attempt.error is None
+            if ex.capabilities.processes and sys.platform == "linux":
+                assert attempt.worker_rss is not None
+                assert attempt.worker_rss > 1_000_000
 
     def test_submit_from_other_threads(self) -> None:
         found: list[Any] = []

@@ -258,6 +258,41 @@ class TestGoesOn:
             assert max(pids.count(pid) for pid in pids) == 3
 
 
+def leave_a_thread(path: str) -> int:
+    threading.Thread(target=jobs.tell_and_hold, args=(path,)).start()
+    return 1
+
+
+@every_process_like
+def test_a_thread_that_a_task_leaves_behind_does_not_cost_its_slot(make: Callable, wire: Wire) -> None:
+    with make(max_workers=1) as ex:
+        assert ex.submit(leave_a_thread, wire.path).result(PATIENCE) == 1
+        wire.hear()
+        assert ex.submit(jobs.double, 4).result(PATIENCE) == 8
+        wire.release()
+
+
+@pytest.mark.parametrize("make", ["pool", "fork"], indirect=True)
+def test_a_keeper_that_fails_again_and_again_gives_up(
+    make: Callable, wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with make(max_workers=1) as ex:
+        running = ex.submit(jobs.tell_and_hold, wire.path)
+        wire.hear()
+
+        def fail() -> None:
+            raise LookupError("a fault of ours")
+
+        monkeypatch.setattr(ex._backend, "_feed", fail)
+        waiting = ex.submit(jobs.double, 4)
+        for future in (running, waiting):
+            assert isinstance(future.exception(PATIENCE), Exception)
+        with pytest.raises(taskrun.InitializerError, match="a fault of ours"):
+            ex.submit(jobs.double, 4)
+        monkeypatch.undo()
+    assert 5 < caplog.text.count("error in the keeper") < 20
+
+
 class TestForkServer:
     def test_one_that_was_killed_is_started_again_and_costs_no_running_task(self, make: Callable, wire: Wire) -> None:
         with make(max_workers=2) as ex:

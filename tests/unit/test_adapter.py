@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import pickle
+import random
 import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from patience import PATIENCE, eventually
 
 import taskrun
+from taskrun.backends.pickled_call import dump_call, run_pickled_call
+from taskrun.task import Task
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,3 +110,114 @@ def test_no_more_is_handed_over_than_there_are_workers() -> None:
         assert ex.stats()["queued"] == 47
         go.set()
     assert len(handed_over) == 49
+
+
+class Odd(concurrent.futures.Executor):
+    """Runs nothing; what `submit` returns is planned."""
+
+    _max_workers = 1
+
+    def __init__(self, *planned: object) -> None:
+        self._planned = [*planned]
+
+    def submit(self, *args: object, **kwargs: object) -> concurrent.futures.Future[object]:  # type: ignore[override]
+        found = self._planned.pop(0)
+        if isinstance(found, BaseException):
+            future: concurrent.futures.Future[object] = concurrent.futures.Future()
+            future.set_exception(found)
+            return future
+        return found  # type: ignore[return-value]
+
+
+def done(value: object) -> concurrent.futures.Future[object]:
+    future: concurrent.futures.Future[object] = concurrent.futures.Future()
+    future.set_result(value)
+    return future
+
+
+@pytest.mark.parametrize(("on_crash", "attempts"), [(False, 1), (True, 2)])
+def test_an_error_of_the_pools_is_no_error_of_the_tasks(on_crash: bool, attempts: int) -> None:
+    theirs = [OSError("a node is gone"), OSError("another as well")]
+    retry = taskrun.Retry(max_attempts=2, on=OSError if not on_crash else ValueError, on_crash=on_crash, wait="none")
+    with taskrun.Executor(Odd(*theirs), retry=retry) as ex:
+        future = ex.submit(abs, -1)
+        error = future.exception(PATIENCE)
+    assert isinstance(error, taskrun.WorkerCrashedError)
+    assert "the adapted Odd failed while task 'abs'" in str(error)
+    assert error.__cause__ is theirs[attempts - 1]
+    assert len(future.attempts) == attempts
+
+
+def test_what_the_pool_cannot_pickle_is_not_tried_again() -> None:
+    with taskrun.Executor(Odd(pickle.PicklingError("too large")), retry=taskrun.Retry(on=Exception, wait="none")) as ex:
+        future = ex.submit(abs, -1)
+        assert isinstance(future.exception(PATIENCE), taskrun.SerializationError)
+    assert len(future.attempts) == 1
+
+
+def test_an_answer_that_is_none_fails_its_task_alone() -> None:
+    good = run_pickled_call(dump_call(Task(abs, (-2,), {}, taskrun.Future(), 0), []))
+    with taskrun.Executor(Odd(done("what?"), done(good))) as ex:
+        futures = [ex.submit(abs, -1), ex.submit(abs, -2)]
+        assert isinstance(futures[0].exception(PATIENCE), taskrun.WorkerCrashedError)
+        assert futures[1].result(PATIENCE) == 2
+
+
+def test_a_submit_that_returns_no_future_is_told() -> None:
+    with taskrun.Executor(Odd(None)) as ex:
+        error = ex.submit(abs, -1).exception(PATIENCE)
+        assert isinstance(error, taskrun.InitializerError)
+        assert "its submit returned None, which is no future" in str(error)
+
+
+class Silent(concurrent.futures.Executor):
+    """As Dask's: it never says that a task runs, so that its futures can be cancelled all the time."""
+
+    _max_workers = 2
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> concurrent.futures.Future[Any]:
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        threading.Thread(target=self._run, args=(future, fn, *args)).start()
+        return future
+
+    def _run(self, future: concurrent.futures.Future[Any], fn: Any, *args: Any) -> None:
+        answer = fn(*args)
+        with suppress(concurrent.futures.InvalidStateError):  # cancelled meanwhile
+            future.set_result(answer)
+
+
+def append_and_wait(path: str, go: str) -> None:
+    append(path)
+    wait_for(go)
+
+
+def test_where_nobody_says_that_a_task_runs_its_time_is_up_once_and_it_is_run_once(tmp_path: Path) -> None:
+    log, go = tmp_path / "log", tmp_path / "go"
+    with taskrun.Executor(Silent()) as ex:
+        future = ex.options(timeout=0.3).submit(append_and_wait, str(log), str(go))
+        assert isinstance(future.exception(PATIENCE), taskrun.TaskTimeoutError)
+        assert ex.submit(abs, -1).result(PATIENCE) == 1
+        go.touch()
+    assert log.read_text() == "ran "
+
+
+def draw(_: object = None) -> float:
+    return random.random()
+
+
+def test_in_a_process_pool_the_global_generator_is_seeded_as_in_process() -> None:
+    with concurrent.futures.ProcessPoolExecutor(2) as pool, taskrun.Executor(pool, seed=5) as ex:
+        drawn = list(ex.map(draw, range(10)))
+    with taskrun.Executor("process", max_workers=2, seed=5) as ex:
+        assert list(ex.map(draw, range(10))) == drawn
+    assert len(set(drawn)) == 10
+
+
+def test_without_a_seed_nothing_is_seeded_nor_in_a_pool_of_threads() -> None:
+    with concurrent.futures.ProcessPoolExecutor(1) as pool, taskrun.Executor(pool) as ex:
+        ex.submit(lambda: random.seed(3)).result(PATIENCE)
+        assert ex.submit(draw).result(PATIENCE) == random.Random(3).random()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, taskrun.Executor(pool, seed=5) as ex:
+        state = random.getstate()
+        assert ex.submit(abs, -1).result(PATIENCE) == 1
+        assert random.getstate() == state

@@ -5,8 +5,11 @@ from __future__ import annotations
 import gc
 import itertools
 import logging
+import os
 import queue
+import signal
 import threading
+import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +17,7 @@ import pytest
 
 import taskrun
 from taskrun import mapping
+from taskrun.map_feed import Feed
 from taskrun.testing.base import Behaviours
 
 if TYPE_CHECKING:
@@ -177,6 +181,64 @@ class TestAbandoned:
             ex.map(lambda i: ran.append(threading.get_ident()), range(3))
             assert len(ran) == 1
         assert ran == [threading.get_ident()] * 3
+
+
+class TestStruck:
+    """By a signal handler that raises, as `signal.alarm` is used for a limit of time."""
+
+    @pytest.mark.parametrize("step", ["_room", "_numbered", "_opened", "_note_open", "take"])
+    @pytest.mark.parametrize("lazy", [False, True])
+    def test_what_the_handler_raises_arrives(
+        self, threads: taskrun.Executor, step: str, lazy: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        original = getattr(Feed, step)
+
+        def strike(self: Feed, *args: Any, **kwargs: Any) -> Any:
+            found = original(self, *args, **kwargs)
+            if threading.current_thread() is threading.main_thread():
+                raise LookupError("struck")
+            return found
+
+        with monkeypatch.context() as struck:
+            struck.setattr(Feed, step, strike)
+            with pytest.raises(LookupError, match="struck"):
+                list(threads.options(chunksize=1).map(abs, iter(range(10)) if lazy else range(10)))
+        assert list(threads.map(abs, range(10))) == list(range(10))
+
+
+@pytest.mark.parametrize("action", ["iterate", "close", "drop"])
+def test_a_map_in_a_forked_child_is_refused_though_another_thread_was_inside(threads: taskrun.Executor, action: str) -> None:
+    go, inside = threading.Event(), threading.Event()
+    results = threads.options(chunksize=1).map(lambda _: go.wait(PATIENCE), range(10))
+
+    def hold() -> None:
+        with results._feed._lock:
+            inside.set()
+            go.wait(PATIENCE)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    assert inside.wait(PATIENCE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of threads beside a fork
+        pid = os.fork()
+    if pid == 0:
+        try:
+            signal.alarm(int(PATIENCE))
+            if action == "iterate":
+                with pytest.raises(RuntimeError, match="fork"):
+                    list(results)
+            elif action == "close":
+                results.close()
+            else:
+                threads.shutdown()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    go.set()
+    other.join()
+    assert all(results)
 
 
 class TestProgress:

@@ -155,7 +155,7 @@ def test_a_task_that_cannot_be_sent_fails_alone_while_the_engine_answers() -> No
 
 def test_what_waits_for_a_worker_takes_no_slot_and_is_had_back() -> None:
     backend = ThreadsAfar()
-    backend.reports_starts = True
+    backend.reports_starts = backend.reports_each_start = True
     with taskrun.Executor(backend, max_workers=1) as ex:
         first, second, third = (ex.options(colour="nowhere").submit(pow, 2, 3) for _ in range(3))
         assert ex.submit(pow, 2, 3).result(PATIENCE) == 8
@@ -170,7 +170,7 @@ def test_what_waits_for_a_worker_takes_no_slot_and_is_had_back() -> None:
 
 def test_what_waits_for_a_worker_without_a_slot_is_bounded() -> None:
     backend = ThreadsAfar()
-    backend.reports_starts = True
+    backend.reports_starts = backend.reports_each_start = True
     with taskrun.Executor(backend, max_workers=1) as ex:
         waiting = [ex.options(colour="nowhere").submit(bytes.__len__, bytes(30_000_000)) for _ in range(2)]
         assert ex.submit(pow, 2, 3).result(PATIENCE) == 8
@@ -184,7 +184,7 @@ def test_what_waits_for_a_worker_without_a_slot_is_bounded() -> None:
 
 def test_what_may_have_begun_is_not_had_back() -> None:
     backend = ThreadsAfar()
-    backend.reports_starts = True
+    backend.reports_starts = backend.reports_each_start = True
     backend.delay.clear()
     with taskrun.Executor(backend, max_workers=1) as ex:
         future = ex.submit(pow, 2, 3)

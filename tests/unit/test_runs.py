@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import taskrun
-from taskrun import map_pace, map_runs, runs, sharing
+from taskrun import map_pace, map_runs, map_under_way, runs, sharing
 from taskrun.backends.base import Backend
 from taskrun.map_pace import Pace
 from taskrun.runs import Outcomes, Run, pack_items, split_outcomes
@@ -164,6 +164,19 @@ def test_the_middle_of_some_items_decides_and_one_slow_run_does_not() -> None:
     assert pace.seconds == 0.1
     pace.learn([Ended(1e-6)] * 10)
     assert pace.seconds == 1e-6
+
+
+def test_a_run_whose_rest_is_taken_back_before_it_begins_calls_its_first_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[int] = []
+    monkeypatch.setattr(runs, "watch", lambda rest: rest is None or left.append(rest.take()))
+    assert outcomes(abs, [-1, -2, -3], packs=False).values == [1]
+    assert left == [1]
+
+
+def test_a_map_whose_runs_are_taken_back_at_once_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(map_under_way, "OVERDUE", 0.0)
+    with taskrun.Executor("thread", max_workers=2) as ex:
+        assert list(ex.map(abs, range(0, -20_000, -1))) == list(range(20_000))
 
 
 class Ended:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -133,3 +136,77 @@ def test_as_many_items_may_wait_for_later_ones_as_there_are_workers(
         assert [ex.submit(abs, -1).result(PATIENCE) for _ in range(9)] == [1] * 9
         assert eventually(lambda: len(ex.stats()["workers"]) <= most)  # and no longer
         assert not ex._scheduler._stuck
+
+
+# -- what a task may do to its process, while somebody looks after its runs ----------------------------------------------------
+
+PROCESSES = pytest.mark.parametrize("kind", ["process", "pool"])
+
+
+def sleep_in_c(slow: int, item: int) -> tuple[int, float]:
+    if item != slow:
+        return 0, 1.0
+    import ctypes
+
+    began = time.monotonic()
+    return ctypes.CDLL(None).usleep(150_000), time.monotonic() - began
+
+
+@PROCESSES
+def test_what_an_item_does_in_c_is_not_cut_short(kind: str) -> None:
+    with taskrun.Executor(kind, max_workers=2) as ex:
+        assert all(result == 0 and took > 0.14 for result, took in ex.map(partial(sleep_in_c, 3000), range(6000)))
+
+
+def set_signals(how: str, directory: str, item: int) -> int:
+    """Do as `act`, after something was done to the signals of the process, or to who gets them."""
+    if item == 2990:
+        if how == "blocked":
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        elif how == "a thread computes":
+            threading.Thread(target=compute, args=(f"{directory}/3001",), daemon=True).start()
+        else:
+            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
+                with contextlib.suppress(OSError, ValueError):
+                    signal.signal(number, signal.SIG_DFL if how == "default" else signal.SIG_IGN)
+    return act(directory, frozenset((3000,)), 1, item)
+
+
+def compute(until: str) -> None:
+    while not os.path.exists(until):
+        sum(range(1000))
+
+
+@PROCESSES
+@pytest.mark.parametrize("how", ["blocked", "default", "ignored", "a thread computes"])
+def test_items_are_given_back_whatever_the_task_has_done_to_signals(kind: str, how: str, tmp_path: Path) -> None:
+    with taskrun.Executor(kind, max_workers=2) as ex:
+        assert list(ex.map(partial(set_signals, how, str(tmp_path)), range(6000))) == list(range(6000))
+
+
+@PROCESSES
+def test_the_stack_of_a_task_is_there_after_runs_too(kind: str) -> None:
+    with taskrun.Executor(kind, max_workers=1) as ex:
+        assert list(ex.map(abs, range(5000))) == list(range(5000))
+        error = ex.options(timeout=0.3).submit(time.sleep, PATIENCE).exception(PATIENCE)
+    assert isinstance(error, taskrun.TaskTimeoutError)
+    assert error.stack
+
+
+def fork_strictly(_: int) -> int:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pid = os.fork()
+    if pid == 0:
+        os._exit(7)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@PROCESSES
+def test_a_task_forks_after_runs_as_if_nobody_had_looked_after_them(kind: str) -> None:
+    with taskrun.Executor(kind, max_workers=1) as ex:
+        for _ in range(3):
+            assert list(ex.map(abs, range(3000))) == list(range(3000))
+            assert ex.submit(fork_strictly, 0).result(PATIENCE) == 7

@@ -1,4 +1,4 @@
-"""A signal handler that submits, in the middle of a submit: each of the two is a task like any other."""
+"""A signal handler or destructor that submits, in the middle of whatever taskrun does in that thread: a task like any other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from standard_kinds import OURS, make
 
+from taskrun import future as future_module
+from taskrun import waiting
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 PATIENCE = 40
@@ -47,3 +51,41 @@ def test_submit_may_be_struck_by_a_handler_that_submits(kind: str) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.parametrize("held", ["condition", "all futures", "waiter"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "serial"])
+def test_what_is_struck_may_hold_what_the_end_of_a_task_needs(kind: str, held: str) -> None:
+    with make(kind, max_workers=2) as ex:
+        ending = ex.submit(time.sleep, 0.2)
+        watcher = waiting._Watcher(None)
+        watcher.watch([ending])
+        locks = {"condition": ending._condition, "all futures": future_module._STATE, "waiter": watcher._lock}
+        with locks[held]:  # type: ignore[attr-defined]
+            assert eventually(lambda: ending._task is None)  # it is about to be done
+            for _ in range(3):
+                eventually(lambda: False, 0.01)
+                others = [ex.submit(abs, -1) for _ in range(3)]  # as a handler does, or a destructor
+            others[0].cancel()
+        assert ending.result(PATIENCE) is None
+        assert all(other.result(PATIENCE) == 1 for other in others[1:])
+        watcher.close()
+    assert ex.stats()["unfinished"] == 0
+
+
+def test_a_handler_that_waits_in_the_middle_of_taskrun_is_refused() -> None:
+    with make("thread", max_workers=2) as ex:
+        future = ex.submit(time.sleep, 0.1)
+        for lock in (ex._scheduler.lock, future_module._STATE):
+            with lock, pytest.raises(RuntimeError, match="would never end"):
+                future.result()
+        assert future.result() is None
+
+
+def eventually(condition: Callable[[], object], patience: float = PATIENCE) -> bool:
+    deadline = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from taskrun.task_queue import CallerQueue, TaskQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def task(priority: int = 0) -> Any:
@@ -84,3 +88,13 @@ def test_each_thread_has_its_own_queue_and_any_may_cancel() -> None:
     assert theirs == [None, 0]
     assert len(queue) == 0
     assert queue.take_one() is None
+
+
+@pytest.mark.parametrize("take", [TaskQueue.take_one, lambda queue: queue.take(5)])
+def test_a_task_that_was_settled_and_not_counted_leaves_the_queue_empty(take: Callable[[TaskQueue], object]) -> None:
+    queue = TaskQueue()
+    cancelled = task()
+    queue.put(cancelled)
+    cancelled.settled = True  # and Ctrl-C came before `skip`
+    assert not take(queue)
+    assert len(queue) == 0

@@ -54,7 +54,20 @@ def with_wrap_future(future: taskrun.Future[int]) -> int:
     return asyncio.run(main())
 
 
+def in_a_thread_of_its_own(way: Callable[[Any], int]) -> Callable[[Any], int]:
+    """Return *way* as `asyncio.to_thread` has it: in a thread that is no worker, in whose context the task is known."""
+
+    def waiting(future: taskrun.Future[int]) -> int:
+        async def main() -> int:
+            return await asyncio.to_thread(way, future)
+
+        return asyncio.run(main())
+
+    return waiting
+
+
 WAYS = [
+    *map(in_a_thread_of_its_own, (with_result, with_our_wait, with_the_standard_wait, with_our_as_completed)),
     with_result,
     with_our_wait,
     with_the_standard_wait,

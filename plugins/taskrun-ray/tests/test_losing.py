@@ -100,10 +100,11 @@ def test_a_cluster_with_another_version_of_taskrun_is_named(tmp_path: Path, monk
     other = tmp_path / "sitecustomize.py"  # found by the workers only: they get the path of the head node
     other.write_text('import taskrun; taskrun.__version__ = "0.0.1"\n')
     with running(tmp_path, path=str(tmp_path)) as cluster, taskrun.Executor("ray", address=cluster.address) as ex:
-        error = ex.options(retry=3).submit(pow, 2, 3).exception(PATIENCE)
-    assert isinstance(error, taskrun.BackendUnavailableError)
-    assert "taskrun 0.0.1" in str(error)
-    assert f"taskrun {taskrun.__version__}" in str(error)
+        errors = [ex.options(retry=3, timeout=limit).submit(pow, 2, 3).exception(PATIENCE) for limit in (None, PATIENCE)]
+    for error in errors:
+        assert isinstance(error, taskrun.BackendUnavailableError)
+        assert "taskrun 0.0.1" in str(error)
+        assert f"taskrun {taskrun.__version__}" in str(error)
 
 
 def test_a_cluster_with_another_version_of_ray_is_refused(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 from clusters import PATIENCE, eventually
 from taskrun_ray.options import EXECUTOR, TASK, read_executor, read_task
-from work import note_run, runs, told
+from work import draw, inner_workers, note_run, runs, told
 
 import taskrun
+from taskrun.cpus import cpu_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +63,20 @@ def test_what_a_task_takes_is_kept_from_others(connected: Cluster, tmp_path: Pat
         assert second.result(PATIENCE)
 
 
+def test_an_executor_in_a_task_takes_the_part_of_the_cpus_that_the_task_has(connected: Cluster) -> None:
+    here = cpu_count()  # the node is this machine
+    with taskrun.Executor("ray", address=connected.address) as ex:
+        assert ex.submit(inner_workers).result(PATIENCE) == 1
+        assert ex.options(num_cpus=2).submit(inner_workers).result(PATIENCE) == max(1, here // (here // 2 or 1))
+
+
+def test_the_global_generator_is_seeded_as_in_process(connected: Cluster) -> None:
+    with taskrun.Executor("ray", address=connected.address, seed=5) as ex:
+        drawn = list(ex.map(draw, range(5)))
+    with taskrun.Executor("process", max_workers=2, seed=5) as ex:
+        assert list(ex.map(draw, range(5))) == drawn
+
+
 def test_a_profile_says_all_of_it(connected: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "taskrun.toml").write_text(
         f'[profiles.cluster]\nbackend = "ray"\naddress = "{connected.address}"\nnum_cpus = 2\nresources = {{ LICENCE = 1 }}\n'
@@ -93,7 +108,10 @@ def test_a_large_argument_and_a_large_result(connected: Cluster) -> None:
         ("address", 6379),
         ("address", "ray://head:10001"),
         ("connect_timeout", 0),
-        ("object_store_memory", "1GB"),
+        ("connect_timeout", "soon"),
+        ("object_store_memory", "much"),
+        ("object_store_memory", 0.5),
+        ("memory", "much"),
         ("runtime_env", "pip"),
         ("namespace", ""),
         ("num_cpus", "two"),
@@ -113,6 +131,13 @@ def test_a_wrong_option_of_a_task_fails_that_task_alone(connected: Cluster) -> N
         assert ex.submit(pow, 2, 3).result(PATIENCE) == 8
         with pytest.raises(taskrun.UnsupportedOptionError, match="num_cpu"):
             ex.options(num_cpu=1)
+
+
+def test_times_and_sizes_may_be_texts() -> None:
+    options = read_executor({"connect_timeout": "1m30s", "object_store_memory": "100MB", "memory": "1GiB"})
+    assert (options.connect_timeout, options.object_store_memory, options.memory) == (90.0, 100_000_000, 2**30)
+    assert read_task(options, {"memory": "2kB"})["memory"] == 2000
+    assert read_executor({"connect_timeout": 0.5, "memory": 0}).connect_timeout == 0.5
 
 
 def test_what_is_not_given_is_the_executors() -> None:

@@ -44,7 +44,7 @@ class DaskBackend(RemoteBackend):
     capabilities: Capabilities = THEIRS
     option_names: ClassVar[Mapping[str, str]] = EXECUTOR
     task_option_names: ClassVar[Mapping[str, str]] = TASK
-    reports_starts = True
+    reports_starts = reports_each_start = True
 
     @classmethod
     def unavailable(cls) -> str | None:

@@ -63,8 +63,10 @@ def run(versions: tuple[str, ...], key: str, payload: Payload | Large) -> Answer
             raise RuntimeError("the scheduler has lost taskrun's plugin, or has that of another version")
         if said != GO:
             return str(said)
-    succeeded, data, cause, (_, *cost) = run_pickled_call(payload.unwrapped() if isinstance(payload, Large) else payload)
+    alone = worker.state.nthreads == 1
+    call = payload.unwrapped() if isinstance(payload, Large) else payload
+    succeeded, data, cause, (_, *cost) = run_pickled_call(call, alone=alone)
     answer: Answer = (succeeded, data, cause, (label, *cost))  # type: ignore[assignment]
-    if worker.state.nthreads == 1 and len(data) <= _SMALL:
+    if alone and len(data) <= _SMALL:
         _answered[worker.address] = key, answer
     return answer

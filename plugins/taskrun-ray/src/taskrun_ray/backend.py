@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib.util
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from taskrun import cpus
 from taskrun.backends.remote import Failure, RemoteBackend
 from taskrun.errors import BackendUnavailableError, WorkerCrashedError
 from taskrun_ray.capabilities import RAY
-from taskrun_ray.cluster import answers, connect, disconnect
+from taskrun_ray.cluster import answers, connect, disconnect, is_ours
 from taskrun_ray.options import EXECUTOR, TASK, read_executor, read_task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from concurrent.futures import Future
 
     from taskrun.backends import Capabilities
     from taskrun.backends.remote import Answer, Flight, Payload
@@ -33,6 +36,7 @@ class RayBackend(RemoteBackend):
     capabilities: Capabilities = RAY
     option_names: ClassVar[Mapping[str, str]] = EXECUTOR
     task_option_names: ClassVar[Mapping[str, str]] = TASK
+    reports_starts = True
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -52,8 +56,8 @@ class RayBackend(RemoteBackend):
         if self._given.address is None and not ray.is_initialized():
             return None
         self._join_cluster(None)
-        cpus = ray.cluster_resources().get("CPU", 0.0)
-        return int(cpus // self._given.num_cpus) or None if self._given.num_cpus else None
+        there = ray.cluster_resources().get("CPU", 0.0)
+        return int(there // self._given.num_cpus) or None if self._given.num_cpus else None
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Connect to the cluster that has an address; one of our own is started when there is work."""
@@ -78,11 +82,13 @@ class RayBackend(RemoteBackend):
     def connect(self) -> None:
         import ray
 
-        from taskrun_ray.worker import run
+        from taskrun_ray.worker import run, run_telling
 
         self._join_cluster(self._settings.max_workers)
+        self._sharers = self._settings.max_workers * cpus.outer_workers if is_ours() else None
         # Run once, whatever happens: what is to be tried again is for the retry policy to say.
-        self._run = ray.remote(max_retries=0, retry_exceptions=False)(run)
+        once = ray.remote(max_retries=0, retry_exceptions=False)
+        self._run, self._run_telling = once(run), once(run_telling)
         self._watch()
 
     def _watch(self) -> None:
@@ -101,12 +107,27 @@ class RayBackend(RemoteBackend):
 
         task = flight.task
         told = read_task(self._given, task.options.backend)
-        ref = self._run.options(name=task.name, **told).remote(VERSIONS, call)
-        flight.worker = task.worker = f"Ray task {ref.task_id().hex()}"
-        future = ref.future()
-        flight.handle = ref, future
+        ref: Any
+        if task.options.timeout is None:
+            ref = self._run.options(name=task.name, **told).remote(VERSIONS, self._sharers, call)
+            begun, future, number = None, ref.future(), ref.task_id()
+        else:  # of a stream Ray says when each part has come, of a task by itself only when it is over
+            ref = self._run_telling.options(name=task.name, num_returns="streaming", **told).remote(
+                VERSIONS, self._sharers, call
+            )
+            begun, future = (part.future() for part in ref._get_next_ref_n(2))  # what is public would block a thread for each
+            number = ref.completed().task_id()
+            ref.completed().future()  # looked at: else Ray logs an error of the stream's as one that nobody has handled
+        flight.worker = task.worker = f"Ray task {number.hex()}"
+        flight.handle = ref, future, begun
+        if begun is not None:
+            begun.add_done_callback(partial(self._begun, flight))
         future.add_done_callback(lambda _: self.ended(flight))
         return flight.handle
+
+    def _begun(self, flight: Flight, begun: Future[str]) -> None:
+        if begun.exception() is None:  # else it never will
+            self.started(flight, begun.result())
 
     def collect(self, flights: Sequence[Flight]) -> list[Answer | Failure | None]:
         return [self._found(flight) for flight in flights]
@@ -114,8 +135,11 @@ class RayBackend(RemoteBackend):
     def _found(self, flight: Flight) -> Answer | Failure:
         from ray import exceptions as of_ray
 
-        future = flight.handle[1]
+        _, future, begun = flight.handle
+        flight.handle = None  # it leads back to the flight, and would keep the answer in Ray's store
         error = future.exception()
+        if begun is not None and isinstance(error, of_ray.ObjectRefStreamEndOfStreamError):
+            error = begun.exception() or error
         if error is None:
             flight.worker = None  # the answer says who it was
             return future.result()  # type: ignore[no-any-return]
@@ -164,6 +188,7 @@ class RayBackend(RemoteBackend):
             if self._lost is None:
                 with suppress(Exception):  # of Ray: it has ended, or the cluster has
                     self.interrupt(flight)
+            flight.handle = None
 
     # -- ending ----------------------------------------------------------------------------------------------------------------
 

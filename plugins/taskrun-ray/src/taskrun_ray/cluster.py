@@ -9,17 +9,21 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from taskrun.errors import BackendUnavailableError, ConfigError
+from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
     from taskrun_ray.options import RayOptions
 
-__all__ = ["answers", "connect", "disconnect"]
+__all__ = ["answers", "connect", "disconnect", "is_ours"]
 
 _users = 0
 """How many of our executors use what we have connected to."""
+_let_go: threading.Event | None = None
+"""To be set when nobody needs the cluster any more that we have started."""
 _guard = threading.Lock()
 
 
@@ -41,13 +45,51 @@ def connect(options: RayOptions, workers: int | None) -> bool:
         if options.address is not None and options.address != "auto" and not answers(options.address, options.connect_timeout):
             raise _nobody(options, "nobody listens there")
         try:
-            ray.init(**_arguments(options, workers))
+            (_start if options.address is None else ray.init)(**_arguments(options, workers))
         except Exception as error:  # of Ray: no cluster, another version, another token
             with contextlib.suppress(Exception):
                 ray.shutdown()
             raise _nobody(options, f"{type(error).__name__}: {error}") from error
         _users = 1
         return True
+
+
+def _start(**arguments: Any) -> None:
+    """Call `ray.init` in a thread that stays: Ray has what it starts killed when the thread that has started it ends.
+
+    (PR_SET_PDEATHSIG.) The thread of an executor would not do: others may use the cluster longer than it.
+    """
+    import ray
+
+    global _let_go
+    _end_keeper()  # if the user has ended the one before himself
+    let_go = threading.Event()
+    started: Future[None] = Future()
+
+    def keep() -> None:
+        try:
+            ray.init(**arguments)
+        except BaseException as error:  # raised in the thread that waits for it
+            started.set_exception(error)
+            return
+        started.set_result(None)
+        let_go.wait()
+
+    OwnThread("taskrun-ray-keeper", keep).start()
+    started.result()
+    _let_go = let_go
+
+
+def _end_keeper() -> None:
+    global _let_go
+    if _let_go is not None:
+        _let_go.set()
+        _let_go = None
+
+
+def is_ours() -> bool:
+    """Return whether we have started the cluster that this process is connected to."""
+    return _let_go is not None
 
 
 def _arguments(options: RayOptions, workers: int | None) -> dict[str, Any]:
@@ -122,3 +164,4 @@ def disconnect() -> None:
         _users -= 1
         if _users == 0:
             ray.shutdown()
+            _end_keeper()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from taskrun.errors import ConfigError
+from taskrun.units import DURATIONS, SIZES, parse_duration, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,14 +17,14 @@ __all__ = ["EXECUTOR", "TASK", "RayOptions", "read_executor", "read_task"]
 TASK = {
     "num_cpus": "CPUs that a task takes (default 1)",
     "num_gpus": "GPUs that a task takes",
-    "memory": "bytes that a task takes, as far as Ray counts them",
+    "memory": 'bytes, or "2GB", that a task takes, as far as Ray counts them',
     "resources": 'what else it takes of what nodes declare (`ray start --resources`), such as {"LICENCE": 1}',
     "scheduling_strategy": 'where it runs: "DEFAULT", "SPREAD", or an object of Ray\'s; objects not from a file',
 }
 EXECUTOR = {
     "address": 'of the cluster, host:port, or "auto": that of this machine; without it one on this machine is started',
-    "connect_timeout": "seconds to wait for the cluster to answer (default 5)",
-    "object_store_memory": "bytes for the object store of a cluster of its own (default: Ray's, a third of the memory)",
+    "connect_timeout": 'seconds, or "30s", to wait for the cluster to answer (default 5)',
+    "object_store_memory": 'bytes, or "2GB", for the object store of a cluster of its own (default: a third of the memory)',
     "runtime_env": "a table for Ray: packages, working_dir, env_vars of the workers",
     "namespace": "str: Ray's, for named actors",
     **TASK,
@@ -76,15 +77,32 @@ def _text(name: str, value: Any) -> str:
 
 
 def _seconds(name: str, value: Any) -> float:
-    if not _is_amount(value) or not 0 < value < float("inf"):
-        raise _wrong(name, "seconds, more than 0", value)
-    return float(value)
+    seconds = _parsed(parse_duration, value)
+    if not _is_amount(seconds) or not 0 < seconds < float("inf"):
+        raise _wrong(name, f"a time of more than 0: {DURATIONS}", value)
+    return float(seconds)
 
 
 def _size(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise _wrong(name, "a number of bytes", value)
-    return value
+    size = _parsed(parse_size, value)
+    if not isinstance(size, int) or isinstance(size, bool) or size <= 0:
+        raise _wrong(name, f"a size of more than 0: {SIZES}", value)
+    return size
+
+
+def _memory(name: str, value: Any) -> float:
+    amount = _parsed(parse_size, value)
+    if not _is_amount(amount):
+        raise _wrong(name, SIZES, value)
+    return float(amount)
+
+
+def _parsed(parse: Callable[[str], float], value: Any) -> Any:
+    """Return what a text means; anything else as it is, and a text that means nothing as None."""
+    try:
+        return parse(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
 
 
 def _amount(name: str, value: Any) -> float:
@@ -125,7 +143,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "namespace": _text,
     "num_cpus": _amount,
     "num_gpus": _amount,
-    "memory": _amount,
+    "memory": _memory,
     "resources": _amounts,
     "scheduling_strategy": _strategy,
 }
