@@ -19,12 +19,13 @@ from contextlib import nullcontext, suppress
 from functools import partial
 from importlib import import_module
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from taskrun import lifetime
 from taskrun.backends.base import Backend, refuse_waiting_in
+from taskrun.backends.flights import Failure, Flight, lost_with_engine, may_wait, not_sendable
 from taskrun.backends.pickled_call import Answer, Payload, dump_call, load_answer, run_pickled_call
-from taskrun.errors import ConfigError, InitializerError, SerializationError, TaskKilledError, TaskTimeoutError
+from taskrun.errors import ConfigError, InitializerError, SerializationError, TaskKilledError
 from taskrun.serialization import not_sent
 from taskrun.threads import OwnThread
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Outcome, Scheduler
-    from taskrun.task import Cause, Task
+    from taskrun.task import Task
 
 __all__ = ["Answer", "Failure", "Flight", "Payload", "RemoteBackend", "run_pickled_call"]
 
@@ -44,48 +45,23 @@ _STOP_LIMIT = 1.0  # seconds from asking the engine to stop a task to giving it 
 _log = logging.getLogger("taskrun")
 
 
-class Failure(NamedTuple):
-    """Why an attempt has no answer."""
-
-    error: BaseException
-    cause: Cause
-
-
-class Flight:
-    """An attempt that was sent."""
-
-    __slots__ = ("handle", "overdue", "started", "stopped", "task", "where", "worker")
-
-    def __init__(self, task: Task) -> None:
-        self.task = task
-        self.handle: Any = None
-        """The engine's, as `send` returned it."""
-        self.started: float | None = None
-        """`time.monotonic()` here when its start was reported."""
-        self.worker: str | None = None
-        """Who runs it, for people."""
-        self.where: Any = None
-        """The same for the engine."""
-        self.stopped: Failure | None = None
-        """What to report once its worker is gone."""
-        self.overdue = False
-        """Its time was up, as far as could be told, before its start was reported."""
-
-
 class RemoteBackend(Backend):
     """The base of a backend on a foreign engine: define `connect`, `send`, `collect`, `disconnect`; `interrupt` if it can.
 
-    As many tasks are sent as there are slots, so what is sent runs, as far as can be told. An engine that reports when a task
-    really starts (`reports_starts`, `started`) has its time limits counted from there.
+    As many tasks are sent as there are slots, so what is sent runs, as far as can be told. Where the engine reports when a task
+    really starts (`reports_starts`, `started`) it is pending until then: its time has not begun, and it can be had back if the
+    engine says how (`withdraw`).
     """
 
     outlived_by: tuple[str, ...] = ("concurrent.futures.thread",)
     """Modules that the engine needs until our tasks are through: their own hooks for interpreter exit come after ours."""
     tiny = 100e-6  # a task costs milliseconds; and a worker whose other threads are busy takes its time over the tiniest
     reports_starts = False
-    """`started` will be called for a task with a timeout."""
+    """`started` is called for a task with a timeout when it begins, before `ended`."""
+    reports_each_start = False
+    """It is for one without as well."""
 
-    # -- what a backend defines; all are called in the feeder's thread, but `sever` --------------------------------------------
+    # -- what a backend defines; all are called in the feeder's thread, but `withdraw` and `sever` -----------------------------
 
     @abstractmethod
     def connect(self) -> None:
@@ -96,12 +72,23 @@ class RemoteBackend(Backend):
         """Have *call* run (`run_pickled_call`) and return a handle; later, from any thread, call `ended(flight)` once.
 
         Raises ConfigError for an option of the task that is wrong, which fails that task alone; anything else means that the
-        engine is lost.
+        engine is lost, unless it `answers`.
         """
 
     @abstractmethod
     def collect(self, flights: Sequence[Flight]) -> Sequence[Answer | Failure | None]:
         """Return what became of flights that have ended: an answer, or why there is none; None: it never began, run it anew."""
+
+    def answers(self) -> bool:
+        """Return whether the engine is there, as far as is known, though something has failed just now."""
+        return False
+
+    def withdraw(self, flights: Sequence[Flight]) -> Sequence[Flight]:
+        """Return those of *flights* of which it is certain that they have not begun, and will not; in any thread.
+
+        Asked again about one of those it says the same; `forget` follows. Asked of backends that say `reports_starts`.
+        """
+        return ()
 
     def interrupt(self, flight: Flight) -> None:
         """Have *flight* end at once, whatever it does; for backends whose capabilities say ``kill="yes"``."""
@@ -124,17 +111,19 @@ class RemoteBackend(Backend):
 
     def started(self, flight: Flight, worker: str, where: Any = None) -> None:
         """A worker has taken *flight* up; in any thread."""
-        now = time.monotonic()
         with self._lock:
-            flight.started, flight.worker, flight.where = now, worker, where
+            flight.started, flight.worker, flight.where = time.monotonic(), worker, where
             flight.task.worker = worker
-            overdue, flight.overdue = flight.overdue, False
+            waited = flight in self._waiting
             stopped = flight.stopped is not None
-        if stopped:
+        if self._scheduler.begin(flight.task, flight.started) and stopped:
             self._tell(partial(self.interrupt, flight))
-        limit = flight.task.options.timeout
-        if overdue and limit is not None:
-            self._scheduler.timer.call_at(now + limit, self._expire, flight)
+        if waited:
+            self._tell(partial(self._takes_a_slot, flight))
+
+    def waits(self, flight: Flight) -> None:
+        """No worker can take *flight* up at present: others, which may find one, do not wait for it; in any thread."""
+        self._tell(partial(self._takes_no_slot, flight))
 
     def lose(self, reason: str, error: BaseException | None) -> None:
         """The engine is gone: what was sent fails, what waits as well, and nothing more can be submitted; in any thread."""
@@ -143,7 +132,7 @@ class RemoteBackend(Backend):
     def gone(self, flight: Flight, reason: str, error: BaseException | None) -> Failure:
         """Do as `lose`; return what `collect` has to say of *flight*."""
         self.lose(reason, error)
-        return Failure(self._crash(flight.task, self._message(reason), error), "crashed")
+        return Failure(lost_with_engine(flight.task, self._message(reason), error), "crashed")
 
     # -- the contract ----------------------------------------------------------------------------------------------------------
 
@@ -158,6 +147,7 @@ class RemoteBackend(Backend):
         self._lock = threading.RLock()
         self._flights: dict[Task, Flight] = {}
         self._busy: set[Flight] = set()  # the feeder's: sent and not ended, abandoned ones too
+        self._waiting: set[Flight] = set()  # those of them that take no slot; changed by the feeder
         self._news: SimpleQueue[Flight | Callable[[], object] | None] = SimpleQueue()
         self._connected = self._closing = False
         self._lost: tuple[str, BaseException | None] | None = None
@@ -205,7 +195,7 @@ class RemoteBackend(Backend):
             if item is not None and type(item) is not Flight:
                 item()
         del batch
-        while len(self._busy) < self._slots and (tasks := self._scheduler.pull(self._slots - len(self._busy))):
+        while (free := self._slots + len(self._waiting) - len(self._busy)) > 0 and (tasks := self._scheduler.pull(free)):
             for task in tasks:
                 self._launch(task)
             del tasks, task  # not kept while waiting
@@ -213,7 +203,7 @@ class RemoteBackend(Backend):
     def _launch(self, task: Task) -> None:
         """Send a pulled task. Raises nothing."""
         if self._lost is not None:
-            self._scheduler.fail(task, self._crash(task, *self._lost), "initializer")  # it would fail again
+            self._scheduler.fail(task, lost_with_engine(task, *self._lost), "initializer")  # it would fail again
             return
         try:
             if not self._connected:
@@ -225,41 +215,63 @@ class RemoteBackend(Backend):
             self._lost = (message, error)
             self._scheduler.break_down(message, error, InitializerError)
             return
+        flight = Flight(task)
+        with self._lock:
+            self._flights[task] = flight  # from here on `revoke` finds it
         try:
             call = dump_call(task, self._context_vars, seeded=self._settings.seed is not None)
         except SerializationError as error:
-            self._scheduler.fail(task, error, "serialization")
-            return
+            self._not_sent(flight, error)
         except BaseException as error:  # the user's code
-            self._scheduler.fail(task, not_sent(error, task), "serialization")
-            return
-        if self._scheduler.begin(task):  # there is a free slot: as far as can be told, it runs from here on
-            self._hand_over(Flight(task), call)
+            self._not_sent(flight, not_sent(error, task))
+        else:
+            flight.size = sum(map(len, (call[1].function or b"", call[1].arguments)))
+            self._hand_over(flight, call)
 
     def _hand_over(self, flight: Flight, call: Payload) -> None:
         task = flight.task
+        # There is a free slot: where nobody says more, it runs from here on as far as can be told.
+        reported = self.reports_starts and (self.reports_each_start or task.options.timeout is not None)
+        begun = not task.settled if reported else self._scheduler.begin(task)
         with self._lock:
-            self._flights[task] = flight
+            if self._flights.get(task) is not flight:
+                return  # revoked
+            if not begun:
+                del self._flights[task]  # cancelled
+                return
+            flight.sent = True
         self._busy.add(flight)
         try:
             flight.handle = self.send(flight, call)
-            return
         except ConfigError as error:
-            failure: BaseException | None = error
+            self._not_sent(flight, error)
         except BaseException as error:  # the engine's code
-            failure = None
-            self._lose(f"a task could not be sent: {type(error).__name__}: {error}", error)
+            if not self.answers():
+                self._lose(f"a task could not be sent: {type(error).__name__}: {error}", error)
+            self._not_sent(flight, not_sendable(task, error, self.name))
+
+    def _not_sent(self, flight: Flight, error: BaseException) -> None:
         self._busy.discard(flight)
         with self._lock:
-            mine = self._flights.pop(task, None) is not None
-        if mine and failure is not None:
-            self._scheduler.fail(task, failure, "serialization")  # it would fail again
+            mine = self._flights.pop(flight.task, None) is not None
+        if mine:
+            self._scheduler.fail(flight.task, error, "serialization")  # it would fail again
+
+    def _takes_no_slot(self, flight: Flight) -> None:
+        with self._lock:
+            if flight in self._busy and flight.started is None and may_wait(flight, self._waiting):
+                self._waiting.add(flight)
+
+    def _takes_a_slot(self, flight: Flight) -> None:
+        with self._lock:
+            self._waiting.discard(flight)
 
     def _take_answers(self, ended: list[Flight]) -> None:
         wanted = []
         for flight in ended:
             self._busy.discard(flight)
             with self._lock:
+                self._waiting.discard(flight)
                 if self._flights.get(flight.task) is flight:
                     wanted.append(flight)
         outcomes: list[Outcome] = []
@@ -296,9 +308,10 @@ class RemoteBackend(Backend):
         with self._lock:
             flights = list(self._flights.values())
             self._flights.clear()
+            self._waiting.clear()
         self._busy.clear()
         for flight in flights:
-            failure = flight.stopped or Failure(self._crash(flight.task, message, error), "crashed")
+            failure = flight.stopped or Failure(lost_with_engine(flight.task, message, error), "crashed")
             self._scheduler.fail(flight.task, failure.error, failure.cause)
         from taskrun.errors import WorkerCrashedError
 
@@ -307,13 +320,45 @@ class RemoteBackend(Backend):
     def _message(self, reason: str) -> str:
         return f"backend {self.name!r} has lost its cluster: {reason}; make a new executor once it is there again"
 
-    def _crash(self, task: Task, reason: str, error: BaseException | None) -> BaseException:
-        from taskrun.errors import WorkerCrashedError
+    # -- taking back -----------------------------------------------------------------------------------------------------------
 
-        text = f"task {task.name!r} (attempt {task.number}) was under way: {reason}"
-        crash = WorkerCrashedError(text, task=task.name, attempt=task.number, guilt="unknown")
-        crash.__cause__ = error
-        return crash
+    def revoke(self, task: Task) -> bool:
+        with self._lock:
+            flight = self._flights.get(task)
+            if flight is None or flight.started is not None:
+                return False
+            if not flight.sent:
+                del self._flights[task]  # `_hand_over` looks again
+                return True
+        try:
+            return task in self._taken_back([flight])
+        except BaseException:  # Ctrl-C: it may be withdrawn, and nobody has heard of that
+            self._tell(partial(self._taken_back, [flight]))
+            raise
+
+    def recall(self) -> None:
+        self._tell(self._recall)
+
+    def _recall(self) -> None:
+        with self._lock:
+            waiting = [flight for flight in self._flights.values() if flight.started is None]
+        if waiting and self.reports_starts:
+            self._scheduler.give_back(self._taken_back(waiting))
+
+    def _taken_back(self, flights: Sequence[Flight]) -> list[Task]:
+        """Withdraw *flights* and return the tasks of those that have not begun: they are ours no more."""
+        back = []
+        for flight in self.withdraw(flights):
+            with self._lock:
+                if self._flights.pop(flight.task, None) is not None:
+                    back.append(flight.task)
+            self._tell(partial(self._withdrawn, flight))
+        return back
+
+    def _withdrawn(self, flight: Flight) -> None:
+        self._busy.discard(flight)
+        self._takes_a_slot(flight)
+        self.forget([flight])
 
     # -- stopping --------------------------------------------------------------------------------------------------------------
 
@@ -323,15 +368,6 @@ class RemoteBackend(Backend):
             flight = self._flights.get(task)
             if flight is None:
                 return False
-            if cause == "timeout" and self.reports_starts:
-                limit = task.options.timeout or 0.0
-                if flight.started is None:  # it waits for a worker there: its time has not begun
-                    flight.overdue = True
-                    return True
-                due = flight.started + limit
-                if due > now + 0.001:
-                    self._scheduler.timer.call_at(due, self._expire, flight)
-                    return True
             if self.capabilities.kill != "yes":
                 del self._flights[task]  # nobody waits for it; its slot is free once it ends
                 return False
@@ -340,16 +376,6 @@ class RemoteBackend(Backend):
         self._tell(partial(self.interrupt, flight))
         self._scheduler.timer.call_at(now + _STOP_LIMIT, self._give_up, flight)
         return True
-
-    def _expire(self, flight: Flight) -> None:
-        """The time of a flight is up that began later than it was sent."""
-        task, begun = flight.task, flight.started
-        limit = task.options.timeout
-        if task.settled or begun is None or limit is None:
-            return
-        error = TaskTimeoutError(limit=limit, elapsed=time.monotonic() - begun, task=task.name, attempt=task.number)
-        if not self.stop(task, error, "timeout"):
-            self._scheduler.fail(task, error, "timeout")
 
     def _give_up(self, flight: Flight) -> None:
         """The engine did not stop it, or has not said so: its future fails all the same."""

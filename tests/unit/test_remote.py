@@ -33,6 +33,7 @@ class ThreadsAfar(RemoteBackend):
         self.results: dict[str, list[Failure | None]] = {}
         self.delay = threading.Event()
         self.delay.set()
+        self.alive = False
 
     def configure(self, options: Mapping[str, Any]) -> None:
         if not isinstance(options.get("size", 2), int):
@@ -55,6 +56,9 @@ class ThreadsAfar(RemoteBackend):
             raise taskrun.ConfigError("colour must be another")
         if colour == "fatal":
             raise OSError("the line is dead")
+        if colour == "nowhere":
+            self.waits(flight)
+            return None
         future = self.pool.submit(self._run, flight, call)
         future.add_done_callback(lambda _: self.ended(flight))
         return future
@@ -64,6 +68,12 @@ class ThreadsAfar(RemoteBackend):
         if self.reports_starts:
             self.started(flight, "thread afar")
         return run_pickled_call(call)
+
+    def answers(self) -> bool:
+        return self.alive
+
+    def withdraw(self, flights: Sequence[Flight]) -> list[Flight]:
+        return [flight for flight in flights if flight.task.options.backend.get("colour") == "nowhere"]
 
     def collect(self, flights: Sequence[Flight]) -> list[Answer | Failure | None]:
         return [self._result(flight) for flight in flights]
@@ -131,6 +141,57 @@ def test_a_wrong_option_fails_its_task_and_a_dead_line_all_of_them() -> None:
         with pytest.raises(taskrun.WorkerCrashedError, match="has lost its cluster"):
             ex.submit(pow, 2, 3)
         backend.delay.set()
+
+
+def test_a_task_that_cannot_be_sent_fails_alone_while_the_engine_answers() -> None:
+    backend = ThreadsAfar()
+    backend.alive = True
+    with taskrun.Executor(backend, max_workers=2) as ex:
+        error = ex.options(colour="fatal").submit(pow, 2, 3).exception(PATIENCE)
+        assert isinstance(error, taskrun.BackendUnavailableError)
+        assert "the line is dead" in str(error)
+        assert ex.submit(pow, 2, 3).result(PATIENCE) == 8
+
+
+def test_what_waits_for_a_worker_takes_no_slot_and_is_had_back() -> None:
+    backend = ThreadsAfar()
+    backend.reports_starts = backend.reports_each_start = True
+    with taskrun.Executor(backend, max_workers=1) as ex:
+        first, second, third = (ex.options(colour="nowhere").submit(pow, 2, 3) for _ in range(3))
+        assert ex.submit(pow, 2, 3).result(PATIENCE) == 8
+        assert not first.running()
+        assert first.cancel()
+        assert second.kill()
+        assert second.cancelled()
+        ex.shutdown(cancel_futures=True)
+        assert third.cancelled()
+        assert first.attempts == ()
+
+
+def test_what_waits_for_a_worker_without_a_slot_is_bounded() -> None:
+    backend = ThreadsAfar()
+    backend.reports_starts = backend.reports_each_start = True
+    with taskrun.Executor(backend, max_workers=1) as ex:
+        waiting = [ex.options(colour="nowhere").submit(bytes.__len__, bytes(30_000_000)) for _ in range(2)]
+        assert ex.submit(pow, 2, 3).result(PATIENCE) == 8
+        waiting += [ex.options(colour="nowhere").submit(bytes.__len__, bytes(30_000_000)) for _ in range(2)]
+        behind = ex.submit(pow, 2, 3)
+        assert eventually(lambda: len(backend._flights) == 3)
+        assert not behind.done()
+        assert all(future.cancel() for future in waiting)
+        assert behind.result(PATIENCE) == 8
+
+
+def test_what_may_have_begun_is_not_had_back() -> None:
+    backend = ThreadsAfar()
+    backend.reports_starts = backend.reports_each_start = True
+    backend.delay.clear()
+    with taskrun.Executor(backend, max_workers=1) as ex:
+        future = ex.submit(pow, 2, 3)
+        assert eventually(lambda: backend._flights)
+        assert not future.cancel()
+        backend.delay.set()
+        assert future.result(PATIENCE) == 8
 
 
 def test_what_never_began_runs_again_and_what_crashed_does_not() -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 _CLUSTERS: set[int] = set()
 
-__all__ = ["PATIENCE", "Cluster", "descendants", "eventually", "free_port"]
+__all__ = ["PATIENCE", "Cluster", "at_the_scheduler", "descendants", "eventually", "free_port", "running"]
 
 PATIENCE = 40.0
 """Seconds after which something is believed to hang."""
@@ -132,3 +133,14 @@ def running(directory: Path, workers: int = 2, **arguments: object) -> Iterator[
         yield cluster
     finally:
         cluster.close()
+
+
+def at_the_scheduler(cluster: Cluster) -> Counter[str]:
+    """Return how many tasks of ours the scheduler has in each of its states."""
+    from distributed import Client
+
+    def states(dask_scheduler: object) -> list[str]:
+        return [task.state for key, task in dask_scheduler.tasks.items() if str(key).startswith("taskrun-")]  # type: ignore[attr-defined]
+
+    with Client(cluster.address, set_as_default=False) as client:
+        return Counter(client.run_on_scheduler(states))

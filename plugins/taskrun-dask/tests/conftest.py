@@ -23,6 +23,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
 
 
+@pytest.fixture(scope="session")
+def varied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A worker called plain, and one called rich that has something."""
+    with running(tmp_path_factory.mktemp("varied"), workers=0) as cluster:
+        cluster.worker("--name", "plain")
+        cluster.worker("--name", "rich", "--resources", "LICENCE=1")
+        cluster.wait_for_workers(2)
+        yield cluster
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With CONFORMANCE_STEP=10 take each tenth behaviour on clusters of the executors' own, each third on another."""
     step = int(os.environ.get("CONFORMANCE_STEP", "1"))

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from clusters import PATIENCE, Cluster, eventually, free_port, running
+from clusters import PATIENCE, Cluster, at_the_scheduler, eventually, free_port, running
 from work import die, die_once, note_run, runs
 
 import taskrun
@@ -26,6 +26,15 @@ def mortal(tmp_path: Path) -> Cluster:
         for _ in range(2):
             cluster.worker(nanny=True)
         cluster.wait_for_workers(2)
+        yield cluster
+
+
+@pytest.fixture
+def lone(tmp_path: Path) -> Cluster:
+    """The same with one worker: what is sent waits behind what runs there."""
+    with running(tmp_path, workers=0) as cluster:
+        cluster.worker(nanny=True)
+        cluster.wait_for_workers(1)
         yield cluster
 
 
@@ -82,10 +91,71 @@ def test_a_crash_is_tried_again_if_the_policy_says_so(mortal: Cluster, tmp_path:
         assert [type(attempt.error) for attempt in future.attempts] == [taskrun.WorkerCrashedError, type(None)]
 
 
+def test_a_task_behind_another_is_not_blamed_for_its_death(lone: Cluster, tmp_path: Path) -> None:
+    log, other = tmp_path / "log", tmp_path / "other"
+    with taskrun.Executor("dask", address=lone.address, max_workers=2) as ex:
+        guilty = ex.submit(note_run, str(log), str(tmp_path / "never"))
+        assert eventually(lambda: runs(log))
+        behind = ex.submit(note_run, str(other))
+        assert eventually(lambda: at_the_scheduler(lone) == {"processing": 2})
+        assert guilty.running()
+        assert not behind.running()
+        os.kill(runs(log)[0], signal.SIGKILL)
+        error = guilty.exception(PATIENCE)
+        assert isinstance(error, taskrun.WorkerCrashedError)
+        assert (error.pid, error.guilt) == (runs(log)[0], "known")
+        assert behind.result(PATIENCE) == runs(other)[0]
+        assert len(behind.attempts) == 1
+    assert len(runs(log)) == len(runs(other)) == 1
+
+
+def test_what_has_finished_keeps_its_result_though_the_next_task_there_kills_the_worker(lone: Cluster, tmp_path: Path) -> None:
+    with taskrun.Executor("dask", address=lone.address, max_workers=4) as ex:
+        pairs = [(ex.submit(pow, 2, number), ex.submit(die, str(tmp_path / "log"))) for number in range(4)]
+        for number, (innocent, guilty) in enumerate(pairs):
+            assert innocent.result(PATIENCE) == 2**number
+            assert isinstance(guilty.exception(PATIENCE), taskrun.WorkerCrashedError)
+    assert len(runs(tmp_path / "log")) == 4
+
+
+def test_large_arguments_are_lost_with_no_worker(tmp_path: Path) -> None:
+    with taskrun.Executor("dask", max_workers=2) as ex:
+        data = os.urandom(2_000_000)
+        innocent, guilty = [], []
+        for _ in range(4):
+            guilty.append(ex.submit(die, str(tmp_path / "log")))
+            innocent += [ex.submit(len, data) for _ in range(4)]
+        assert [future.result(PATIENCE) for future in innocent] == [len(data)] * 16
+        assert all(isinstance(future.exception(PATIENCE), taskrun.WorkerCrashedError) for future in guilty)
+        assert ex.submit(pow, 2, 3).result(PATIENCE) == 8
+
+
+def test_a_task_whose_worker_is_retired_is_not_run_again(tmp_path: Path) -> None:
+    """Dask counts that as no death, and has another worker run it: that one is told not to."""
+    from distributed import Client
+
+    log = tmp_path / "log"
+    with running(tmp_path, workers=0) as cluster:
+        for name in ("leaving", "staying"):
+            cluster.worker("--name", name)
+        cluster.wait_for_workers(2)
+        with taskrun.Executor("dask", address=cluster.address) as ex, Client(cluster.address, set_as_default=False) as client:
+            leaving = ex.options(workers="leaving", allow_other_workers=True)
+            future = leaving.submit(note_run, str(log), str(tmp_path / "never"))
+            assert eventually(lambda: runs(log))
+            client.retire_workers(names=["leaving"])
+            error = future.exception(PATIENCE)
+            assert isinstance(error, taskrun.WorkerCrashedError)
+            assert error.guilt == "unknown"
+            assert leaving.submit(pow, 2, 3).result(PATIENCE) == 8
+    assert len(runs(log)) == 1
+
+
 def test_a_task_whose_result_is_lost_is_not_run_again(mortal: Cluster, tmp_path: Path) -> None:
     """Dask would compute it anew: what it knows of a task that is done is taken away from it."""
     from distributed import Client
-    from taskrun_dask.worker import PREFIX, VERSIONS, OnlyOnce, run
+    from taskrun_dask.arbiter import PREFIX, Arbiter
+    from taskrun_dask.worker import VERSIONS, run
 
     from taskrun.backends.pickled_call import dump_call
     from taskrun.future import Future
@@ -94,8 +164,8 @@ def test_a_task_whose_result_is_lost_is_not_run_again(mortal: Cluster, tmp_path:
     log = tmp_path / "log"
     call = dump_call(Task(note_run, (str(log),), {}, Future(), 0), [])
     with Client(mortal.address, set_as_default=False) as client:
-        client.register_plugin(OnlyOnce())
-        future = client.submit(run, VERSIONS, None, 0, call, key=f"{PREFIX}0", pure=False)
+        client.register_plugin(Arbiter(passes_on=True))
+        future = client.submit(run, VERSIONS, f"{PREFIX}0", call, key=f"{PREFIX}0", pure=False)
         assert eventually(lambda: future.status == "finished")
         (pid,) = runs(log)
         os.kill(pid, signal.SIGKILL)

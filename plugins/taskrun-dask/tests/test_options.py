@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from clusters import PATIENCE, eventually, running
+from clusters import PATIENCE, eventually
 from taskrun_dask.options import EXECUTOR, TASK, read_executor, read_task
 from work import note_run, runs, told
 
 import taskrun
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
     from clusters import Cluster
-
-
-@pytest.fixture(scope="module")
-def varied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A worker called plain, and one called rich that has something."""
-    with running(tmp_path_factory.mktemp("varied"), workers=0) as cluster:
-        cluster.worker("--name", "plain")
-        cluster.worker("--name", "rich", "--resources", "LICENCE=1")
-        cluster.wait_for_workers(2)
-        yield cluster
 
 
 def test_keywords_of_dasks_are_the_functions(cluster: Cluster) -> None:
@@ -116,46 +104,6 @@ def test_a_timeout_comes_on_time_though_the_work_goes_on(cluster: Cluster, tmp_p
     assert len(runs(log)) == 1
 
 
-def test_an_endless_input_leaves_nothing_at_the_scheduler(cluster: Cluster) -> None:
-    from distributed import Client
-
-    def held(dask_scheduler: object) -> tuple[int, int]:
-        tasks = [key for key in dask_scheduler.tasks if str(key).startswith("taskrun-")]  # type: ignore[attr-defined]
-        kinds = [kind for kind in dask_scheduler.task_prefixes if kind.startswith("taskrun")]  # type: ignore[attr-defined]
-        return len(tasks), len(kinds)
-
-    with taskrun.Executor("dask", address=cluster.address) as ex, Client(cluster.address, set_as_default=False) as client:
-        read: list[int] = []
-        results = ex.map(abs, (read.append(i) or i for i in itertools.count()), buffersize=10)
-        most = 0
-        for number in range(300):
-            assert next(results) == number
-            if number % 20 == 0:
-                most = max(most, client.run_on_scheduler(held)[0])
-        assert len(read) <= 311
-        results.close()
-        assert most <= 12  # two in flight, ten whose release is on its way
-        assert eventually(lambda: client.run_on_scheduler(held)[0] == 0)
-        assert client.run_on_scheduler(held)[1] <= 1
-
-
-def test_a_million_items_leave_the_memory_of_scheduler_and_parent_flat(tmp_path: Path) -> None:
-    def resident(pid: int) -> int:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    with running(tmp_path) as cluster, taskrun.Executor("dask", address=cluster.address) as ex:
-        pids = os.getpid(), cluster.scheduler.pid
-        early: list[int] = []
-        for number, value in enumerate(ex.map(abs, itertools.count())):
-            assert value == number
-            if number == 100_000:
-                early = list(map(resident, pids))
-            elif number == 1_000_000:
-                break
-        # Dask keeps some of its own history, which has an end: 11 MB after a million items, most of it of the first half.
-        assert all(late - before < 50_000_000 for late, before in zip(map(resident, pids), early, strict=True))
-
-
 def test_a_large_argument_and_a_large_result(cluster: Cluster) -> None:
     with taskrun.Executor("dask", address=cluster.address) as ex:
         data = os.urandom(12_000_000)
@@ -168,9 +116,12 @@ def test_a_large_argument_and_a_large_result(cluster: Cluster) -> None:
         ("address", 8786),
         ("address", ""),
         ("connect_timeout", 0),
+        ("connect_timeout", "3 weeks"),
         ("tls_ca_file", "ca.pem"),
         ("security", "strict"),
         ("memory_limit", [1]),
+        ("memory_limit", "much"),
+        ("memory_limit", "0.1"),
         ("workers", []),
         ("allow_other_workers", "yes"),
         ("resources", {"GPU": "many"}),
@@ -194,6 +145,17 @@ def test_a_wrong_value_in_a_file_is_told_with_its_place(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     with pytest.raises(taskrun.ConfigError, match=r"taskrun\.toml.*connect_timeout"):
         taskrun.Executor(profile="cluster")
+
+
+def test_durations_and_sizes_are_read_as_everywhere() -> None:
+    options = read_executor({"connect_timeout": "1m30s", "memory_limit": "512MB"})
+    assert (options.connect_timeout, options.memory_limit) == (90.0, 512_000_000)
+    assert [read_executor({"memory_limit": limit}).memory_limit for limit in ("auto", "0", 0.5, "1GiB")] == [
+        "auto",
+        0,
+        0.5,
+        2**30,
+    ]
 
 
 def test_what_is_not_given_is_the_executors() -> None:

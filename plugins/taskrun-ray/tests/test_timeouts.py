@@ -56,7 +56,8 @@ def test_what_waits_can_be_killed_and_never_runs(connected: Cluster, tmp_path: P
         first = licensed.submit(note_run, str(log), str(go))
         assert eventually(lambda: runs(log))
         waiting = licensed.submit(note_run, str(log))
-        assert eventually(waiting.running)  # which says that it was sent
+        assert eventually(lambda: len(ex.stats()["workers"]) == 2)  # it was sent
+        assert not waiting.running()
         assert waiting.kill()
         assert isinstance(waiting.exception(PATIENCE), taskrun.TaskKilledError)
         go.touch()

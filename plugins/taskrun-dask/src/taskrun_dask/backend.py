@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import os
 import signal
+import time
 import uuid
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskrun.backends.remote import Failure, RemoteBackend
 from taskrun.errors import BackendUnavailableError, WorkerCrashedError
+from taskrun.task import function_name
 from taskrun_dask.capabilities import OWN, THEIRS
 from taskrun_dask.cluster import OwnCluster, connect
-from taskrun_dask.options import EXECUTOR, TASK, read_executor, read_task
+from taskrun_dask.options import EXECUTOR, TASK, find_own, read_executor, read_task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,10 +27,13 @@ if TYPE_CHECKING:
     from taskrun.backends.remote import Answer, Flight, Payload
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Scheduler
+    from taskrun.task import Task
 
 __all__ = ["DaskBackend"]
 
-_LARGE = 1_000_000  # bytes: a larger call goes to a worker as data, not through the scheduler's graph of tasks
+_LARGE = 1_000_000  # bytes of a call
+_QUIET = {"distributed.admin.large-graph-warning-threshold": "1 PB"}  # the user has not made a graph
+_KINDS = 100  # of tasks, for each executor; the others count as one
 _PATIENCE = 10.0  # seconds for the scheduler to answer
 
 
@@ -40,7 +44,7 @@ class DaskBackend(RemoteBackend):
     capabilities: Capabilities = THEIRS
     option_names: ClassVar[Mapping[str, str]] = EXECUTOR
     task_option_names: ClassVar[Mapping[str, str]] = TASK
-    reports_starts = True
+    reports_starts = reports_each_start = True
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -51,6 +55,7 @@ class DaskBackend(RemoteBackend):
         self._client: Client | None = None
         self._own: OwnCluster | None = None
         self._severed = False
+        self._kinds: set[str] = set()
 
     def configure(self, options: Mapping[str, Any]) -> None:
         self._given = read_executor(options)
@@ -71,10 +76,9 @@ class DaskBackend(RemoteBackend):
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Connect to the cluster that has an address; one of our own is started when there is work."""
-        self._numbers = itertools.count()
-        self._topic = f"taskrun-{uuid.uuid4().hex}"
-        self._reporting: dict[int, Flight] = {}
-        self._killed: set[str] = set()  # addresses of workers
+        self._sent: dict[str, Flight] = {}  # by the keys of Dask's tasks
+        self._saved: dict[str, Answer] = {}  # likewise: answers that came before they were asked for
+        self._killed: set[tuple[str, int]] = set()  # workers: address, pid
         address = self._given.address
         try:
             if address is not None:
@@ -85,12 +89,12 @@ class DaskBackend(RemoteBackend):
             raise
 
     def _use(self, client: Client) -> None:
-        from taskrun_dask.worker import OnlyOnce
+        from taskrun_dask.arbiter import TOPIC, Arbiter
 
         self._client = client
         try:
-            client.subscribe_topic(self._topic, self._reported)
-            client.register_plugin(OnlyOnce())
+            client.subscribe_topic(TOPIC, self._reported)
+            client.register_plugin(Arbiter(passes_on=self._own is None))
         except Exception as error:  # what the scheduler raised where it could not load it
             raise BackendUnavailableError(
                 f"the Dask scheduler at {client.scheduler.address} does not take taskrun's plugin ({type(error).__name__}: "
@@ -103,70 +107,113 @@ class DaskBackend(RemoteBackend):
     def connect(self) -> None:
         if self._client is not None:
             return
-        own = self._own = OwnCluster(self._settings.max_workers, self._given.memory_limit)
+        own = self._own = OwnCluster(self._settings.max_workers, self._given)
         if self._severed:
             own.kill()
         self._use(connect(own.address(), self._given))
 
     def send(self, flight: Flight, call: Payload) -> Future:
-        from taskrun_dask.worker import PREFIX, VERSIONS, run
+        import dask
+
+        from taskrun_dask.arbiter import PREFIX, SPAN
+        from taskrun_dask.worker import VERSIONS, Large, run
 
         client = self._client
         assert client is not None  # noqa: S101 - connected
-        task = flight.task
-        told = read_task(self._given, task.options.backend)
-        if client.status != "running":
+        told = read_task(self._given, flight.task.options.backend)
+        if not self.answers():
             raise ConnectionError(f"the scheduler at {self._where()} does not answer any more")
-        number, topic = next(self._numbers), None
-        if task.options.timeout is not None or self._own is not None:
-            topic = self._topic
-            self._reporting[number] = flight
-            flight.where = (number, None, None)
-        sent: Any = call
-        if sum(map(len, (call[1].function or b"", call[1].arguments))) > _LARGE:
-            sent = client.scatter(call, hash=False)
+        if self._own is not None and (told["resources"] or told["workers"]):
+            find_own(self._given, told, client.scheduler_info()["workers"] if told["workers"] else {})
         # The key is unique, and nothing is `pure`: no call is taken for another. The user's keywords are in the payload.
-        future = client.submit(
-            run, VERSIONS, topic, number, sent, key=f"{PREFIX}{uuid.uuid4().hex}", pure=False, retries=0, **told
-        )
+        key = f"{PREFIX}{self._kind(flight.task)}-{uuid.uuid4().hex}"
+        large = flight.size > _LARGE
+        self._sent[key] = flight
+        with dask.annotate(span=SPAN), dask.config.set(_QUIET) if large else nullcontext():
+            sent = Large(call) if large else call
+            try:
+                future = client.submit(run, VERSIONS, key, sent, key=key, pure=False, retries=0, **told)
+            except BaseException:
+                del self._sent[key]
+                raise
         future.add_done_callback(partial(self._done, flight))
         return future
+
+    def _kind(self, task: Task) -> str:
+        """Return what Dask shall take a task for, which goes by how long others of its kind took; it remembers each kind."""
+        kind = "".join(filter(str.isalpha, function_name(task.fn).rpartition(".")[2]))
+        if kind not in self._kinds:
+            if not kind or len(self._kinds) >= _KINDS:
+                return "task"
+            self._kinds.add(kind)
+        return kind
+
+    def answers(self) -> bool:
+        return self._client is not None and self._client.status == "running"
 
     def _done(self, flight: Flight, future: Future) -> None:
         self.ended(flight)
 
-    def _reported(self, event: tuple[float, tuple[int, str, str, int]]) -> None:
-        number, label, address, pid = event[1]
-        flight = self._reporting.get(number)
-        if flight is not None:
-            self.started(flight, label, (number, address, pid))
+    def _reported(self, event: tuple[float, tuple[str, tuple[str, str, int] | None, Answer | None]]) -> None:
+        key, begun, answer = event[1]
+        flight = self._sent.get(key)
+        if flight is None:
+            return
+        if answer is not None:
+            self._saved[key] = answer
+        elif begun is not None:
+            label, address, pid = begun
+            self.started(flight, label, (address, pid))
+        else:
+            self.waits(flight)
 
     def collect(self, flights: Sequence[Flight]) -> list[Answer | Failure | None]:
         client = self._client
         assert client is not None  # noqa: S101 - connected
-        found: dict[Flight, Answer | Failure | None] = {}
-        done = {flight.handle.key: flight for flight in flights if flight.handle.status == "finished"}
+        found: dict[Flight, Answer | Failure | None] = {
+            flight: self._saved[flight.handle.key] for flight in flights if flight.handle.key in self._saved
+        }
+        done = {one.handle.key: one for one in flights if one not in found and one.handle.status == "finished"}
         while done:
             answer = client.sync(client.scheduler.gather, keys=list(done))
             if answer["status"] == "OK":
-                found |= {done[key]: value for key, value in answer["data"].items()}
+                found |= {done[key]: self._read(done[key], value) for key, value in answer["data"].items()}
                 break
             for key in answer["keys"]:
                 lost = done.pop(key)
-                found[lost] = self._crashed(lost, "the worker that had its result died before that was fetched", None)
+                found[lost] = self._lost_result(lost)
         for flight in flights:
             if flight not in found:
-                found[flight] = self._failure(flight, flights)
+                found[flight] = self._failure(flight)
         for flight in flights:
-            self._let_go(flight)
+            self._unlist(flight)
+            flight.handle.release()
         return [found[flight] for flight in flights]
 
-    def _failure(self, flight: Flight, ended: Sequence[Flight]) -> Failure | None:
+    def _lost_result(self, flight: Flight) -> Answer | Failure:
+        """Return the answer that a worker had which is gone: what it began next has saved it, if that was one of ours."""
+        future, until = flight.handle, time.monotonic() + _PATIENCE
+        while future.status == "finished" and time.monotonic() < until:
+            time.sleep(0.005)  # that it is lost is told on the way that the answer would have come before
+        saved = self._saved.get(future.key)
+        return saved or self._crashed(flight, "the worker that had its result died before that was fetched", None)
+
+    def _read(self, flight: Flight, answer: Answer | str) -> Answer | Failure | None:
+        """Return what a worker has answered: a task that was not to run there has a word for that."""
+        from taskrun_dask.arbiter import WITHDRAWN
+
+        if not isinstance(answer, str):
+            return answer
+        return None if answer == WITHDRAWN else self._crashed(flight, "the worker was taken from the cluster", None)
+
+    def _failure(self, flight: Flight) -> Answer | Failure | None:
         """Return why a task of Dask's has no result."""
         from distributed.scheduler import KilledWorker
 
         client, future = self._client, flight.handle
         assert client is not None  # noqa: S101 - connected
+        if (saved := self._saved.get(future.key)) is not None:
+            return saved
         if future.status != "error":  # cancelled or lost
             if client.status != "running":
                 return self.gone(flight, f"the scheduler at {self._where()} went away", None)
@@ -180,19 +227,16 @@ class DaskBackend(RemoteBackend):
             )
             wrong.__cause__ = error
             return Failure(wrong, "initializer")
-        address = error.last_worker.address
-        if self._own is not None and flight.started is None and self._was_busy(address, flight, ended):
-            return None
-        return self._crashed(flight, f"the worker {address} died or was lost", error, error.last_worker.nthreads == 1)
-
-    def _was_busy(self, address: str, flight: Flight, ended: Sequence[Flight]) -> bool:
-        """Return whether a worker that died was killed by us for another task, or ran another one: it runs one at a time."""
-        others = [other for other in (*ended, *self._busy) if other is not flight and other.started is not None]
-        return address in self._killed or any(other.where[1] == address for other in others)
+        # What had not begun there has gone to another worker by itself.
+        worker = error.last_worker
+        if flight.where in self._killed and flight.stopped is None:
+            return None  # it was sent to a worker that we had killed for the one before, which was over just then
+        known = flight.started is not None and worker.nthreads == 1
+        return self._crashed(flight, f"the worker {worker.address} died or was lost", error, known)
 
     def _crashed(self, flight: Flight, what: str, error: BaseException | None, known: bool = False) -> Failure:
         task = flight.task
-        pid = flight.where[2] if flight.where is not None else None
+        pid = flight.where[1] if flight.where is not None else None
         crash = WorkerCrashedError(
             f"{what} while it ran task {task.name!r} (attempt {task.number}). Dask does not say what it died of; the log of "
             "the worker or of its nanny may. taskrun.Retry(on_crash=True) runs such tasks again",
@@ -204,28 +248,40 @@ class DaskBackend(RemoteBackend):
         crash.__cause__ = error
         return Failure(crash, "crashed")
 
-    def _let_go(self, flight: Flight) -> None:
-        if flight.where is not None:
-            self._reporting.pop(flight.where[0], None)
+    def _unlist(self, flight: Flight) -> None:
         if flight.handle is not None:
-            flight.handle.release()
+            self._sent.pop(flight.handle.key, None)
+            self._saved.pop(flight.handle.key, None)
+
+    # -- taking back -----------------------------------------------------------------------------------------------------------
+
+    def withdraw(self, flights: Sequence[Flight]) -> Sequence[Flight]:
+        from taskrun_dask.arbiter import WITHDRAW
+
+        client = self._client
+        sent = {flight.handle.key: flight for flight in flights if flight.handle is not None}
+        if client is None or not sent or not self.answers():
+            return ()
+        try:
+            keys = client.sync(getattr(client.scheduler, WITHDRAW), keys=list(sent), callback_timeout=_PATIENCE)
+        except Exception:  # the scheduler is silent or has gone: nothing is certain
+            return ()
+        return [sent[key] for key in keys or ()]
 
     # -- stopping --------------------------------------------------------------------------------------------------------------
 
     def interrupt(self, flight: Flight) -> None:
-        """Kill the worker of our own cluster that runs it, if it still does: nothing is sent there before we hear of that."""
-        _, address, pid = flight.where
-        if pid is None or flight not in self._busy or flight.handle.done() or address in self._killed:
+        """Kill the worker of our own cluster that runs it, if it still does: nothing begins there before we hear of that."""
+        if flight.where is None or flight not in self._busy or flight.handle.done() or flight.where in self._killed:
             return  # if it has not begun, `started` asks again
-        self._killed.add(address)
+        self._killed.add(flight.where)
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)  # its nanny starts another
+            os.kill(flight.where[1], signal.SIGKILL)  # its nanny starts another
 
     def forget(self, flights: Sequence[Flight]) -> None:
         client = self._client
         for flight in flights:
-            if flight.where is not None:
-                self._reporting.pop(flight.where[0], None)
+            self._unlist(flight)
         futures = [flight.handle for flight in flights if flight.handle is not None]
         if client is not None and futures and client.status == "running":
             with suppress(Exception):  # the scheduler may go away at this very moment

@@ -110,9 +110,15 @@ def _reasons(error: BaseException | None) -> str:
 class OwnCluster:
     """A scheduler and its workers on this machine, reached by no other, one task at a time in each worker."""
 
-    def __init__(self, workers: int, memory_limit: Any) -> None:
+    def __init__(self, workers: int, options: DaskOptions) -> None:
         told, tell = os.pipe()
-        about = {"workers": workers, "memory_limit": memory_limit, "tell": tell, "parent": os.getpid()}
+        about = {
+            "workers": workers,
+            "memory_limit": options.memory_limit,
+            "resources": dict(options.resources or {}),
+            "tell": tell,
+            "parent": os.getpid(),
+        }
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _PROGRAM, json.dumps(list(map(str, sys.path))), json.dumps(about)],
@@ -172,6 +178,7 @@ def main() -> None:
         threads_per_worker=1,
         processes=True,
         memory_limit=about["memory_limit"],
+        resources=about["resources"],
         host="127.0.0.1",
         dashboard_address="127.0.0.1:0",  # else the second cluster on a machine warns that 8787 is taken
         silence_logs=logging.CRITICAL,  # what becomes of tasks is told by their futures

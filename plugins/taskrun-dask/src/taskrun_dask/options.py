@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from taskrun.errors import ConfigError
+from taskrun.units import DURATIONS, parse_duration, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["EXECUTOR", "TASK", "DaskOptions", "read_executor", "read_task"]
+__all__ = ["EXECUTOR", "TASK", "DaskOptions", "find_own", "read_executor", "read_task"]
 
 TASK = {
     "workers": "the workers that may run it: addresses, host names or names of Dask's, one or a list",
@@ -20,12 +22,12 @@ TASK = {
 }
 EXECUTOR = {
     "address": "of the scheduler, such as tcp://host:8786 or tls://host:8786; without it a cluster on this machine is started",
-    "connect_timeout": "seconds to wait for the scheduler to answer (default 5)",
+    "connect_timeout": 'how long to wait for the scheduler to answer: seconds, or text such as "30s" (default 5)',
     "tls_ca_file": "the certificates by which the scheduler is known, a PEM file",
     "tls_cert": "the certificate by which the scheduler knows us, a PEM file",
     "tls_key": "its key, a PEM file (default: in `tls_cert`)",
     "security": "a distributed.Security, in the place of the three; not from a file",
-    "memory_limit": 'of each worker of a cluster of its own, as Dask reads it: "2GiB", "auto" (default), 0 for none',
+    "memory_limit": 'of each worker of a cluster of its own: "2GiB", a fraction of what there is, "auto" (default), 0 for none',
     **TASK,
 }
 
@@ -67,6 +69,29 @@ def read_task(options: DaskOptions, given: Mapping[str, Any]) -> dict[str, Any]:
     return told
 
 
+def find_own(options: DaskOptions, told: dict[str, Any], workers: Mapping[str, Mapping[str, Any]]) -> None:
+    """Have *told* name *workers* of a cluster of our own, to which nobody adds others. Raises ConfigError if none is meant.
+
+    *workers*: address -> what the scheduler says of each.
+    """
+    has = options.resources or {}
+    if any(amount > has.get(name, 0) for name, amount in (told["resources"] or {}).items()):
+        allowed = f"at most {has}, which each worker has of a cluster of the executor's own, by Executor(resources=...)"
+        raise _wrong("resources", allowed, told["resources"])
+    if told["workers"] is None:
+        return
+    names = [
+        address
+        for address, worker in workers.items()
+        if not {address, worker["host"], str(worker["name"])}.isdisjoint(told["workers"])
+    ]
+    if not names and not told["allow_other_workers"]:
+        there = ", ".join(sorted(f"{worker['name']} ({address})" for address, worker in workers.items()))
+        raise _wrong("workers", f"among those of the executor's own cluster: {there}", told["workers"])
+    told["workers"] = tuple(names) or None
+    told["allow_other_workers"] = bool(names) and told["allow_other_workers"]
+
+
 def _wrong(name: str, allowed: str, value: Any) -> ConfigError:
     return ConfigError(f"{name} must be {allowed}, not {value!r}", setting=name, allowed=allowed)
 
@@ -91,11 +116,11 @@ def _flag(name: str, value: Any) -> bool:
 
 def _seconds(name: str, value: Any) -> float:
     try:
-        seconds = float(value)
+        seconds = parse_duration(value) if isinstance(value, str) else float(value)
     except (TypeError, ValueError):
         seconds = 0.0
     if isinstance(value, bool) or not 0 < seconds < float("inf"):
-        raise _wrong(name, "seconds, more than 0", value)
+        raise _wrong(name, f"{DURATIONS}, more than 0", value)
     return seconds
 
 
@@ -108,9 +133,13 @@ def _security(name: str, value: Any) -> Any:
 
 
 def _memory(name: str, value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+    limit = value
+    if isinstance(value, str) and value != "auto":
+        with suppress(ValueError):
+            limit = parse_size(value) or (0 if value.strip() == "0" else value)
+    if limit != "auto" and (isinstance(limit, (bool, str)) or not isinstance(limit, (int, float)) or limit < 0):
         raise _wrong(name, 'a size such as "2GiB", a fraction, "auto" or 0', value)
-    return value
+    return limit
 
 
 def _names(name: str, value: Any) -> tuple[str, ...]:
