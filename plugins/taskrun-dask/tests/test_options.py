@@ -11,6 +11,7 @@ from taskrun_dask.options import EXECUTOR, TASK, read_executor, read_task
 from work import note_run, runs, told
 
 import taskrun
+from taskrun.cpus import cpu_count
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,3 +165,12 @@ def test_what_is_not_given_is_the_executors() -> None:
         "workers": ("b", "c"), "allow_other_workers": False, "resources": {"GPU": 1.0}
     }  # fmt: skip
     assert set(TASK) < set(EXECUTOR)
+
+
+def test_an_executor_inside_a_task_takes_its_part_of_the_cpus() -> None:
+    def workers_inside() -> int:
+        with taskrun.Executor("process") as inner:
+            return inner._max_workers
+
+    with taskrun.Executor("dask", max_workers=2) as ex:
+        assert ex.submit(workers_inside).result(PATIENCE) == max(1, cpu_count() // 2)

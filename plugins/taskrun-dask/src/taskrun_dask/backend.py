@@ -11,6 +11,7 @@ from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from taskrun import cpus
 from taskrun.backends.remote import Failure, RemoteBackend
 from taskrun.errors import BackendUnavailableError, WorkerCrashedError
 from taskrun.task import function_name
@@ -128,11 +129,12 @@ class DaskBackend(RemoteBackend):
         # The key is unique, and nothing is `pure`: no call is taken for another. The user's keywords are in the payload.
         key = f"{PREFIX}{self._kind(flight.task)}-{uuid.uuid4().hex}"
         large = flight.size > _LARGE
+        sharers = 1 if self._own is None else self._settings.max_workers * cpus.outer_workers
         self._sent[key] = flight
         with dask.annotate(span=SPAN), dask.config.set(_QUIET) if large else nullcontext():
             sent = Large(call) if large else call
             try:
-                future = client.submit(run, VERSIONS, key, sent, key=key, pure=False, retries=0, **told)
+                future = client.submit(run, VERSIONS, key, sent, sharers, key=key, pure=False, retries=0, **told)
             except BaseException:
                 del self._sent[key]
                 raise

@@ -48,8 +48,11 @@ def _arrived(about: bytes, packed: Any) -> Large:
     return Large((about, packed))
 
 
-def run(versions: tuple[str, ...], key: str, payload: Payload | Large) -> Answer | str:
-    """Run the task of Dask's called *key* if the scheduler says that it may begin; return what it said if not."""
+def run(versions: tuple[str, ...], key: str, payload: Payload | Large, sharers: int) -> Answer | str:
+    """Run the task of Dask's called *key* if the scheduler says that it may begin; return what it said if not.
+
+    *sharers*: how many such workers share the CPUs of the machine, as far as is known.
+    """
     worker = get_worker()
     if versions != VERSIONS:
         ours, theirs = ", ".join(versions), ", ".join(VERSIONS)
@@ -65,7 +68,7 @@ def run(versions: tuple[str, ...], key: str, payload: Payload | Large) -> Answer
             return str(said)
     alone = worker.state.nthreads == 1
     call = payload.unwrapped() if isinstance(payload, Large) else payload
-    succeeded, data, cause, (_, *cost) = run_pickled_call(call, alone=alone)
+    succeeded, data, cause, (_, *cost) = run_pickled_call(call, alone=alone, workers=sharers)
     answer: Answer = (succeeded, data, cause, (label, *cost))  # type: ignore[assignment]
     if alone and len(data) <= _SMALL:
         _answered[worker.address] = key, answer
