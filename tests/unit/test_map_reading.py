@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import taskrun
-from taskrun import map_reading
+from taskrun import map_reading, sharing
+from taskrun.backends.base import Backend
 from taskrun.map_reading import Reader
 from taskrun.map_runs import FeedInRuns
 from taskrun.map_window import MAX_BYTES, MAX_ITEMS
@@ -294,6 +295,8 @@ def test_items_that_have_become_large_are_read_no_further_ahead_than_memory_has_
 
 @pytest.mark.parametrize("struck", ["hold", "count_items", "submit_all"])
 def test_ctrl_c_while_a_run_of_a_stream_is_submitted_leaves_nothing_open(struck: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "in_use", False)  # as another test has left it: items would travel alone
+    monkeypatch.setattr(Backend, "tiny", 1.0)
     with taskrun.Executor("thread", max_workers=2) as ex:
         results = ex.map(abs, itertools.count())
         for _ in itertools.islice(results, 5_000):
@@ -309,11 +312,10 @@ def test_ctrl_c_while_a_run_of_a_stream_is_submitted_leaves_nothing_open(struck:
             raise KeyboardInterrupt
 
         left = [True]
-        monkeypatch.setattr(ex._scheduler, struck, strike)
-        with pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as striking, pytest.raises(KeyboardInterrupt):
+            striking.setattr(ex._scheduler, struck, strike)
             for _ in results:
                 pass
-        monkeypatch.undo()
         assert eventually(lambda: ex.stats()["unfinished"] == 0)
         assert eventually(lambda: not ex._scheduler._feeders)  # a moment later
         assert ex.submit(abs, -1).result(PATIENCE) == 1
