@@ -110,12 +110,13 @@ class Completing(Closing):
                 future._records += ((task.number, task.queued, run, None),)
                 future._task = None
                 over.append(task)
+                counts["succeeded"] += 1
                 if not future._finish_unwatched(FINISHED, value, None):
                     self._late[task] = FINISHED, value, None
+                    self._finishing += 1
                     wanted = True
                     continue
                 self._open -= 1
-                counts["succeeded"] += 1
                 if future._callbacks:
                     self.callbacks.add(future._invoke_callbacks)
                     wanted = True
@@ -223,7 +224,8 @@ class Completing(Closing):
         task, _, error, cause, run = outcome
         again = None
         with self.lock:
-            if delay is None or self._discard or task in self._killed:  # the latter perhaps while the policy was asked
+            # Killed perhaps while the policy was asked; and broken, there is nobody to run it again.
+            if delay is None or self._discard or self._broken is not None or task in self._killed:
                 self._fail(task, error, cause, run)
             else:
                 self._record(task, run, error)

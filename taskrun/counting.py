@@ -50,6 +50,7 @@ class Counting(ABC):
         self._items = 0  # under way in runs (`map_under_way`), besides one for each run
         self._backoff: set[Task] = set()  # failed tasks that wait for their next attempt
         self._late: dict[Task, tuple[str, Any, BaseException | None]] = {}  # see `_resolve`
+        self._finishing = 0  # tasks that are settled and counted, and open until their futures are done
         self._killed: dict[Task, BaseException] = {}  # tasks that `kill` was promised the end of, whatever they still say
         self._feeders: dict[Feeder, None] = {}  # maps that have items left to submit, and will whatever happens
         self._readers: WeakSet[Feeder] = WeakSet()  # maps that may have items left, but only for who asks for results
@@ -70,7 +71,7 @@ class Counting(ABC):
         """Return the counters and the names of the live workers."""
         with self.lock:
             counts = dict(self.counts)
-            unfinished = self._open - len(self._feeders) + self._items
+            unfinished = self._open - self._finishing - len(self._feeders) + self._items
             queued = len(self._queue) + len(self._backoff)
             blocked = len(self._room.waiting)
         ended = counts["succeeded"] + counts["failed"] + counts["cancelled"]
@@ -165,12 +166,14 @@ class Counting(ABC):
         if threading.current_thread() is not threading.main_thread():
             task.settled = True
             future._task = None
+            self.counts["cancelled" if state != FINISHED else "succeeded" if error is None else "failed"] += 1
             if future._finish_unwatched(state, value, error):
-                self._count_ended(state, error)
+                self._open -= 1
                 if future._callbacks and state == FINISHED:
                     self.callbacks.add(future._invoke_callbacks)
             else:
                 self._late[task] = state, value, error
+                self._finishing += 1
             self._killed.pop(task, None)
             return
         # The thread in which handlers run need not fear them. No call in between: Ctrl-C, which may strike after any call,
@@ -190,22 +193,26 @@ class Counting(ABC):
         if self._killed:
             self._killed.pop(task, None)
 
-    def _count_ended(self, state: str, error: BaseException | None) -> None:
-        self._open -= 1
-        self.counts["cancelled" if state != FINISHED else "succeeded" if error is None else "failed"] += 1
+    def _is_being_cancelled(self, future: Future[Any]) -> bool:
+        """Return whether *future*, which is not done, is about to be, and cancelled. Under the lock."""
+        return any(task.future is future and found[0] != FINISHED for task, found in list(self._late.items()))
 
     def _finish_late(self, tasks: Iterable[Task], *, with_callbacks: bool = True) -> bool:
         """Finish the futures that `_resolve` has left. Not under the lock; True: the caller must call `_end`."""
-        late = [(task, found) for task in tasks if (found := self._late.pop(task, None)) is not None]
+        late = [(task, found) for task in tasks if (found := self._late.get(task)) is not None]
         for task, (state, value, error) in late:
             task.future._finish(state, value, error)
         if not late:
             return False
         with self.lock:
-            for task, (state, _, error) in late:
-                self._count_ended(state, error)
-                if with_callbacks and task.future._callbacks:
-                    self.callbacks.add(task.future._invoke_callbacks)
+            for task, _ in late:
+                del self._late[task]
+            self._open -= len(late)
+            self._finishing -= len(late)
+            if with_callbacks:
+                for task, _ in late:
+                    if task.future._callbacks:
+                        self.callbacks.add(task.future._invoke_callbacks)
             return self._progress()
 
     def _progress(self) -> bool:

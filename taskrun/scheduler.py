@@ -224,7 +224,7 @@ class Scheduler(Waits):
                 with self.lock:
                     task = future._task
                     if task is None or task.settled:
-                        return future.cancelled()
+                        return future.cancelled() or self._is_being_cancelled(future)
                     if task.begun is None and not task.pulled:
                         self._cancel_waiting(task)
                         ending = self._progress()
@@ -342,6 +342,10 @@ class Scheduler(Waits):
                 self._begin(task, time.monotonic() if when is None else when)
         self.arm_timer()
         return True
+
+    def wanted(self, task: Task) -> bool:
+        """Return whether *task*, which was pulled, is to begin after all. Under the lock."""
+        return not (self._discard or task in self._killed)
 
     def give_back(self, tasks: Iterable[Task]) -> None:
         """Put tasks that were pulled and did not run back at the head of the queue: no blame, no attempt used up."""

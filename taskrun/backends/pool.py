@@ -141,9 +141,9 @@ class PoolBackend(PoolWorkers):
             self._scheduler.give_back((task,))
 
     def _hand_over(self, worker: PooledWorker, task: Task, *, here: bool = False) -> bool:
-        """Give *task* to a worker; False: that one is on its way out."""
+        """Give *task* to a worker; False: that one is on its way out, or the task was killed or discarded meanwhile."""
         with self._scheduler.lock:
-            if worker.stop or worker.leaving or worker.dead:
+            if worker.stop or worker.leaving or worker.dead or not self._scheduler.wanted(task):
                 return False
             worker.task, worker.packing, worker.busy = task, True, True
             worker.answering = False

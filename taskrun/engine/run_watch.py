@@ -35,7 +35,8 @@ class RunWatch:
         self._run: tuple[runs.Rest, int] | None = None  # what is left of the one that is called, and its number
         self._gate = self._gone = new_gate()  # of the thread: the first ends it, the second opens when it has ended
         self._alive = False
-        os.register_at_fork(before=self._stop, after_in_child=self._forget)
+        self._one = _thread.allocate_lock()  # several threads of an item may fork, or one while the next run begins
+        os.register_at_fork(before=self._stop, after_in_parent=self._resume, after_in_child=self._forget)
 
     def __call__(self, rest: runs.Rest | None) -> None:
         """Take note of what is left of a run that begins; None: it is over."""
@@ -44,6 +45,11 @@ class RunWatch:
             self._start()
 
     def _start(self) -> None:
+        with self._one:
+            if not self._alive:
+                self._start_it()
+
+    def _start_it(self) -> None:
         self._gate, self._gone = new_gate(), new_gate()
         self._alive = True
         # It is to be woken by no signal: Python looks for them in the main thread, which sleeps on if that was not woken.
@@ -78,12 +84,19 @@ class RunWatch:
 
     def _stop(self) -> None:
         """Before a fork: have the thread end."""
-        if self._alive:
-            self._gate.release()
-            self._gone.acquire()
-            self._alive = False
+        with self._one:
+            if self._alive:
+                self._gate.release()
+                self._gone.acquire()
+                self._alive = False
+
+    def _resume(self) -> None:
+        """After a fork: the run that is called may wait for what comes after it."""
+        if self._run is not None and not self._alive:
+            self._start()
 
     def _forget(self) -> None:
         """In a process that the task has forked: the run is not that one's."""
         self._run = None
         self._alive = False
+        self._one = _thread.allocate_lock()

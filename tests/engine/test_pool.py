@@ -213,6 +213,30 @@ class TestGoesOn:
         assert not ending.is_alive()
         assert slow.done()
 
+    @pytest.mark.parametrize("what", ["killed", "discarded"])
+    def test_a_task_may_be_ended_just_before_it_is_given(
+        self, make: Callable, behind: Callable, monkeypatch: pytest.MonkeyPatch, what: str
+    ) -> None:
+        ex = make(max_workers=1)
+        give = ex._backend._hand_over
+        ended = threading.Event()
+
+        def end_first(worker: Any, task: Any, **options: Any) -> bool:
+            if task.fn is time.sleep and not ended.is_set():
+                if what == "killed":
+                    assert task.future.kill()
+                else:
+                    ex.shutdown(wait=False, cancel_futures=True)
+                ended.set()
+            return bool(give(worker, task, **options))
+
+        monkeypatch.setattr(ex._backend, "_hand_over", end_first)
+        future = behind(ex, time.sleep, 10 * PATIENCE)
+        assert ended.wait(PATIENCE)
+        assert eventually(future.done)
+        assert future.cancelled() if what == "discarded" else not future.running()
+        ex.shutdown()
+
     def test_what_does_not_pickle_fails_alone(self, make: Callable, behind: Callable) -> None:
         with make(max_workers=1) as ex:
             wrong = behind(ex, give_back, threading.Lock())
@@ -277,7 +301,7 @@ def test_a_keeper_that_fails_again_and_again_gives_up(
     make: Callable, wire: Wire, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with make(max_workers=1) as ex:
-        running = ex.submit(jobs.tell_and_hold, wire.path)
+        running = ex.options(retry=taskrun.Retry(max_attempts=3, on_crash=True)).submit(jobs.tell_and_hold, wire.path)
         wire.hear()
 
         def fail() -> None:
@@ -285,7 +309,7 @@ def test_a_keeper_that_fails_again_and_again_gives_up(
 
         monkeypatch.setattr(ex._backend, "_feed", fail)
         waiting = ex.submit(jobs.double, 4)
-        for future in (running, waiting):
+        for future in (running, waiting):  # also where it would be tried again
             assert isinstance(future.exception(PATIENCE), Exception)
         with pytest.raises(taskrun.InitializerError, match="a fault of ours"):
             ex.submit(jobs.double, 4)

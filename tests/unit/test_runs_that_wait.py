@@ -193,11 +193,11 @@ def test_the_stack_of_a_task_is_there_after_runs_too(kind: str) -> None:
     assert error.stack
 
 
-def fork_strictly(_: int) -> int:
+def fork_strictly(strict: bool) -> int:
     import warnings
 
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error" if strict else "ignore")
         pid = os.fork()
     if pid == 0:
         os._exit(7)
@@ -209,4 +209,21 @@ def test_a_task_forks_after_runs_as_if_nobody_had_looked_after_them(kind: str) -
     with taskrun.Executor(kind, max_workers=1) as ex:
         for _ in range(3):
             assert list(ex.map(abs, range(3000))) == list(range(3000))
-            assert ex.submit(fork_strictly, 0).result(PATIENCE) == 7
+            assert ex.submit(fork_strictly, True).result(PATIENCE) == 7
+
+
+def fork_in_threads(directory: str, item: int) -> int:
+    """Do as `act`, after several threads have forked at once."""
+    if item == 3000:
+        threads = [threading.Thread(target=fork_strictly, args=(False,)) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    return act(directory, frozenset((3000,)), 1, item)
+
+
+@PROCESSES
+def test_an_item_that_has_forked_is_looked_after_as_before(kind: str, tmp_path: Path) -> None:
+    with taskrun.Executor(kind, max_workers=2) as ex:
+        assert list(ex.map(partial(fork_in_threads, str(tmp_path)), range(6000))) == list(range(6000))

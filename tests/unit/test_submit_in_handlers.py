@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -71,6 +72,25 @@ def test_what_is_struck_may_hold_what_the_end_of_a_task_needs(kind: str, held: s
         assert all(other.result(PATIENCE) == 1 for other in others[1:])
         watcher.close()
     assert ex.stats()["unfinished"] == 0
+
+
+def test_a_future_that_is_being_cancelled_is_cancelled_for_others_too_and_counted() -> None:
+    with make("thread", max_workers=1) as ex:
+        go = threading.Event()
+        running, waits = ex.submit(go.wait, PATIENCE), ex.submit(abs, -1)
+        said: list[bool] = []
+        with waits._condition:  # so that it is done late
+            other = threading.Thread(target=lambda: said.append(waits.cancel()))
+            other.start()
+            assert eventually(lambda: waits._task is None)
+            assert not waits.done()
+            assert waits.cancel()
+            assert (ex.stats()["unfinished"], ex.stats()["cancelled"]) == (1, 1)
+        other.join()
+        assert said == [True]
+        assert waits.cancelled()
+        go.set()
+        assert running.result(PATIENCE)
 
 
 def test_a_handler_that_waits_in_the_middle_of_taskrun_is_refused() -> None:
