@@ -132,8 +132,7 @@ def take_up(notes: int, number: int) -> None:
 
 def give_back(notes: int, number: int, begun: int) -> None:
     """Tell the parent that of the task with that number, a run of items, only so many are begun."""
-    os.pwrite(notes, begun.to_bytes(8, "little"), 24)
-    os.pwrite(notes, (number + 1).to_bytes(8, "little"), 32)  # after that
+    os.pwrite(notes, begun.to_bytes(8, "little") + (number + 1).to_bytes(8, "little"), 24)  # both at once
 
 
 def prepare_stack(notes: int) -> None:
