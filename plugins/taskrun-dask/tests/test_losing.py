@@ -165,7 +165,7 @@ def test_a_task_whose_result_is_lost_is_not_run_again(mortal: Cluster, tmp_path:
     call = dump_call(Task(note_run, (str(log),), {}, Future(), 0), [])
     with Client(mortal.address, set_as_default=False) as client:
         client.register_plugin(Arbiter(passes_on=True))
-        future = client.submit(run, VERSIONS, f"{PREFIX}0", call, key=f"{PREFIX}0", pure=False)
+        future = client.submit(run, VERSIONS, f"{PREFIX}0", call, 1, key=f"{PREFIX}0", pure=False)
         assert eventually(lambda: future.status == "finished")
         (pid,) = runs(log)
         os.kill(pid, signal.SIGKILL)
