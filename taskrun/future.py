@@ -311,14 +311,9 @@ class Future(standard.Future[T]):
     def _finish(self, state: str, result: T | None, exception: BaseException | None) -> bool:
         """Move to a final *state* and wake everybody who waits; False if it is done already. Runs no user code."""
         with _STATE:
-            if self._cond is None and not self._watchers:
-                if self._state in _DONE:
-                    return False
-                self._result = result
-                self._exception = exception
-                self._state = state
-                if self._gates:
-                    self._open_gates()
+            if self._state in _DONE:
+                return False
+            if self._finish_unwatched(state, result, exception):
                 return True
         with lock_of(self._condition):
             if self._state in _DONE:

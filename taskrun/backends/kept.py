@@ -134,6 +134,10 @@ class KeptBackend(Backend, Generic[P]):
         self._wishes.append((wish, args))
         self._ring()
 
+    def _have_it_look(self) -> None:
+        """Have the keeper do what is due."""
+        self._tell(_nothing)
+
     def _keep(self) -> None:
         trouble = 0
         while True:
@@ -277,7 +281,7 @@ class KeptBackend(Backend, Generic[P]):
 
     def shutdown(self) -> None:
         self._closing = True
-        self._tell(_nothing)
+        self._have_it_look()
 
     def abort(self, *, force: bool) -> None:
         self._tell(self._abort, force)

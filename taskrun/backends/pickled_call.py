@@ -11,7 +11,6 @@ import pickle
 import threading
 import time
 from contextvars import copy_context
-from mmap import PAGESIZE
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
@@ -73,11 +72,9 @@ class _Process(Place):
         self.workers = workers
 
     def rss(self) -> int | None:
-        try:
-            with open("/proc/self/statm", "rb", buffering=0) as statm:
-                return int(statm.read(128).split()[1]) * PAGESIZE
-        except (OSError, IndexError, ValueError):  # not on Linux, or no descriptor is left
-            return None
+        from taskrun.engine.resident import resident_now
+
+        return resident_now()
 
 
 def _duplicates(piece: Piece) -> list[int]:

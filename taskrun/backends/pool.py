@@ -209,7 +209,7 @@ class PoolBackend(PoolWorkers):
         with self._scheduler.lock:
             watched, worker.watched = worker.watched, True
         if not watched or type(task.fn) is Run:
-            self._tell(_look)
+            self._have_it_look()
         return True
 
     def _free(self, worker: PooledWorker) -> None:
@@ -291,9 +291,9 @@ class PoolBackend(PoolWorkers):
 
     # -- ending ----------------------------------------------------------------------------------------------------------------
 
+    def _give_up(self, error: BaseException) -> None:
+        super()._give_up(error)
+        self._recall()  # what was pulled and given to nobody fails with the rest
+
     def _is_over(self) -> bool:
         return super()._is_over() and not self._suspects
-
-
-def _look() -> None:
-    """Only to have the keeper look after its workers."""

@@ -5,12 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from mmap import PAGESIZE
 
-__all__ = ["Resident"]
+__all__ = ["Resident", "resident_now"]
 
 _EVERY = 0.02  # seconds between looks: one costs as much as a tiny task
 _AFTER = 0.001  # seconds that a task has taken, for which one is worth it
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+_STATM = "/proc/self/statm"
+
+
+def resident_now() -> int | None:
+    """Return how many bytes this process holds; None where nobody says so, or no descriptor is left."""
+    try:
+        with open(_STATM, "rb", buffering=0) as statm:
+            return _size(statm.fileno())
+    except OSError:
+        return None
 
 
 class Resident:
@@ -20,7 +30,7 @@ class Resident:
         self.always = False
         """The worker is not to grow too large: each task is followed by a look."""
         self._at = 0.0
-        self._statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        self._statm = os.open(_STATM, os.O_RDONLY | os.O_CLOEXEC)
 
     def after(self, duration: float, ended: float) -> int:
         """Return the size in bytes after a task that took *duration* seconds; 0: not looked at, it is as it was."""
@@ -31,7 +41,7 @@ class Resident:
         """Return the size in bytes; 0: a task has closed everything."""
         self._at = time.monotonic()
         try:
-            return int(os.pread(self._statm, 128, 0).split()[1]) * _PAGE
+            return _size(self._statm)
         except (OSError, IndexError, ValueError):
             return 0
 
@@ -39,3 +49,7 @@ class Resident:
         """Close the descriptor, in a copy of the process."""
         with contextlib.suppress(OSError):
             os.close(self._statm)
+
+
+def _size(statm: int) -> int:
+    return int(os.pread(statm, 128, 0).split()[1]) * PAGESIZE

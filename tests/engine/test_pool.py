@@ -96,6 +96,26 @@ def test_other_processes_of_the_program_still_run_its_main(make: Callable, monke
         assert spawn.get_preparation_data("other")["init_main_from_path"] == "/somewhere/program.py"
 
 
+@pytest.fixture
+def behind(wire: Wire) -> Callable[..., Any]:
+    def submit(ex: Any, fn: Callable, *args: Any, **options: Any) -> Any:
+        """Submit a call while the only worker is busy, and free the worker."""
+        ahead = ex.submit(jobs.tell_and_hold, wire.path)
+        wire.hear()
+        future = ex.options(**options).submit(fn, *args)
+        wire.release()
+        assert ahead.result(PATIENCE)
+        return future
+
+    return submit
+
+
+@pytest.fixture(params=["to a free worker", "behind another task"])
+def submit(request: pytest.FixtureRequest, behind: Callable[..., Any]) -> Callable[..., Any]:
+    """Submit a call; the keeper hands it over in one case, in the other the thread that took the answer before."""
+    return behind if request.param == "behind another task" else lambda ex, fn, *args: ex.submit(fn, *args)
+
+
 class TestSlowToPickle:
     def test_it_holds_up_nobody_else(self, make: Callable, held: type[Held]) -> None:
         with make(max_workers=2) as ex:
@@ -106,20 +126,22 @@ class TestSlowToPickle:
             held.go.set()
             assert slow.result(PATIENCE).side == "pickling"
 
-    def test_it_can_be_cancelled_meanwhile_and_does_not_run(self, make: Callable, held: type[Held], tmp_path: Any) -> None:
+    def test_it_can_be_cancelled_meanwhile_and_does_not_run(
+        self, make: Callable, submit: Callable, held: type[Held], tmp_path: Any
+    ) -> None:
         file = tmp_path / "log"
         with make(max_workers=1) as ex:
-            slow = ex.submit(jobs.log, str(file), Held("pickling"))
+            slow = submit(ex, jobs.log, str(file), Held("pickling"))
             assert held.reached.wait(PATIENCE)
             assert slow.cancel()
             held.go.set()
             assert ex.submit(jobs.double, 4).result(PATIENCE) == 8
         assert not file.exists()
 
-    def test_its_worker_may_die_meanwhile_which_costs_nothing(self, make: Callable, held: type[Held]) -> None:
+    def test_its_worker_may_die_meanwhile_which_costs_nothing(self, make: Callable, submit: Callable, held: type[Held]) -> None:
         with make(max_workers=1) as ex:
             worker = ex.submit(jobs.pid).result()
-            slow = ex.submit(give_back, Held("pickling"))
+            slow = submit(ex, give_back, Held("pickling"))
             assert held.reached.wait(PATIENCE)
             os.kill(worker, signal.SIGKILL)
             assert gone(worker)
@@ -164,42 +186,6 @@ class TestSlowToUnpickle:
 
 class TestGoesOn:
     """A worker that has answered gets what waits from the thread that took its answer: the keeper has no part in it."""
-
-    @pytest.fixture
-    def behind(self, wire: Wire) -> Callable[..., Any]:
-        def submit(ex: Any, fn: Callable, *args: Any, **options: Any) -> Any:
-            """Submit a call while the only worker is busy, and free the worker."""
-            ahead = ex.submit(jobs.tell_and_hold, wire.path)
-            wire.hear()
-            future = ex.options(**options).submit(fn, *args)
-            wire.release()
-            assert ahead.result(PATIENCE)
-            return future
-
-        return submit
-
-    def test_what_is_slow_to_pickle_can_be_cancelled_meanwhile(
-        self, make: Callable, behind: Callable, held: type[Held], tmp_path: Any
-    ) -> None:
-        file = tmp_path / "log"
-        with make(max_workers=1) as ex:
-            slow = behind(ex, jobs.log, str(file), Held("pickling"))
-            assert held.reached.wait(PATIENCE)
-            assert slow.cancel()
-            held.go.set()
-            assert ex.submit(jobs.double, 4).result(PATIENCE) == 8
-        assert not file.exists()
-
-    def test_its_worker_may_die_meanwhile_which_costs_nothing(self, make: Callable, behind: Callable, held: type[Held]) -> None:
-        with make(max_workers=1) as ex:
-            worker = ex.submit(jobs.pid).result()
-            slow = behind(ex, give_back, Held("pickling"))
-            assert held.reached.wait(PATIENCE)
-            os.kill(worker, signal.SIGKILL)
-            assert gone(worker)
-            held.go.set()
-            assert slow.result(PATIENCE).side == "pickling"
-            assert len(slow.attempts) == 1
 
     @pytest.mark.parametrize("end", ["kill_workers", "terminate_workers"])
     def test_all_may_end_meanwhile(self, make: Callable, behind: Callable, held: type[Held], end: str) -> None:

@@ -9,13 +9,13 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from patience import eventually
 from standard_kinds import OURS, make
 
 from taskrun import future as future_module
 from taskrun import waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import FrameType
 
 PATIENCE = 40
@@ -65,7 +65,7 @@ def test_what_is_struck_may_hold_what_the_end_of_a_task_needs(kind: str, held: s
         with locks[held]:  # type: ignore[attr-defined]
             assert eventually(lambda: ending._task is None)  # it is about to be done
             for _ in range(3):
-                eventually(lambda: False, 0.01)
+                time.sleep(0.01)  # it may be about to ask for what we hold
                 others = [ex.submit(abs, -1) for _ in range(3)]  # as a handler does, or a destructor
             others[0].cancel()
         assert ending.result(PATIENCE) is None
@@ -100,12 +100,3 @@ def test_a_handler_that_waits_in_the_middle_of_taskrun_is_refused() -> None:
             with lock, pytest.raises(RuntimeError, match="would never end"):
                 future.result()
         assert future.result() is None
-
-
-def eventually(condition: Callable[[], object], patience: float = PATIENCE) -> bool:
-    deadline = time.monotonic() + patience
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.002)
-    return True
