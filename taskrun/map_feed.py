@@ -19,24 +19,23 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import CancelledError
-from contextlib import nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from taskrun.bell import Bell, wait_at
+from taskrun.bell import Bell
+from taskrun.map_taking import Taking
 from taskrun.map_window import MAX_ITEMS, Window, weigh
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from taskrun.future import Future
-    from taskrun.map_under_way import UnderWay
     from taskrun.options import TaskOptions
     from taskrun.progress import Reporter
     from taskrun.scheduler import Scheduler
 
-__all__ = ["Feed", "InputWaitsForItselfError"]
+__all__ = ["Feed"]
 
 _READING = 0.001  # seconds of reading after which results that are there come first; an item that takes them is slow
 
@@ -44,11 +43,7 @@ _READING = 0.001  # seconds of reading after which results that are there come f
 _feeds: WeakSet[Feed] = WeakSet()
 
 
-class InputWaitsForItselfError(RuntimeError):
-    """The input asked for a result that would have to come from what it has not given yet."""
-
-
-class Feed:
+class Feed(Taking):
     """What one map has under way. `_lock` guards everything but the input, which is the pump's; nothing runs under it."""
 
     def __init__(
@@ -63,36 +58,21 @@ class Feed:
         ordered: bool,
         reporter: Reporter | None,
     ) -> None:
-        self.scheduler = scheduler
-        self.options = options
-        self.sized = total is not None
+        super().__init__(scheduler, options, total=total, ordered=ordered)
         self.unread = True
         self._read_by_taker = total is None  # and by nobody else: when the executor is closed, nothing more is read
-        self._total = total
         self._fn = fn
         self._calls = calls
         self._context = scheduler.context_for_tasks()
-        self._ordered = ordered
         self._reporter = reporter
         serial = not scheduler.concurrent
         # The window moves when results are taken, not when tasks end. On `serial` the first item runs at the call.
         self._by_demand = buffersize is not None or serial or not self.sized
         self._window = Window(scheduler.settings.max_workers, 1 if serial and buffersize is None else buffersize)
-        self._lock = threading.RLock()
-        self._changed = Bell()
-        self._index = 0  # items submitted
-        self._ended = 0  # ... and done
-        self._open: dict[Future[Any], int] = {}  # submitted and not handed out: their size in bytes
-        self._queue: deque[Future[Any]] = deque()  # of those: all in the order of the input, or the done ones as they ended
-        self._bytes = 0  # of the open ones
-        self._error: BaseException | None = None  # why nothing more is submitted
+        self._ended = 0  # items that were submitted and are done
         self._refused: Exception | None = None  # what reading has raised
-        self._exhausted = False
         self._early: list[Future[Any]] = []  # done before `submit_all` returned, for the unordered queue
-        self._pump_thread = 0  # identifier of the pump, 0 when there is none
-        self._slow = False  # the input took its time the last time
         self._unwanted = False  # results are not kept
-        self._taken_apart = 0  # runs of items that somebody was handed and has not got to the end of
         self._closed = False
         self._broken = False  # what is submitted fails
         _feeds.add(self)
@@ -134,10 +114,6 @@ class Feed:
                 (self._queue if future in self._open else self._early).append(future)
 
     def _pump(self, *, reading: bool, pending: Future[Any] | None = None) -> None:
-        """Read and submit while there is room, unless another thread does; *reading*: for a caller that wants a result.
-
-        *pending* is the one that he takes next; what comes behind is no reason for haste before that is done.
-        """
         me = threading.get_ident()
         try:
             with self._lock:
@@ -183,7 +159,6 @@ class Feed:
             return room
 
     def _lacking(self) -> bool:
-        """Return whether more may be submitted, and is not yet. Under the lock."""
         if self._exhausted or self._pump_thread:
             return False
         size, enough = self._allowed()
@@ -196,18 +171,6 @@ class Feed:
     def _taken(self) -> int:
         """Return how much of the window is filled. Under the lock."""
         return len(self._open) if self._by_demand else self._index - self._ended
-
-    def _ready(self) -> bool:
-        """Return whether a result can be handed out. Under the lock."""
-        return bool(self._queue) and self._queue[0].done()
-
-    def _submitting(self) -> bool:
-        """Return whether somebody submits more without being asked. Under the lock."""
-        return self._pump_thread != 0
-
-    def _at_hand(self) -> bool:
-        """Return whether there is a future to hand out. Under the lock."""
-        return bool(self._queue)
 
     def _submit(self, room: int) -> None:
         """Submit up to *room* items. The pump only; not under the lock."""
@@ -280,82 +243,10 @@ class Feed:
         """Let the executor end, as far as we are concerned."""
         self.scheduler.release(self)
 
-    # -- handing out -----------------------------------------------------------------------------------------------------------
-
-    def take(self, timeout: float | None) -> Future[Any] | None:
-        """Return the next future to hand out, if ordered not always done; None at the end. Raises TimeoutError."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            with self._lock:
-                future = self._pop() if self._at_hand() else None
-                lacking = self._lacking()
-            if lacking and not self.scheduler.concurrent and self._index != self._total and _past(deadline):
-                # To submit is to wait there: the time is up for what comes next, as it is when one waits for a worker.
-                if future is None:
-                    raise TimeoutError
-                lacking = False
-            # The room that this one leaves is filled before the caller works on it; but a result that is there does not wait
-            # for an input known as slow.
-            if lacking and not (future is not None and self._slow and future.done()):
-                self._pump(reading=True, pending=future)
-            if future is not None:
-                return future
-            with self._lock:
-                if self._at_hand():
-                    continue
-                running = next(iter(self._open), None)
-                if running is None and self._over():
-                    return None
-            # Not under the lock: on threads a worker that waits is made up for by starting another.
-            with self.scheduler.waiting() if running is not None or self._submitting() else nullcontext():
-                self._wait(deadline)
-
-    def _pop(self) -> Future[Any]:
-        future = self._queue.popleft()
-        self._bytes -= self._open.pop(future, 0)
-        return future
-
-    def _over(self) -> bool:
-        """Return True at the end, raise the error that brought it about. Under the lock, with nothing to hand out."""
-        if self._pump_thread == threading.get_ident():
-            raise InputWaitsForItselfError("the input of a map asks for the next result of the same map, and none is under way")
-        if self._pump_thread or self._taken_apart or not self._exhausted:
-            return False
-        if self._error is not None:
-            raise self._error
-        return True
-
-    def _wait(self, deadline: float | None) -> None:
-        """Wait until something is done, or nothing will be."""
-        with self._lock:
-            if self._at_hand() or not (self._open or self._submitting() or self._taken_apart):
-                return
-            gate = self._changed.listen()
-        left = None if deadline is None else deadline - time.monotonic()
-        if not wait_at(gate, left) and not self._at_hand():
-            raise TimeoutError
-
     def taken(self, values: Sequence[Any]) -> None:
         """Take note that *values* are handed out."""
         if not self.sized:
             self._window.learn_results(values)
-
-    def run_of(self, future: Future[Any]) -> UnderWay | None:
-        """Return the run of items that *future*, which was taken, stands for; None: it is one item. Follow with `is_apart`."""
-        return None
-
-    def is_apart(self) -> None:
-        """Take note that a run was taken apart, and what follows it is at hand: before, the map is not at its end."""
-        with self._lock:
-            self._taken_apart -= 1
-            self._changed.ring()
-
-    def failed_with(self, run: UnderWay) -> int:
-        """Return how many items have failed with *run*: those that were its own to the end, and not given back."""
-        return run.size
-
-    def follow(self, run: UnderWay, timeout: float | None) -> None:
-        """Wait until the rest of the items of *run*, which was cut short, comes next. Raises TimeoutError."""
 
     # -- ending ----------------------------------------------------------------------------------------------------------------
 
@@ -429,7 +320,3 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def _past(deadline: float | None) -> bool:
-    return deadline is not None and time.monotonic() >= deadline

@@ -9,9 +9,10 @@ from itertools import count, repeat
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from taskrun.errors import UnfinishedMapWarning
-from taskrun.map_feed import Feed, InputWaitsForItselfError
+from taskrun.map_feed import Feed
 from taskrun.map_pace import may_run_together
 from taskrun.map_runs import FeedInRuns
+from taskrun.map_taking import InputWaitsForItselfError
 from taskrun.progress import Reporter
 from taskrun.runs import Outcomes, not_a_run, split_outcomes
 from taskrun.threads import call_soon

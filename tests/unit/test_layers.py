@@ -25,7 +25,7 @@ LAYERS: dict[str, str] = {
     "backends": "backends",
     "choice": "plugins settings setting_checks config config_apply config_files config_layers choice",
     "front": (
-        "executor submitting mapping map_feed map_runs map_pace map_under_way map_reading map_window map_types "
+        "executor submitting mapping map_feed map_taking map_runs map_pace map_under_way map_reading map_window map_types "
         "default_executor pool pool_feed pool_results pool_types "
         "context context_common process_context thread_context thread_locks thread_pipe thread_process"
     ),

@@ -16,9 +16,16 @@ from patience import eventually
 from standard_kinds import make
 
 import taskrun
+from taskrun import sharing
 
 PATIENCE = 40
 KINDS = ["thread", "dummy", "asyncio", "process", "process:spawn", "process:fork", "pool"]
+
+
+@pytest.fixture(autouse=True)
+def items_may_travel_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They do not in a process in which another test has used `taskrun.shared`."""
+    monkeypatch.setattr(sharing, "in_use", False)
 
 
 def act(directory: str, waiting: frozenset[int], distance: int, item: int) -> int:
