@@ -32,10 +32,6 @@ WINDOW_BYTES: Final = 64 * 2**20
 Submit = Callable[[Item], "Future[Any]"]
 
 
-class _Stop:
-    """The event that somebody asked to stop."""
-
-
 class _Window:
     """Room for items that were read and not written yet. An item larger than the whole window goes alone."""
 
@@ -77,7 +73,7 @@ class Flow:
         self._submit = submit
         self._concurrent = concurrent
         # A SimpleQueue may be put to from signal handlers and from whatever thread a callback runs in.
-        self._events: SimpleQueue[Outcome | _Stop | BaseException | None] = SimpleQueue()
+        self._events: SimpleQueue[Outcome | BaseException | None] = SimpleQueue()
         self._window = _Window()
         self._lock = threading.Lock()  # for the three below
         # By index: read, and the outcome not handed out yet; None: about to be submitted.
@@ -96,9 +92,7 @@ class Flow:
         threading.Thread(target=self._feed, name="taskrun-reader", daemon=True).start()
         while not self._over():
             event = self._events.get()
-            if isinstance(event, _Stop):
-                self.stop()
-            elif isinstance(event, Outcome):
+            if isinstance(event, Outcome):
                 with self._lock:
                     del self._open[event.item.index]
                 yield event
@@ -115,18 +109,15 @@ class Flow:
         """No further outcome is ready at this moment."""
         return self._events.empty()
 
-    def ask_to_stop(self) -> None:
-        """Have `stop` called soon; for signal handlers, which must not take locks."""
-        self._events.put(_Stop())
-
     def stop(self) -> None:
-        """Read and start nothing more; what runs is waited for."""
+        """Read and start nothing more; what runs is waited for. From any thread, but not from a signal handler."""
         with self._lock:
             self._stopped = True
             waiting = [future for future in self._open.values() if future is not None]
         self._window.close()
         for future in waiting:
             future.cancel()
+        self._events.put(None)  # have `outcomes` look whether it is over: there may have been nothing to cancel
 
     def _over(self) -> bool:
         # After a stop nobody waits for the reader: it may hang in a pipe that nobody writes to.
@@ -169,7 +160,7 @@ class Flow:
         try:
             for item in self._items:
                 yield Outcome(item) if item.problem is not None else _outcome(item, self._submit(item))
-                if self._stopped or not self._events.empty():
+                if self._stopped:
                     return
         finally:
             self._close_items()

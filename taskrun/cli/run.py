@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from taskrun.cli.exits import CommandError, ExitCode, say
@@ -174,22 +175,31 @@ def _backend_text(executor: Executor) -> str:
 def _ctrl_c(flow: Flow, tally: Tally) -> Iterator[None]:
     """The first Ctrl-C starts nothing more and waits for what runs; the second one is a KeyboardInterrupt."""
 
-    def first(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        tally.interrupted = True
-        flow.ask_to_stop()
-        # Not print: the interrupted code may hold the stream's lock.
-        with contextlib.suppress(OSError):
-            os.write(2, b"\ntaskrun: interrupted; waiting for what runs, Ctrl-C again stops it at once\n")
-
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    asked: SimpleQueue[bool] = SimpleQueue()
+
+    def first(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        tally.interrupted = True
+        asked.put(True)
+
+    def stopper() -> None:
+        # Not in the handler: what it interrupts may hold the flow's lock, or the stream's. Nor in the main thread, which
+        # may be stuck in writing. Told only when it holds: of what the message calls the rest, nothing starts any more.
+        if asked.get():
+            flow.stop()
+            with contextlib.suppress(OSError):
+                os.write(2, b"\ntaskrun: interrupted; waiting for what runs, Ctrl-C again stops it at once\n")
+
+    threading.Thread(target=stopper, name="taskrun-stopper", daemon=True).start()
     before = signal.signal(signal.SIGINT, first)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+        asked.put(False)
 
 
 def _summary(tally: Tally, seconds: float, who: str) -> str:

@@ -114,7 +114,7 @@ def test_stop_cancels_what_waits_and_hands_out_what_runs():
         def stop():
             # One runs, and another one at least waits: else none would be cancelled, and nothing let the first one go.
             if running.wait(30) and eventually(lambda: len(flow._open) > 1):
-                flow.ask_to_stop()
+                flow.stop()
 
         stopper = threading.Thread(target=stop)
         stopper.start()
@@ -140,7 +140,7 @@ def test_stop_does_not_wait_for_an_input_that_hangs(pool):
     flow = Flow(source(), lambda item: pool.submit(int, item.value), concurrent=True)
     for outcome in flow.outcomes():
         flow.release(outcome)
-        flow.ask_to_stop()
+        flow.stop()
     assert not read_on.is_set()  # it is over, and the input still hangs
     never.set()
     assert read_on.wait(30)
@@ -167,5 +167,5 @@ def test_without_concurrency_items_run_in_turn_in_this_thread():
     for outcome in flow.outcomes():
         assert len(seen) == outcome.item.index + 1
         if outcome.item.index == 2:
-            flow.ask_to_stop()
+            flow.stop()
     assert seen == [(0, True), (1, True), (2, True)]
