@@ -129,6 +129,8 @@ class Completing(Closing):
             self._let_go(over)
         else:
             for task in over:
+                if task.future._gates:
+                    task.future._open_gates()
                 task.forget(NOBODY)
         for outcome in failed:
             self._look_at_failure(outcome)

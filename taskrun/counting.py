@@ -188,6 +188,7 @@ class Counting(ABC):
                 self.callbacks.add(future._invoke_callbacks)
         except BaseException:  # Ctrl-C: both can be done twice
             future._finish(state, value, error)
+            future._open_gates()
             self.callbacks.add(future._invoke_callbacks)
             raise
         if self._killed:
@@ -222,10 +223,12 @@ class Counting(ABC):
         return not self._open and self._closed is not None and not self._ending
 
     def _let_go(self, tasks: Sequence[Task]) -> None:
-        """Let settled tasks go of the user's objects, run callbacks and have maps go on. Not under the lock."""
+        """Wake who waits for settled tasks, let these go, run callbacks and have maps go on. Not under the lock."""
         ending = bool(self._late) and self._finish_late(tasks)
         owners: dict[Feeder, list[Future[Any]]] = {}
         for task in tasks:
+            if task.future._gates:
+                task.future._open_gates()
             if task.owner is not None:
                 owners.setdefault(task.owner, []).append(task.future)
             task.forget(NOBODY)

@@ -313,29 +313,30 @@ class Future(standard.Future[T]):
         with _STATE:
             if self._state in _DONE:
                 return False
-            if self._finish_unwatched(state, result, exception):
-                return True
-        with lock_of(self._condition):
-            if self._state in _DONE:
-                return False
-            self._result = result
-            self._exception = exception
-            self._state = state
-            for watcher in self._watchers or ():
-                if state != FINISHED:
-                    watcher.add_cancelled(self)
-                elif exception is not None:
-                    watcher.add_exception(self)
-                else:
-                    watcher.add_result(self)
-            self._condition.notify_all()
+            unwatched = self._finish_unwatched(state, result, exception)
+        if not unwatched:
+            with lock_of(self._condition):
+                if self._state in _DONE:
+                    return False
+                self._result = result
+                self._exception = exception
+                self._state = state
+                for watcher in self._watchers or ():
+                    if state != FINISHED:
+                        watcher.add_cancelled(self)
+                    elif exception is not None:
+                        watcher.add_exception(self)
+                    else:
+                        watcher.add_result(self)
+                self._condition.notify_all()
         self._open_gates()
         return True
 
     def _finish_unwatched(self, state: str, result: T | None, exception: BaseException | None) -> bool:
         """Do as `_finish` if nobody looks at the future but by `result`; False: somebody does, or may, and nothing was done.
 
-        For who holds a lock: it is not waited for.
+        For who holds a lock: it is not waited for. `_open_gates` is left to do once that is given back: to wake a thread may
+        cost this one its processor.
         """
         if not _STATE.acquire(False) and not _STATE.acquire(timeout=_A_MOMENT):
             return False
@@ -346,8 +347,6 @@ class Future(standard.Future[T]):
                 self._result = result
                 self._exception = exception
                 self._state = state
-                if self._gates:
-                    self._open_gates()
             return True
         finally:
             _STATE.release()
