@@ -9,9 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 from leftovers import Inventory
+from patience import hear_ctrl_c
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+def pytest_configure() -> None:
+    """Here, and in each of the processes that share the tests among them."""
+    hear_ctrl_c()
 
 
 def pytest_collection_finish() -> None:

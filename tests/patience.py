@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["PATIENCE", "eventually", "gone", "said", "stopped"]
+__all__ = ["PATIENCE", "eventually", "gone", "hear_ctrl_c", "said", "stopped"]
 
 PATIENCE = 20.0
 """Seconds after which something that takes milliseconds is believed to hang."""
 
 
 _SLOW = re.compile(r"^Executing <.* took [\d.]+ seconds\n", re.MULTILINE)
+
+
+def hear_ctrl_c() -> None:
+    """Have the programs started from here hear Ctrl-C: a shell has what it starts by ``&`` ignore it, and what that starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def said(err: str) -> str:

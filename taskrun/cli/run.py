@@ -175,7 +175,8 @@ def _backend_text(executor: Executor) -> str:
 def _ctrl_c(flow: Flow, tally: Tally) -> Iterator[None]:
     """The first Ctrl-C starts nothing more and waits for what runs; the second one is a KeyboardInterrupt."""
 
-    if threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # `nohup`, or `&` in a script: not for us
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield
         return
     asked: SimpleQueue[bool] = SimpleQueue()

@@ -232,10 +232,9 @@ def held(command):
     processes = []
     started = os.open(command.directory / "started", os.O_RDONLY | os.O_NONBLOCK)
 
-    def start(backend: str, errors: str = "") -> subprocess.Popen:
-        process = command.start(
-            "run", "jobs:tell_and_wait", "n.txt", "--backend", backend, "--max-workers", "1", redirected=errors
-        )
+    def start(backend: str, errors: str = "", **options) -> subprocess.Popen:
+        arguments = ("run", "jobs:tell_and_wait", "n.txt", "--backend", backend, "--max-workers", "1")
+        process = command.start(*arguments, redirected=errors, **options)
         processes.append(process)
         ended = os.pidfd_open(process.pid)
         ready, _, _ = select.select([started, ended], [], [], 30)
@@ -280,6 +279,19 @@ def test_a_second_ctrl_c_stops_at_once(held, backend):
     assert "interrupted" in err
     assert "Traceback" not in err
     assert process.returncode == 130
+
+
+def test_what_the_shell_has_ignore_ctrl_c_ignores_it(command, held):
+    process = held("thread", preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    process.send_signal(signal.SIGINT)
+    found = []
+    for _ in range(2):
+        with open(command.directory / "go", "w"):  # let one of them end
+            pass
+        found.append(json.loads(process.stdout.readline())["value"])
+    out, err = process.communicate(timeout=30)
+    assert (found, out, process.returncode) == (["first", "second"], "", 0)
+    assert "interrupted" not in err
 
 
 def test_stopped_without_standard_error_it_writes_nothing_into_the_results(held):

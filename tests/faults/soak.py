@@ -29,6 +29,7 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(ROOT), str(HERE), str(HERE.parent)]
 
 from outside import run_case  # noqa: E402
+from patience import hear_ctrl_c  # noqa: E402
 from table import EVERY, THEMES, faults_of  # noqa: E402
 
 PROPERTIES = ("serial", "thread", "dummy", "asyncio", "process", "pool", "fork")
@@ -119,6 +120,7 @@ def main() -> int:
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--only", default="", help="rows with this in theme/configuration/name")
     asked = parser.parse_args()
+    hear_ctrl_c()
     table = rows(asked.only)
     random.Random(asked.seed).shuffle(table)
     print(
