@@ -275,7 +275,7 @@ _marks: tuple[bytes, ...] = ()  # what refers to them in a pickle
 def _means_the_same_elsewhere(data: bytes) -> bool:
     """Return whether a pickle names nothing that another process would not find, or find to be something else."""
     global _others, _marks
-    # Asked of each task and each result. Not `in`, which tries to take what it looks for as a number first: three times the cost.
+    # Asked of each task and result. Not `in`, which tries to take what it looks for as a number first: three times the cost.
     if data.find(_MAIN) >= 0:
         return False
     others = names_of_others()
