@@ -151,6 +151,28 @@ def test_a_task_whose_worker_is_retired_is_not_run_again(tmp_path: Path) -> None
     assert len(runs(log)) == 1
 
 
+def test_a_task_whose_worker_is_retired_is_told_though_no_other_is_there(lone: Cluster, tmp_path: Path) -> None:
+    from distributed import Client
+
+    log, other = tmp_path / "log", tmp_path / "other"
+    with (
+        taskrun.Executor("dask", address=lone.address, max_workers=2) as ex,
+        Client(lone.address, set_as_default=False) as client,
+    ):
+        leaving = ex.submit(note_run, str(log), str(tmp_path / "never"))
+        assert eventually(lambda: runs(log))
+        behind = ex.submit(note_run, str(other))
+        assert eventually(lambda: at_the_scheduler(lone) == {"processing": 2})
+        client.retire_workers(ex.stats()["workers"], close_workers=True)
+        error = leaving.exception(PATIENCE)
+        assert isinstance(error, taskrun.WorkerCrashedError)
+        assert "was taken from the cluster" in str(error)
+        assert not behind.done()
+        lone.worker()
+        assert behind.result(PATIENCE) == runs(other)[0]
+    assert len(runs(log)) == 1
+
+
 def test_a_task_whose_result_is_lost_is_not_run_again(mortal: Cluster, tmp_path: Path) -> None:
     """Dask would compute it anew: what it knows of a task that is done is taken away from it."""
     from distributed import Client

@@ -63,7 +63,9 @@ def run(versions: tuple[str, ...], key: str, payload: Payload | Large, sharers: 
         ask = getattr(worker.scheduler, BEGIN)
         said = sync(worker.loop, ask, key=key, worker=worker.address, label=label, pid=os.getpid(), before=before)
         if said is None:
-            raise RuntimeError("the scheduler has lost taskrun's plugin, or has that of another version")
+            raise RuntimeError(
+                "the scheduler has lost taskrun's plugin, or has that of another version; a new executor gives it"
+            )
         if said != GO:
             return str(said)
     alone = worker.state.nthreads == 1
