@@ -214,6 +214,60 @@ def test_a_worker_killed_in_its_own_cluster_is_replaced(tmp_path: Path) -> None:
     assert len(runs(log)) == 2
 
 
+def test_a_worker_is_replaced_however_often_it_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask gives one up that is away when this time has passed since it was lost before: 15 s if nobody says."""
+    monkeypatch.setenv("DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT", "1ms")
+    log = tmp_path / "log"
+    with taskrun.Executor("dask", max_workers=1) as ex:
+        try:
+            for _ in range(2):
+                assert isinstance(ex.submit(die, str(log)).exception(PATIENCE), taskrun.WorkerCrashedError)
+            assert ex.submit(pow, 2, 3).result(PATIENCE) == 8
+        except TimeoutError:
+            ex.kill_workers()  # else the end of the executor waits as well
+            raise
+    assert len(runs(log)) == 2
+
+
+SLOW = """
+import asyncio, os
+from distributed import Scheduler
+
+real = Scheduler.gather
+
+
+async def gather(self, *args, **kwargs):
+    while os.path.exists("slow"):
+        await asyncio.sleep(0.005)
+    return await real(self, *args, **kwargs)
+
+
+Scheduler.gather = gather
+"""
+"""A scheduler that fetches no results as long as there is a file of that name, as one that tries to connect to a worker."""
+
+
+def test_a_result_that_is_lost_while_it_is_fetched_is_told_at_once(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    (tmp_path / "slow").touch()
+    with running(tmp_path, workers=0, program=SLOW) as cluster:
+        worker = cluster.worker()
+        cluster.wait_for_workers(1)
+        with taskrun.Executor("dask", address=cluster.address) as ex:
+            future = ex.submit(note_run, str(log))
+            assert eventually(lambda: at_the_scheduler(cluster) == {"memory": 1})
+            cluster.kill(worker)
+            try:
+                error = future.exception(PATIENCE / 4)
+            finally:
+                (tmp_path / "slow").unlink()
+            assert isinstance(error, taskrun.WorkerCrashedError)
+            assert "the worker that had its result died" in str(error)
+            cluster.worker()
+            assert ex.submit(pow, 2, 3).result(PATIENCE) == 8
+    assert len(runs(log)) == 1
+
+
 def test_an_address_where_nobody_listens_is_told_at_once() -> None:
     started = time.monotonic()
     with pytest.raises(taskrun.BackendUnavailableError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1"):

@@ -37,6 +37,7 @@ _LARGE = 1_000_000  # bytes of a call
 _QUIET = {"distributed.admin.large-graph-warning-threshold": "1 PB"}  # the user has not made a graph
 _KINDS = 100  # of tasks, for each executor; the others count as one
 _PATIENCE = 10.0  # seconds for the scheduler to answer
+_LOOK = 0.1  # seconds between two looks at what does not come
 _LOST = "lost"  # in the place of an answer
 
 
@@ -180,8 +181,13 @@ class DaskBackend(RemoteBackend):
         while futures := {future.key: future for future in self._fetchers[worker]}:
             self._fetchers[worker].clear()
             while futures:
+                gathering = asyncio.ensure_future(next(iter(futures.values())).client.scheduler.gather(keys=list(futures)))
+                while not (await asyncio.wait({gathering}, timeout=_LOOK))[0]:
+                    # The scheduler tries for half a minute to connect to a worker that has just died; that it has is told.
+                    for key in [key for key, future in futures.items() if future.status != "finished"]:
+                        self._saves(key, _LOST)
                 try:
-                    answer = await next(iter(futures.values())).client.scheduler.gather(keys=list(futures))
+                    answer = gathering.result()
                 except Exception as error:  # mostly since the scheduler has gone
                     self.lose(f"answers could not be fetched: {type(error).__name__}: {error}", error)
                     return
@@ -200,7 +206,8 @@ class DaskBackend(RemoteBackend):
 
     def _saves(self, key: str, answer: Answer | str) -> None:
         """Keep an answer until it is asked for, and say so where it was waited for."""
-        self._saved.setdefault(key, answer)
+        if key in self._sent:  # else nobody asks any more
+            self._saved.setdefault(key, answer)
         if (flight := self._fetching.pop(key, None)) is not None:
             self.ended(flight)
 
