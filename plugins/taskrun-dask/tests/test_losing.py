@@ -109,6 +109,25 @@ def test_a_task_behind_another_is_not_blamed_for_its_death(lone: Cluster, tmp_pa
     assert len(runs(log)) == len(runs(other)) == 1
 
 
+def test_a_task_that_its_worker_may_not_have_begun_is_not_called_guilty(lone: Cluster, tmp_path: Path) -> None:
+    """It has leave on its way to an idle worker, which dies without a word: it is not run again, since it may have begun."""
+    log = tmp_path / "log"
+    with taskrun.Executor("dask", address=lone.address) as ex:
+        pid = ex.submit(os.getpid).result(PATIENCE)
+        assert ex.submit(os.getpid).result(PATIENCE) == pid
+        assert eventually(lambda: not at_the_scheduler(lone))
+        os.kill(pid, signal.SIGSTOP)
+        sent = ex.submit(note_run, str(log))
+        assert eventually(sent.running)
+        os.kill(pid, signal.SIGKILL)
+        error = sent.exception(PATIENCE)
+        assert isinstance(error, taskrun.WorkerCrashedError)
+        assert (error.pid, error.guilt) == (pid, "unknown")
+        assert "perhaps before it began" in str(error)
+        assert ex.submit(pow, 2, 3).result(PATIENCE) == 8
+    assert not runs(log)
+
+
 def test_what_has_finished_keeps_its_result_though_the_next_task_there_kills_the_worker(lone: Cluster, tmp_path: Path) -> None:
     with taskrun.Executor("dask", address=lone.address, max_workers=4) as ex:
         pairs = [(ex.submit(pow, 2, number), ex.submit(die, str(tmp_path / "log"))) for number in range(4)]

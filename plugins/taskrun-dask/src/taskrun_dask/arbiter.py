@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from distributed import Scheduler
     from distributed.scheduler import TaskState, WorkerState
 
-__all__ = ["BEGIN", "GO", "GRANTED", "OVER", "PREFIX", "SPAN", "TOPIC", "WITHDRAW", "WITHDRAWN", "Arbiter"]
+__all__ = ["BEGIN", "BEGUN", "DIED", "GO", "GRANTED", "OVER", "PREFIX", "SPAN", "TOPIC", "WITHDRAW", "WITHDRAWN", "Arbiter"]
 
 PREFIX = "taskrun-"
 """What the keys of our tasks begin with."""
@@ -32,15 +32,22 @@ PREFIX = "taskrun-"
 BEGIN, WITHDRAW = "taskrun_begin", "taskrun_withdraw"
 """What the scheduler is asked by a worker, and by a client."""
 
+BEGUN = "taskrun-begun"
+"""What a worker says, without waiting, of a task that need not ask."""
+
 GO, WITHDRAWN, OVER = "go", "withdrawn", "over"
 """Answers to a worker; the last: it has begun elsewhere, or nobody wants it any more."""
 
-GRANTED = "taskrun"
-"""The annotation of a task that need not ask: the worker that may run it."""
+DIED = "died"
+"""What a client is told in the place of an answer: the worker is dead, and it is not known whether it had begun the task."""
+
+GRANTED = "taskrun-granted"
+"""The annotation of a task that need not ask, but says that it has begun (`BEGUN`): the worker that may run it."""
 
 TOPIC = "taskrun"
 """Of the events that a client is sent: (key, (label, worker, pid), None) when a task begins, (key, None, None) when it has to
-wait, (key, None, answer) when another is to begin where its result is, (key, None, OVER) when its worker was retired."""
+wait, (key, None, answer) when another is to begin where its result is, (key, None, OVER) when its worker was retired,
+(key, None, DIED)."""
 
 SPAN = {"name": ("taskrun",), "ids": ("taskrun",)}
 """Of all our tasks, so that Dask does not make one, kept for ever, each time that it has nothing else to do."""
@@ -72,11 +79,14 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]  # distributed has no type
         """Key -> worker that may run it or has, until the task is forgotten; "": it was withdrawn."""
         self._at: dict[str, set[str]] = {}
         """Worker -> keys of those that are not forgotten."""
+        self._silent: set[str] = set()
+        """Keys that had leave on their way and whose worker has not said that they have begun."""
         self._free: dict[str, tuple[str, int]] = {}
         """Workers of one thread that run nothing but what the scheduler knows of: worker -> label, pid."""
         self._over = 0
         self._change = asyncio.Event()
         scheduler.handlers |= {BEGIN: self.begin, WITHDRAW: self.withdraw}
+        scheduler.stream_handlers[BEGUN] = self.begun
 
     async def begin(self, key: str, worker: str, label: str, pid: int, before: tuple[str, Any] | None) -> str | None:
         """Say to a *worker* whether it may run a task, which the worker may die of.
@@ -103,9 +113,15 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]  # distributed has no type
         if task.processing_on.nthreads == 1:
             self._free[worker] = label, pid
         self._grant(task, worker, label, pid)
+        self._silent.discard(key)
         if task.annotations:
             task.annotations.pop(GRANTED, None)
         return GO
+
+    def begun(self, key: str, worker: str) -> None:
+        """Hear that a task is under way which had not to ask."""
+        if self._begun.get(key) == worker:
+            self._silent.discard(key)
 
     def _grant(self, task: TaskState, worker: str, label: str, pid: int) -> None:
         self._at.get(self._begun.get(task.key, ""), set()).discard(task.key)
@@ -153,7 +169,10 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]  # distributed has no type
             self._free.pop(self._begun.get(key, ""), None)  # it may go on there
             if task.annotations:
                 task.annotations.pop(GRANTED, None)
+        elif finish == "erred" and key in self._silent and kwargs.get("worker") not in self._scheduler.workers:
+            self._tell(task, None, DIED)  # before Dask blames it
         elif finish == "forgotten":
+            self._silent.discard(key)
             self._at.get(self._begun.pop(key, ""), set()).discard(key)
             self._tidy(task)
         self._stir()
@@ -166,6 +185,7 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]  # distributed has no type
         if free is not None and task.annotations and len(worker.processing) == 1 and not self._at.get(worker.address):
             task.annotations[GRANTED] = worker.address
             self._grant(task, worker.address, *free)
+            self._silent.add(task.key)
             return
         task.suspicious = -1  # it will not have been to blame if its worker dies: it goes to another
         if _waits_for(task, worker):

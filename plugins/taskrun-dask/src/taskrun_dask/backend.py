@@ -39,6 +39,12 @@ _KINDS = 100  # of tasks, for each executor; the others count as one
 _PATIENCE = 10.0  # seconds for the scheduler to answer
 _LOOK = 0.1  # seconds between two looks at what does not come
 _LOST = "lost"  # in the place of an answer
+_WHY = {
+    _LOST: "the worker that had its result died before that was fetched:",
+    "died": "the worker died, perhaps before it began what it had been sent:",
+    "over": "the worker was taken from the cluster while it ran",
+}
+"""What words mean that stand in the place of an answer: DIED, OVER."""
 
 
 class DaskBackend(RemoteBackend):
@@ -241,14 +247,17 @@ class DaskBackend(RemoteBackend):
 
     def _read(self, flight: Flight, answer: Answer | str) -> Answer | Failure | None:
         """Return what a worker has answered: a task that was not to run there has a word for that."""
-        from taskrun_dask.arbiter import WITHDRAWN
+        from taskrun_dask.arbiter import DIED, WITHDRAWN
 
         if not isinstance(answer, str):
             return answer
-        if answer == WITHDRAWN:
+        if answer == WITHDRAWN or (answer == DIED and self._killed_before(flight)):
             return None
-        lost = "the worker that had its result died before that was fetched"
-        return self._crashed(flight, lost if answer == _LOST else "the worker was taken from the cluster", None)
+        return self._crashed(flight, _WHY[answer], None)
+
+    def _killed_before(self, flight: Flight) -> bool:
+        """Return whether it was sent to a worker that we had killed for the one before, which was over just then."""
+        return flight.where in self._killed and flight.stopped is None
 
     def _failure(self, flight: Flight) -> Answer | Failure | None:
         """Return why a task of Dask's has no result."""
@@ -259,7 +268,7 @@ class DaskBackend(RemoteBackend):
         if future.status != "error":  # cancelled or lost
             if client.status != "running":
                 return self.gone(flight, f"the scheduler at {self._where()} went away", None)
-            return self._crashed(flight, f"Dask says that it was {future.status}, perhaps by somebody else's client", None)
+            return self._crashed(flight, f"Dask says that it was {future.status}, perhaps by somebody else's client:", None)
         error = future.exception(_PATIENCE)
         if not isinstance(error, KilledWorker):
             wrong = BackendUnavailableError(
@@ -271,16 +280,16 @@ class DaskBackend(RemoteBackend):
             return Failure(wrong, "initializer")
         # What had not begun there has gone to another worker by itself.
         worker = error.last_worker
-        if flight.where in self._killed and flight.stopped is None:
-            return None  # it was sent to a worker that we had killed for the one before, which was over just then
+        if self._killed_before(flight):
+            return None
         known = flight.started is not None and worker.nthreads == 1
-        return self._crashed(flight, f"the worker {worker.address} died or was lost", error, known)
+        return self._crashed(flight, f"the worker {worker.address} died or was lost while it ran", error, known)
 
     def _crashed(self, flight: Flight, what: str, error: BaseException | None, known: bool = False) -> Failure:
         task = flight.task
         pid = flight.where[1] if flight.where is not None else None
         crash = WorkerCrashedError(
-            f"{what} while it ran task {task.name!r} (attempt {task.number}). Dask does not say what it died of; the log of "
+            f"{what} task {task.name!r} (attempt {task.number}). Dask does not say what it died of; the log of "
             "the worker or of its nanny may. taskrun.Retry(on_crash=True) runs such tasks again",
             task=task.name,
             attempt=task.number,
