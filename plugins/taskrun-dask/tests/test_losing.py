@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from clusters import PATIENCE, Cluster, at_the_scheduler, eventually, free_port, running
-from work import die, die_once, note_run, runs
+from work import die, die_once, keep, note_run, runs
 
 import taskrun
 
@@ -246,6 +246,20 @@ def test_a_worker_is_replaced_however_often_it_dies(tmp_path: Path, monkeypatch:
             ex.kill_workers()  # else the end of the executor waits as well
             raise
     assert len(runs(log)) == 2
+
+
+def test_a_worker_that_keeps_much_in_memory_goes_on() -> None:
+    """Dask gives it nothing more above 80 % of its limit, and looks ten times a second."""
+    limit = 500_000_000
+    with taskrun.Executor("dask", max_workers=1, memory_limit=limit) as ex:
+        try:
+            kept = ex.submit(keep, int(0.86 * limit)).result(PATIENCE)
+            assert kept > 0.8 * limit
+            for _ in range(30):
+                ex.submit(time.sleep, 0.02).result(PATIENCE)
+        except TimeoutError:
+            ex.kill_workers()  # else the end of the executor waits as well
+            raise
 
 
 SLOW = """
