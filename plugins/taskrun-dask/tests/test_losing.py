@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from clusters import PATIENCE, Cluster, at_the_scheduler, eventually, free_port, running
-from work import die, die_once, note_run, runs
+from work import die, die_once, keep, note_run, runs
 
 import taskrun
 
@@ -109,6 +109,25 @@ def test_a_task_behind_another_is_not_blamed_for_its_death(lone: Cluster, tmp_pa
     assert len(runs(log)) == len(runs(other)) == 1
 
 
+def test_a_task_that_its_worker_may_not_have_begun_is_not_called_guilty(lone: Cluster, tmp_path: Path) -> None:
+    """It has leave on its way to an idle worker, which dies without a word: it is not run again, since it may have begun."""
+    log = tmp_path / "log"
+    with taskrun.Executor("dask", address=lone.address) as ex:
+        pid = ex.submit(os.getpid).result(PATIENCE)
+        assert ex.submit(os.getpid).result(PATIENCE) == pid
+        assert eventually(lambda: not at_the_scheduler(lone))
+        os.kill(pid, signal.SIGSTOP)
+        sent = ex.submit(note_run, str(log))
+        assert eventually(sent.running)
+        os.kill(pid, signal.SIGKILL)
+        error = sent.exception(PATIENCE)
+        assert isinstance(error, taskrun.WorkerCrashedError)
+        assert (error.pid, error.guilt) == (pid, "unknown")
+        assert "perhaps before it began" in str(error)
+        assert ex.submit(pow, 2, 3).result(PATIENCE) == 8
+    assert not runs(log)
+
+
 def test_what_has_finished_keeps_its_result_though_the_next_task_there_kills_the_worker(lone: Cluster, tmp_path: Path) -> None:
     with taskrun.Executor("dask", address=lone.address, max_workers=4) as ex:
         pairs = [(ex.submit(pow, 2, number), ex.submit(die, str(tmp_path / "log"))) for number in range(4)]
@@ -151,6 +170,28 @@ def test_a_task_whose_worker_is_retired_is_not_run_again(tmp_path: Path) -> None
     assert len(runs(log)) == 1
 
 
+def test_a_task_whose_worker_is_retired_is_told_though_no_other_is_there(lone: Cluster, tmp_path: Path) -> None:
+    from distributed import Client
+
+    log, other = tmp_path / "log", tmp_path / "other"
+    with (
+        taskrun.Executor("dask", address=lone.address, max_workers=2) as ex,
+        Client(lone.address, set_as_default=False) as client,
+    ):
+        leaving = ex.submit(note_run, str(log), str(tmp_path / "never"))
+        assert eventually(lambda: runs(log))
+        behind = ex.submit(note_run, str(other))
+        assert eventually(lambda: at_the_scheduler(lone) == {"processing": 2})
+        client.retire_workers(ex.stats()["workers"], close_workers=True)
+        error = leaving.exception(PATIENCE)
+        assert isinstance(error, taskrun.WorkerCrashedError)
+        assert "was taken from the cluster" in str(error)
+        assert not behind.done()
+        lone.worker()
+        assert behind.result(PATIENCE) == runs(other)[0]
+    assert len(runs(log)) == 1
+
+
 def test_a_task_whose_result_is_lost_is_not_run_again(mortal: Cluster, tmp_path: Path) -> None:
     """Dask would compute it anew: what it knows of a task that is done is taken away from it."""
     from distributed import Client
@@ -190,6 +231,74 @@ def test_a_worker_killed_in_its_own_cluster_is_replaced(tmp_path: Path) -> None:
         assert (error.pid, error.guilt) == (killed, "known")
         assert ex.submit(pow, 2, 3).result(PATIENCE) == 8
     assert len(runs(log)) == 2
+
+
+def test_a_worker_is_replaced_however_often_it_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask gives one up that is away when this time has passed since it was lost before: 15 s if nobody says."""
+    monkeypatch.setenv("DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT", "1ms")
+    log = tmp_path / "log"
+    with taskrun.Executor("dask", max_workers=1) as ex:
+        try:
+            for _ in range(2):
+                assert isinstance(ex.submit(die, str(log)).exception(PATIENCE), taskrun.WorkerCrashedError)
+            assert ex.submit(pow, 2, 3).result(PATIENCE) == 8
+        except TimeoutError:
+            ex.kill_workers()  # else the end of the executor waits as well
+            raise
+    assert len(runs(log)) == 2
+
+
+def test_a_worker_that_keeps_much_in_memory_goes_on() -> None:
+    """Dask gives it nothing more above 80 % of its limit, and looks ten times a second."""
+    limit = 500_000_000
+    with taskrun.Executor("dask", max_workers=1, memory_limit=limit) as ex:
+        try:
+            kept = ex.submit(keep, int(0.86 * limit)).result(PATIENCE)
+            assert kept > 0.8 * limit
+            for _ in range(30):
+                ex.submit(time.sleep, 0.02).result(PATIENCE)
+        except TimeoutError:
+            ex.kill_workers()  # else the end of the executor waits as well
+            raise
+
+
+SLOW = """
+import asyncio, os
+from distributed import Scheduler
+
+real = Scheduler.gather
+
+
+async def gather(self, *args, **kwargs):
+    while os.path.exists("slow"):
+        await asyncio.sleep(0.005)
+    return await real(self, *args, **kwargs)
+
+
+Scheduler.gather = gather
+"""
+"""A scheduler that fetches no results as long as there is a file of that name, as one that tries to connect to a worker."""
+
+
+def test_a_result_that_is_lost_while_it_is_fetched_is_told_at_once(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    (tmp_path / "slow").touch()
+    with running(tmp_path, workers=0, program=SLOW) as cluster:
+        worker = cluster.worker()
+        cluster.wait_for_workers(1)
+        with taskrun.Executor("dask", address=cluster.address) as ex:
+            future = ex.submit(note_run, str(log))
+            assert eventually(lambda: at_the_scheduler(cluster) == {"memory": 1})
+            cluster.kill(worker)
+            try:
+                error = future.exception(PATIENCE / 4)
+            finally:
+                (tmp_path / "slow").unlink()
+            assert isinstance(error, taskrun.WorkerCrashedError)
+            assert "the worker that had its result died" in str(error)
+            cluster.worker()
+            assert ex.submit(pow, 2, 3).result(PATIENCE) == 8
+    assert len(runs(log)) == 1
 
 
 def test_an_address_where_nobody_listens_is_told_at_once() -> None:

@@ -49,6 +49,31 @@ def test_a_cluster_that_died_while_nothing_ran_is_missed(tmp_path: Path) -> None
             ex.submit(pow, 2, 3)
 
 
+def test_a_program_that_leaves_ray_by_itself_is_told_and_connected_to_nothing_else(cluster: Cluster, tmp_path: Path) -> None:
+    """Ray forgets what it was asked for, and would start or find a cluster for whatever it is asked next."""
+    import ray
+
+    log = tmp_path / "log"
+    with taskrun.Executor("ray", address=cluster.address) as ex:
+        under_way = [
+            (ex, ex.options(timeout=PATIENCE))[n].submit(note_run, str(log), str(tmp_path / "never")) for n in range(2)
+        ]
+        assert eventually(lambda: len(runs(log)) == 2)
+        ray.shutdown()
+        started = time.monotonic()
+        for future in under_way:
+            assert isinstance(future.exception(PATIENCE), taskrun.WorkerCrashedError)
+        assert time.monotonic() - started < 10
+        assert eventually(lambda: ex.closed)
+        with pytest.raises(taskrun.WorkerCrashedError, match="has ended its connection"):
+            ex.submit(pow, 2, 3)
+        assert not ray.is_initialized()
+        with taskrun.Executor("ray", address=cluster.address) as another:
+            ex.shutdown()
+            assert another.submit(pow, 2, 3).result(PATIENCE) == 8
+        assert not ray.is_initialized()
+
+
 def test_a_worker_that_dies_fails_its_task_alone_and_the_task_is_run_once(cluster: Cluster, tmp_path: Path) -> None:
     log, other = tmp_path / "log", tmp_path / "other"
     with taskrun.Executor("ray", address=cluster.address) as ex:

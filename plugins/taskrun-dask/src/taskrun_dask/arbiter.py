@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from distributed import Scheduler
     from distributed.scheduler import TaskState, WorkerState
 
-__all__ = ["BEGIN", "GO", "GRANTED", "PREFIX", "SPAN", "TOPIC", "WITHDRAW", "WITHDRAWN", "Arbiter"]
+__all__ = ["BEGIN", "BEGUN", "DIED", "GO", "GRANTED", "OVER", "PREFIX", "SPAN", "TOPIC", "WITHDRAW", "WITHDRAWN", "Arbiter"]
 
 PREFIX = "taskrun-"
 """What the keys of our tasks begin with."""
@@ -32,15 +32,22 @@ PREFIX = "taskrun-"
 BEGIN, WITHDRAW = "taskrun_begin", "taskrun_withdraw"
 """What the scheduler is asked by a worker, and by a client."""
 
-GO, WITHDRAWN = "go", "withdrawn"
-"""Answers to a worker; "over": it has begun elsewhere, or nobody wants it any more."""
+BEGUN = "taskrun-begun"
+"""What a worker says, without waiting, of a task that need not ask."""
 
-GRANTED = "taskrun"
-"""The annotation of a task that need not ask: the worker that may run it."""
+GO, WITHDRAWN, OVER = "go", "withdrawn", "over"
+"""Answers to a worker; the last: it has begun elsewhere, or nobody wants it any more."""
+
+DIED = "died"
+"""What a client is told in the place of an answer: the worker is dead, and it is not known whether it had begun the task."""
+
+GRANTED = "taskrun-granted"
+"""The annotation of a task that need not ask, but says that it has begun (`BEGUN`): the worker that may run it."""
 
 TOPIC = "taskrun"
 """Of the events that a client is sent: (key, (label, worker, pid), None) when a task begins, (key, None, None) when it has to
-wait, (key, None, answer) when another is to begin where its result is."""
+wait, (key, None, answer) when another is to begin where its result is, (key, None, OVER) when its worker was retired,
+(key, None, DIED)."""
 
 SPAN = {"name": ("taskrun",), "ids": ("taskrun",)}
 """Of all our tasks, so that Dask does not make one, kept for ever, each time that it has nothing else to do."""
@@ -72,18 +79,23 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]  # distributed has no type
         """Key -> worker that may run it or has, until the task is forgotten; "": it was withdrawn."""
         self._at: dict[str, set[str]] = {}
         """Worker -> keys of those that are not forgotten."""
+        self._silent: set[str] = set()
+        """Keys that had leave on their way and whose worker has not said that they have begun."""
         self._free: dict[str, tuple[str, int]] = {}
         """Workers of one thread that run nothing but what the scheduler knows of: worker -> label, pid."""
         self._over = 0
         self._change = asyncio.Event()
         scheduler.handlers |= {BEGIN: self.begin, WITHDRAW: self.withdraw}
+        scheduler.stream_handlers[BEGUN] = self.begun
 
-    async def begin(self, key: str, worker: str, label: str, pid: int, before: tuple[str, Any] | None) -> str:
+    async def begin(self, key: str, worker: str, label: str, pid: int, before: tuple[str, Any] | None) -> str | None:
         """Say to a *worker* whether it may run a task, which the worker may die of.
 
         What it has of the same client is saved first: *before*, the key and the answer of the last one there if that is small,
         is passed on; others are waited for until the client has fetched them.
         """
+        if self._scheduler.plugins.get(self.name) is not self:
+            return None  # somebody has removed it: it hears of nothing any more
         if self._passes_on and before is not None and (last := self._scheduler.tasks.get(before[0])) is not None:
             self._at.get(worker, set()).discard(last.key)
             self._tell(last, None, before[1])
@@ -92,18 +104,24 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]  # distributed has no type
             if self._begun.get(key) == "":
                 return WITHDRAWN
             if task is None or task.processing_on is None or task.processing_on.address != worker:
-                return "over"
+                return OVER
             if key in self._begun and GRANTED not in (task.annotations or {}):
-                return "over"  # else it was stolen from the worker that need not ask, which had not begun it
+                return OVER  # else it was stolen from the worker that need not ask, which had not begun it
             if task.processing_on.nthreads > 1 or not self._keeps_results(task.processing_on, task):
                 break
             await self._change.wait()
         if task.processing_on.nthreads == 1:
             self._free[worker] = label, pid
         self._grant(task, worker, label, pid)
+        self._silent.discard(key)
         if task.annotations:
             task.annotations.pop(GRANTED, None)
         return GO
+
+    def begun(self, key: str, worker: str) -> None:
+        """Hear that a task is under way which had not to ask."""
+        if self._begun.get(key) == worker:
+            self._silent.discard(key)
 
     def _grant(self, task: TaskState, worker: str, label: str, pid: int) -> None:
         self._at.get(self._begun.get(task.key, ""), set()).discard(task.key)
@@ -151,7 +169,10 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]  # distributed has no type
             self._free.pop(self._begun.get(key, ""), None)  # it may go on there
             if task.annotations:
                 task.annotations.pop(GRANTED, None)
+        elif finish == "erred" and key in self._silent and kwargs.get("worker") not in self._scheduler.workers:
+            self._tell(task, None, DIED)  # before Dask blames it
         elif finish == "forgotten":
+            self._silent.discard(key)
             self._at.get(self._begun.pop(key, ""), set()).discard(key)
             self._tidy(task)
         self._stir()
@@ -164,14 +185,18 @@ class Arbiter(SchedulerPlugin):  # type: ignore[misc]  # distributed has no type
         if free is not None and task.annotations and len(worker.processing) == 1 and not self._at.get(worker.address):
             task.annotations[GRANTED] = worker.address
             self._grant(task, worker.address, *free)
+            self._silent.add(task.key)
             return
         task.suspicious = -1  # it will not have been to blame if its worker dies: it goes to another
         if _waits_for(task, worker):
             self._tell(task, None, None)
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
-        self._at.pop(worker, None)
         self._free.pop(worker, None)
+        for task in map(scheduler.tasks.__getitem__, self._at.pop(worker, ())):
+            # One that is no failure of Dask's, since its worker was retired, waits for another, which may never come.
+            if task.state not in ("memory", "erred") and GRANTED not in (task.annotations or {}):
+                self._tell(task, None, OVER)
 
     def update_graph(self, scheduler: Scheduler, *, keys: Iterable[Any], **kwargs: Any) -> None:
         """Take away the note on each submission that the span of our tasks keeps for ever."""

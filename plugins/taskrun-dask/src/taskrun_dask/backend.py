@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import signal
@@ -36,6 +37,14 @@ _LARGE = 1_000_000  # bytes of a call
 _QUIET = {"distributed.admin.large-graph-warning-threshold": "1 PB"}  # the user has not made a graph
 _KINDS = 100  # of tasks, for each executor; the others count as one
 _PATIENCE = 10.0  # seconds for the scheduler to answer
+_LOOK = 0.1  # seconds between two looks at what does not come
+_LOST = "lost"  # in the place of an answer
+_WHY = {
+    _LOST: "the worker that had its result died before that was fetched:",
+    "died": "the worker died, perhaps before it began what it had been sent:",
+    "over": "the worker was taken from the cluster while it ran",
+}
+"""What words mean that stand in the place of an answer: DIED, OVER."""
 
 
 class DaskBackend(RemoteBackend):
@@ -78,7 +87,9 @@ class DaskBackend(RemoteBackend):
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Connect to the cluster that has an address; one of our own is started when there is work."""
         self._sent: dict[str, Flight] = {}  # by the keys of Dask's tasks
-        self._saved: dict[str, Answer] = {}  # likewise: answers that came before they were asked for
+        self._saved: dict[str, Answer | str] = {}  # likewise: answers, or words in their place, until they are asked for
+        self._fetching: dict[str, Flight] = {}  # likewise: those that are there and come
+        self._fetchers: dict[str | None, list[Future]] = {}  # worker -> what is to be fetched from it next
         self._killed: set[tuple[str, int]] = set()  # workers: address, pid
         address = self._given.address
         try:
@@ -115,6 +126,7 @@ class DaskBackend(RemoteBackend):
 
     def send(self, flight: Flight, call: Payload) -> Future:
         import dask
+        from distributed.client import done_callback
 
         from taskrun_dask.arbiter import PREFIX, SPAN
         from taskrun_dask.worker import VERSIONS, Large, run
@@ -138,7 +150,8 @@ class DaskBackend(RemoteBackend):
             except BaseException:
                 del self._sent[key]
                 raise
-        future.add_done_callback(partial(self._done, flight))
+        # Not `future.add_done_callback`: it has one thread for all clients of the process, where others' callbacks may wait.
+        client.loop.add_callback(done_callback, future, partial(self._done, flight))
         return future
 
     def _kind(self, task: Task) -> str:
@@ -153,60 +166,98 @@ class DaskBackend(RemoteBackend):
     def answers(self) -> bool:
         return self._client is not None and self._client.status == "running"
 
-    def _done(self, flight: Flight, future: Future) -> None:
-        self.ended(flight)
+    # -- in the client's event loop --------------------------------------------------------------------------------------------
 
-    def _reported(self, event: tuple[float, tuple[str, tuple[str, str, int] | None, Answer | None]]) -> None:
+    def _done(self, flight: Flight, future: Future) -> None:
+        with self._lock:
+            wanted = self._flights.get(flight.task) is flight
+        if not wanted or future.status != "finished" or future.key in self._saved:
+            self.ended(flight)
+            return
+        self._fetching[future.key] = flight
+        worker = flight.where[0] if flight.where is not None else None
+        if worker in self._fetchers:
+            self._fetchers[worker].append(future)
+        else:
+            self._fetchers[worker] = [future]
+            future.client.loop.add_callback(self._fetch, worker)
+
+    async def _fetch(self, worker: str | None) -> None:
+        """Fetch what a worker has for us: from each by itself, since one that is stopped, or holds its GIL, does not answer."""
+        while futures := {future.key: future for future in self._fetchers[worker]}:
+            self._fetchers[worker].clear()
+            while futures:
+                gathering = asyncio.ensure_future(next(iter(futures.values())).client.scheduler.gather(keys=list(futures)))
+                while not (await asyncio.wait({gathering}, timeout=_LOOK))[0]:
+                    # The scheduler tries for half a minute to connect to a worker that has just died; that it has is told.
+                    for key in [key for key, future in futures.items() if future.status != "finished"]:
+                        self._saves(key, _LOST)
+                try:
+                    answer = gathering.result()
+                except Exception as error:  # mostly since the scheduler has gone
+                    self.lose(f"answers could not be fetched: {type(error).__name__}: {error}", error)
+                    return
+                there = answer.get("data", {})
+                for key in answer.get("keys", there):
+                    future = futures.pop(key)
+                    self._saves(key, there[key] if key in there else await self._lost_result(future))
+        del self._fetchers[worker]
+
+    async def _lost_result(self, future: Future) -> Answer | str:
+        """Return the answer that a worker had which is gone: what it began next has saved it, if that was one of ours."""
+        until = time.monotonic() + _PATIENCE
+        while future.status == "finished" and time.monotonic() < until:  # noqa: ASYNC110 - nobody announces it
+            await asyncio.sleep(0.005)  # that it is lost is told on the way that the answer would have come before
+        return self._saved.get(future.key, _LOST)
+
+    def _saves(self, key: str, answer: Answer | str) -> None:
+        """Keep an answer until it is asked for, and say so where it was waited for."""
+        if key in self._sent:  # else nobody asks any more
+            self._saved.setdefault(key, answer)
+        if (flight := self._fetching.pop(key, None)) is not None:
+            self.ended(flight)
+
+    def _reported(self, event: tuple[float, tuple[str, tuple[str, str, int] | None, Answer | str | None]]) -> None:
         key, begun, answer = event[1]
         flight = self._sent.get(key)
         if flight is None:
             return
         if answer is not None:
-            self._saved[key] = answer
+            self._saves(key, answer)
+            if isinstance(answer, str):
+                self.ended(flight)  # nothing else comes
         elif begun is not None:
             label, address, pid = begun
             self.started(flight, label, (address, pid))
         else:
             self.waits(flight)
 
+    # -- the feeder again ------------------------------------------------------------------------------------------------------
+
     def collect(self, flights: Sequence[Flight]) -> list[Answer | Failure | None]:
-        client = self._client
-        assert client is not None  # noqa: S101 - connected
-        found: dict[Flight, Answer | Failure | None] = {
-            flight: self._saved[flight.handle.key] for flight in flights if flight.handle.key in self._saved
-        }
-        done = {one.handle.key: one for one in flights if one not in found and one.handle.status == "finished"}
-        while done:
-            answer = client.sync(client.scheduler.gather, keys=list(done))
-            if answer["status"] == "OK":
-                found |= {done[key]: self._read(done[key], value) for key, value in answer["data"].items()}
-                break
-            for key in answer["keys"]:
-                lost = done.pop(key)
-                found[lost] = self._lost_result(lost)
-        for flight in flights:
-            if flight not in found:
-                found[flight] = self._failure(flight)
+        found = [self._found(flight) for flight in flights]
         for flight in flights:
             self._unlist(flight)
             flight.handle.release()
-        return [found[flight] for flight in flights]
+        return found
 
-    def _lost_result(self, flight: Flight) -> Answer | Failure:
-        """Return the answer that a worker had which is gone: what it began next has saved it, if that was one of ours."""
-        future, until = flight.handle, time.monotonic() + _PATIENCE
-        while future.status == "finished" and time.monotonic() < until:
-            time.sleep(0.005)  # that it is lost is told on the way that the answer would have come before
-        saved = self._saved.get(future.key)
-        return saved or self._crashed(flight, "the worker that had its result died before that was fetched", None)
+    def _found(self, flight: Flight) -> Answer | Failure | None:
+        saved = self._saved.get(flight.handle.key)
+        return self._failure(flight) if saved is None else self._read(flight, saved)
 
     def _read(self, flight: Flight, answer: Answer | str) -> Answer | Failure | None:
         """Return what a worker has answered: a task that was not to run there has a word for that."""
-        from taskrun_dask.arbiter import WITHDRAWN
+        from taskrun_dask.arbiter import DIED, WITHDRAWN
 
         if not isinstance(answer, str):
             return answer
-        return None if answer == WITHDRAWN else self._crashed(flight, "the worker was taken from the cluster", None)
+        if answer == WITHDRAWN or (answer == DIED and self._killed_before(flight)):
+            return None
+        return self._crashed(flight, _WHY[answer], None)
+
+    def _killed_before(self, flight: Flight) -> bool:
+        """Return whether it was sent to a worker that we had killed for the one before, which was over just then."""
+        return flight.where in self._killed and flight.stopped is None
 
     def _failure(self, flight: Flight) -> Answer | Failure | None:
         """Return why a task of Dask's has no result."""
@@ -214,12 +265,10 @@ class DaskBackend(RemoteBackend):
 
         client, future = self._client, flight.handle
         assert client is not None  # noqa: S101 - connected
-        if (saved := self._saved.get(future.key)) is not None:
-            return saved
         if future.status != "error":  # cancelled or lost
             if client.status != "running":
                 return self.gone(flight, f"the scheduler at {self._where()} went away", None)
-            return self._crashed(flight, f"Dask says that it was {future.status}, perhaps by somebody else's client", None)
+            return self._crashed(flight, f"Dask says that it was {future.status}, perhaps by somebody else's client:", None)
         error = future.exception(_PATIENCE)
         if not isinstance(error, KilledWorker):
             wrong = BackendUnavailableError(
@@ -231,16 +280,16 @@ class DaskBackend(RemoteBackend):
             return Failure(wrong, "initializer")
         # What had not begun there has gone to another worker by itself.
         worker = error.last_worker
-        if flight.where in self._killed and flight.stopped is None:
-            return None  # it was sent to a worker that we had killed for the one before, which was over just then
+        if self._killed_before(flight):
+            return None
         known = flight.started is not None and worker.nthreads == 1
-        return self._crashed(flight, f"the worker {worker.address} died or was lost", error, known)
+        return self._crashed(flight, f"the worker {worker.address} died or was lost while it ran", error, known)
 
     def _crashed(self, flight: Flight, what: str, error: BaseException | None, known: bool = False) -> Failure:
         task = flight.task
         pid = flight.where[1] if flight.where is not None else None
         crash = WorkerCrashedError(
-            f"{what} while it ran task {task.name!r} (attempt {task.number}). Dask does not say what it died of; the log of "
+            f"{what} task {task.name!r} (attempt {task.number}). Dask does not say what it died of; the log of "
             "the worker or of its nanny may. taskrun.Retry(on_crash=True) runs such tasks again",
             task=task.name,
             attempt=task.number,

@@ -170,6 +170,10 @@ def main() -> None:
     """Be a cluster until the parent says so or is gone."""
     # From a server that has imported distributed: a worker that was killed is replaced in a tenth of the time.
     os.environ.setdefault("DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD", "forkserver")
+    # So long after each death of a worker it would be given up for ever, if it happened to be away again just then.
+    os.environ["DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT"] = "365 days"
+    # One that keeps much in memory would get nothing more until it has less, and it has no results to part with.
+    os.environ["DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE"] = "False"
     from distributed import LocalCluster
 
     about = json.loads(sys.argv[2])

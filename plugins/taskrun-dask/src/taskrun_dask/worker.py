@@ -13,9 +13,11 @@ from distributed.utils import sync
 
 import taskrun
 from taskrun.backends.remote import run_pickled_call
-from taskrun_dask.arbiter import BEGIN, GO, GRANTED
+from taskrun_dask.arbiter import BEGIN, BEGUN, GO, GRANTED
 
 if TYPE_CHECKING:
+    from distributed import Worker
+
     from taskrun.backends.remote import Answer, Payload
 
 __all__ = ["VERSIONS", "Large", "run"]
@@ -24,6 +26,7 @@ VERSIONS = (f"Python {sys.version_info.major}.{sys.version_info.minor}", f"taskr
 """What has to be the same at both ends: code travels by value."""
 
 _SMALL = 100_000  # bytes of an answer that the scheduler passes on
+_SHORT = 0.005  # seconds; what is over by then is not announced: the answer would wait for its turn behind that, a fifth longer
 _answered: dict[str, tuple[str, Answer]] = {}
 """Worker -> key and answer of the last task that it ran, if it runs one at a time and that was small."""
 
@@ -48,6 +51,13 @@ def _arrived(about: bytes, packed: Any) -> Large:
     return Large((about, packed))
 
 
+def _say_begun(worker: Worker, key: str) -> None:
+    """Tell the scheduler that a task is under way which had not to ask; in the worker's event loop."""
+    task = worker.state.tasks.get(key)
+    if task is not None and task.state == "executing":
+        worker.batched_send({"op": BEGUN, "key": key})
+
+
 def run(versions: tuple[str, ...], key: str, payload: Payload | Large, sharers: int) -> Answer | str:
     """Run the task of Dask's called *key* if the scheduler says that it may begin; return what it said if not.
 
@@ -59,11 +69,15 @@ def run(versions: tuple[str, ...], key: str, payload: Payload | Large, sharers: 
         raise RuntimeError(f"the worker {worker.address} has {theirs}; the program that submits has {ours}")
     label = f"{worker.address}, pid {os.getpid()}, {threading.current_thread().name}"
     before = _answered.pop(worker.address, None)
-    if worker.state.tasks[key].annotations.get(GRANTED) != worker.address:
+    if worker.state.tasks[key].annotations.get(GRANTED) == worker.address:
+        worker.loop.add_callback(worker.loop.call_later, _SHORT, _say_begun, worker, key)
+    else:
         ask = getattr(worker.scheduler, BEGIN)
         said = sync(worker.loop, ask, key=key, worker=worker.address, label=label, pid=os.getpid(), before=before)
         if said is None:
-            raise RuntimeError("the scheduler has lost taskrun's plugin, or has that of another version")
+            raise RuntimeError(
+                "the scheduler has lost taskrun's plugin, or has that of another version; a new executor gives it"
+            )
         if said != GO:
             return str(said)
     alone = worker.state.nthreads == 1

@@ -12,7 +12,7 @@ from taskrun import cpus
 from taskrun.backends.remote import Failure, RemoteBackend
 from taskrun.errors import BackendUnavailableError, WorkerCrashedError
 from taskrun_ray.capabilities import RAY
-from taskrun_ray.cluster import answers, connect, disconnect, is_ours
+from taskrun_ray.cluster import Connection, answers, connect, connection, disconnect, is_ours
 from taskrun_ray.options import EXECUTOR, TASK, read_executor, read_task
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["RayBackend"]
 
 _WATCH = 1.0  # seconds between two looks whether the cluster is there
+_LEFT = "this process has ended its connection (ray.shutdown)"
 
 
 class RayBackend(RemoteBackend):
@@ -44,7 +45,8 @@ class RayBackend(RemoteBackend):
         return "the package ray is not installed: pip install ray" if missing else None
 
     def __init__(self) -> None:
-        self._using = self._known = False  # connected; by us
+        self._connection: Connection | None = None
+        self._using: Connection | None = None  # the same, if it is for us to end
 
     def configure(self, options: Mapping[str, Any]) -> None:
         self._given = read_executor(options)
@@ -72,10 +74,10 @@ class RayBackend(RemoteBackend):
     def _join_cluster(self, workers: int | None) -> None:
         import ray
 
-        if not self._known:
+        if self._connection is None:
             self._using = connect(self._given, workers)
-            self._known = True
             self._gcs = ray.get_runtime_context().gcs_address
+            self._connection = connection()
 
     # -- the feeder ------------------------------------------------------------------------------------------------------------
 
@@ -94,10 +96,16 @@ class RayBackend(RemoteBackend):
     def _watch(self) -> None:
         """Look now and then: Ray itself waits for a cluster that is gone, and ends the program after a minute of that."""
         if self._lost is None and not self._closing:
+            if not self._is_connected():
+                self.lose(_LEFT, None)
+                return
             if not answers(self._gcs, self._given.connect_timeout):
                 self.lose(self._nobody(), None)
                 return
             self._scheduler.timer.call_at(time.monotonic() + _WATCH, self._tell, self._watch)
+
+    def _is_connected(self) -> bool:
+        return self._connection is not None and connection() == self._connection
 
     def _nobody(self) -> str:
         return f"nobody answers at {self._gcs} any more"
@@ -107,6 +115,8 @@ class RayBackend(RemoteBackend):
 
         task = flight.task
         told = read_task(self._given, task.options.backend)
+        if not self._is_connected():
+            raise ConnectionError(_LEFT)  # Ray would connect to another by itself, or start one
         ref: Any
         if task.options.timeout is None:
             ref = self._run.options(name=task.name, **told).remote(VERSIONS, self._sharers, call)
@@ -180,7 +190,7 @@ class RayBackend(RemoteBackend):
     def interrupt(self, flight: Flight) -> None:
         import ray
 
-        if flight.handle is not None and not flight.handle[1].done():
+        if flight.handle is not None and not flight.handle[1].done() and self._is_connected():
             ray.cancel(flight.handle[0], force=True, recursive=True)
 
     def forget(self, flights: Sequence[Flight]) -> None:
@@ -193,9 +203,9 @@ class RayBackend(RemoteBackend):
     # -- ending ----------------------------------------------------------------------------------------------------------------
 
     def disconnect(self) -> None:
-        using, self._using, self._known = self._using, False, False
-        if using:
-            disconnect()
+        using, self._using, self._connection = self._using, None, None
+        if using is not None:
+            disconnect(using)
 
     def workers(self) -> list[str]:
         return sorted({flight.worker for flight in list(self._flights.values()) if flight.worker is not None})

@@ -18,30 +18,51 @@ from taskrun.threads import OwnThread
 if TYPE_CHECKING:
     from taskrun_ray.options import RayOptions
 
-__all__ = ["answers", "connect", "disconnect", "is_ours"]
+__all__ = ["Connection", "answers", "connect", "connection", "disconnect", "is_ours"]
 
+Connection = tuple[str, str]
+"""A session of Ray's and the job that this process is in it: those of no other connection, later or elsewhere."""
+
+_made: Connection | None = None
+"""What we have connected to, whether it is still there or not."""
 _users = 0
-"""How many of our executors use what we have connected to."""
+"""How many of our executors use that."""
 _let_go: threading.Event | None = None
 """To be set when nobody needs the cluster any more that we have started."""
 _guard = threading.Lock()
 
 
-def connect(options: RayOptions, workers: int | None) -> bool:
-    """Be connected, starting a cluster for *workers* tasks at a time if there is no address; True: follow with `disconnect`.
+def connection() -> Connection | None:
+    """Return what this process is connected to at present. Ray itself would connect anew to anything where that is over."""
+    import ray
+
+    try:
+        if ray.is_initialized():
+            about = ray.get_runtime_context()
+            return about.get_session_name(), about.get_job_id()
+    except Exception:  # it ends at this moment
+        return None
+    return None
+
+
+def connect(options: RayOptions, workers: int | None) -> Connection | None:
+    """Be connected, starting a cluster for *workers* tasks at a time if there is no address.
+
+    Return what to give to `disconnect`; None if the user has connected, and disconnects.
 
     Raises BackendUnavailableError within `connect_timeout` seconds or so where nobody answers, ConfigError where this process
     is connected to another cluster.
     """
     import ray
 
-    global _users
+    global _made, _users
     with _guard:
         if ray.is_initialized():
             _refuse_another(options.address)
-            if _users:
-                _users += 1
-            return _users > 0
+            if _made is None or connection() != _made:
+                return None
+            _users += 1
+            return _made
         if options.address is not None and options.address != "auto" and not answers(options.address, options.connect_timeout):
             raise _nobody(options, "nobody listens there")
         try:
@@ -50,8 +71,8 @@ def connect(options: RayOptions, workers: int | None) -> bool:
             with contextlib.suppress(Exception):
                 ray.shutdown()
             raise _nobody(options, f"{type(error).__name__}: {error}") from error
-        _users = 1
-        return True
+        _made, _users = connection(), 1
+        return _made
 
 
 def _start(**arguments: Any) -> None:
@@ -155,13 +176,17 @@ def answers(address: str, timeout: float) -> bool:
     return True
 
 
-def disconnect() -> None:
-    """Undo a `connect` that returned True."""
+def disconnect(using: Connection) -> None:
+    """Undo a `connect` that returned this."""
     import ray
 
-    global _users
+    global _made, _users
     with _guard:
+        if using != _made:
+            return  # the user has ended it himself, and another has been made since
         _users -= 1
         if _users == 0:
-            ray.shutdown()
+            if connection() == _made:
+                ray.shutdown()
+            _made = None
             _end_keeper()
