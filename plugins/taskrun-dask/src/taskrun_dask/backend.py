@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib.util
 import os
 import signal
-import time
 import uuid
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -16,6 +14,7 @@ from taskrun import cpus
 from taskrun.backends.remote import Failure, RemoteBackend
 from taskrun.errors import BackendUnavailableError, WorkerCrashedError
 from taskrun.task import function_name
+from taskrun_dask.inbox import LOST, Inbox
 from taskrun_dask.capabilities import OWN, THEIRS
 from taskrun_dask.cluster import OwnCluster, connect
 from taskrun_dask.options import EXECUTOR, TASK, find_own, read_executor, read_task
@@ -37,14 +36,12 @@ _LARGE = 1_000_000  # bytes of a call
 _QUIET = {"distributed.admin.large-graph-warning-threshold": "1 PB"}  # the user has not made a graph
 _KINDS = 100  # of tasks, for each executor; the others count as one
 _PATIENCE = 10.0  # seconds for the scheduler to answer
-_LOOK = 0.1  # seconds between two looks at what does not come
-_LOST = "lost"  # in the place of an answer
 _WHY = {
-    _LOST: "the worker that had its result died before that was fetched:",
+    LOST: "the worker that had its result died before that was fetched:",
     "died": "the worker died, perhaps before it began what it had been sent:",
     "over": "the worker was taken from the cluster while it ran",
 }
-"""What words mean that stand in the place of an answer: DIED, OVER."""
+"""What words mean that stand in the place of an answer: LOST, DIED, OVER."""
 
 
 class DaskBackend(RemoteBackend):
@@ -86,10 +83,7 @@ class DaskBackend(RemoteBackend):
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Connect to the cluster that has an address; one of our own is started when there is work."""
-        self._sent: dict[str, Flight] = {}  # by the keys of Dask's tasks
-        self._saved: dict[str, Answer | str] = {}  # likewise: answers, or words in their place, until they are asked for
-        self._fetching: dict[str, Flight] = {}  # likewise: those that are there and come
-        self._fetchers: dict[str | None, list[Future]] = {}  # worker -> what is to be fetched from it next
+        self._inbox = Inbox(self, self._wants)
         self._killed: set[tuple[str, int]] = set()  # workers: address, pid
         address = self._given.address
         try:
@@ -105,7 +99,7 @@ class DaskBackend(RemoteBackend):
 
         self._client = client
         try:
-            client.subscribe_topic(TOPIC, self._reported)
+            client.subscribe_topic(TOPIC, self._inbox.reported)
             client.register_plugin(Arbiter(passes_on=self._own is None))
         except Exception as error:  # what the scheduler raised where it could not load it
             raise BackendUnavailableError(
@@ -142,17 +136,21 @@ class DaskBackend(RemoteBackend):
         key = f"{PREFIX}{self._kind(flight.task)}-{uuid.uuid4().hex}"
         large = flight.size > _LARGE
         sharers = 1 if self._own is None else self._settings.max_workers * cpus.outer_workers
-        self._sent[key] = flight
+        self._inbox.expect(key, flight)
         with dask.annotate(span=SPAN), dask.config.set(_QUIET) if large else nullcontext():
             sent = Large(call) if large else call
             try:
                 future = client.submit(run, VERSIONS, key, sent, sharers, key=key, pure=False, retries=0, **told)
             except BaseException:
-                del self._sent[key]
+                self._inbox.dismiss(key)
                 raise
         # Not `future.add_done_callback`: it has one thread for all clients of the process, where others' callbacks may wait.
-        client.loop.add_callback(done_callback, future, partial(self._done, flight))
+        client.loop.add_callback(done_callback, future, partial(self._inbox.done, flight))
         return future
+
+    def _wants(self, flight: Flight) -> bool:
+        with self._lock:
+            return self._flights.get(flight.task) is flight
 
     def _kind(self, task: Task) -> str:
         """Return what Dask shall take a task for, which goes by how long others of its kind took; it remembers each kind."""
@@ -166,72 +164,6 @@ class DaskBackend(RemoteBackend):
     def answers(self) -> bool:
         return self._client is not None and self._client.status == "running"
 
-    # -- in the client's event loop --------------------------------------------------------------------------------------------
-
-    def _done(self, flight: Flight, future: Future) -> None:
-        with self._lock:
-            wanted = self._flights.get(flight.task) is flight
-        if not wanted or future.status != "finished" or future.key in self._saved:
-            self.ended(flight)
-            return
-        self._fetching[future.key] = flight
-        worker = flight.where[0] if flight.where is not None else None
-        if worker in self._fetchers:
-            self._fetchers[worker].append(future)
-        else:
-            self._fetchers[worker] = [future]
-            future.client.loop.add_callback(self._fetch, worker)
-
-    async def _fetch(self, worker: str | None) -> None:
-        """Fetch what a worker has for us: from each by itself, since one that is stopped, or holds its GIL, does not answer."""
-        while futures := {future.key: future for future in self._fetchers[worker]}:
-            self._fetchers[worker].clear()
-            while futures:
-                gathering = asyncio.ensure_future(next(iter(futures.values())).client.scheduler.gather(keys=list(futures)))
-                while not (await asyncio.wait({gathering}, timeout=_LOOK))[0]:
-                    # The scheduler tries for half a minute to connect to a worker that has just died; that it has is told.
-                    for key in [key for key, future in futures.items() if future.status != "finished"]:
-                        self._saves(key, _LOST)
-                try:
-                    answer = gathering.result()
-                except Exception as error:  # mostly since the scheduler has gone
-                    self.lose(f"answers could not be fetched: {type(error).__name__}: {error}", error)
-                    return
-                there = answer.get("data", {})
-                for key in answer.get("keys", there):
-                    future = futures.pop(key)
-                    self._saves(key, there[key] if key in there else await self._lost_result(future))
-        del self._fetchers[worker]
-
-    async def _lost_result(self, future: Future) -> Answer | str:
-        """Return the answer that a worker had which is gone: what it began next has saved it, if that was one of ours."""
-        until = time.monotonic() + _PATIENCE
-        while future.status == "finished" and time.monotonic() < until:  # noqa: ASYNC110 - nobody announces it
-            await asyncio.sleep(0.005)  # that it is lost is told on the way that the answer would have come before
-        return self._saved.get(future.key, _LOST)
-
-    def _saves(self, key: str, answer: Answer | str) -> None:
-        """Keep an answer until it is asked for, and say so where it was waited for."""
-        if key in self._sent:  # else nobody asks any more
-            self._saved.setdefault(key, answer)
-        if (flight := self._fetching.pop(key, None)) is not None:
-            self.ended(flight)
-
-    def _reported(self, event: tuple[float, tuple[str, tuple[str, str, int] | None, Answer | str | None]]) -> None:
-        key, begun, answer = event[1]
-        flight = self._sent.get(key)
-        if flight is None:
-            return
-        if answer is not None:
-            self._saves(key, answer)
-            if isinstance(answer, str):
-                self.ended(flight)  # nothing else comes
-        elif begun is not None:
-            label, address, pid = begun
-            self.started(flight, label, (address, pid))
-        else:
-            self.waits(flight)
-
     # -- the feeder again ------------------------------------------------------------------------------------------------------
 
     def collect(self, flights: Sequence[Flight]) -> list[Answer | Failure | None]:
@@ -242,7 +174,7 @@ class DaskBackend(RemoteBackend):
         return found
 
     def _found(self, flight: Flight) -> Answer | Failure | None:
-        saved = self._saved.get(flight.handle.key)
+        saved = self._inbox.saved(flight.handle.key)
         return self._failure(flight) if saved is None else self._read(flight, saved)
 
     def _read(self, flight: Flight, answer: Answer | str) -> Answer | Failure | None:
@@ -301,8 +233,7 @@ class DaskBackend(RemoteBackend):
 
     def _unlist(self, flight: Flight) -> None:
         if flight.handle is not None:
-            self._sent.pop(flight.handle.key, None)
-            self._saved.pop(flight.handle.key, None)
+            self._inbox.dismiss(flight.handle.key)
 
     # -- taking back -----------------------------------------------------------------------------------------------------------
 
