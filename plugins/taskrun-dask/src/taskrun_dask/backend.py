@@ -14,9 +14,9 @@ from taskrun import cpus
 from taskrun.backends.remote import Failure, RemoteBackend
 from taskrun.errors import BackendUnavailableError, WorkerCrashedError
 from taskrun.task import function_name
-from taskrun_dask.inbox import LOST, Inbox
 from taskrun_dask.capabilities import OWN, THEIRS
 from taskrun_dask.cluster import OwnCluster, connect
+from taskrun_dask.inbox import LOST, Inbox
 from taskrun_dask.options import EXECUTOR, TASK, find_own, read_executor, read_task
 
 if TYPE_CHECKING:
