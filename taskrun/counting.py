@@ -16,6 +16,7 @@ from taskrun.callbacks import CallbackRunner
 from taskrun.future import FINISHED, Future
 from taskrun.room import Room
 from taskrun.task_queue import CallerQueue, TaskQueue
+from taskrun.threads import call_soon
 from taskrun.timer import Timer
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Counting(ABC):
         self._items = 0  # under way in runs (`map_under_way`), besides one for each run
         self._backoff: set[Task] = set()  # failed tasks that wait for their next attempt
         self._late: dict[Task, tuple[str, Any, BaseException | None]] = {}  # see `_resolve`
+        self._late_told = False  # the janitor will finish them, whoever else does
         self._finishing = 0  # tasks that are settled and counted, and open until their futures are done
         self._killed: dict[Task, BaseException] = {}  # tasks that `kill` was promised the end of, whatever they still say
         self._feeders: dict[Feeder, None] = {}  # maps that have items left to submit, and will whatever happens
@@ -159,14 +161,15 @@ class Counting(ABC):
     def _resolve(self, task: Task, state: str, value: Any, error: BaseException | None) -> None:
         """Settle the future of *task* for good. Under the lock; follow with `_progress`, then `_let_go` outside of it.
 
-        A future that somebody looks at is done only in `_let_go`, and its task open until then: a signal handler that has
-        interrupted him may wait for this lock.
+        A future that somebody looks at is done only in `_let_go`, and its task open until then: whoever looks may wait for this
+        lock, in a signal handler or a destructor that has interrupted him.
         """
         future = task.future
+        counted_as = "cancelled" if state != FINISHED else "succeeded" if error is None else "failed"
         if threading.current_thread() is not threading.main_thread():
             task.settled = True
             future._task = None
-            self.counts["cancelled" if state != FINISHED else "succeeded" if error is None else "failed"] += 1
+            self.counts[counted_as] += 1
             if future._finish_unwatched(state, value, error):
                 self._open -= 1
                 if future._callbacks and state == FINISHED:
@@ -176,23 +179,46 @@ class Counting(ABC):
                 self._finishing += 1
             self._killed.pop(task, None)
             return
-        # The thread in which handlers run need not fear them. No call in between: Ctrl-C, which may strike after any call,
-        # finds all of this done or nothing.
+        # No call in between: Ctrl-C, which may strike after any call, finds all of this done or nothing.
         task.settled = True  # from here on whoever finds it in the queue drops it
         future._task = None
-        self._open -= 1
-        self.counts["cancelled" if state != FINISHED else "succeeded" if error is None else "failed"] += 1
-        try:
-            future._finish(state, value, error)
-            if future._callbacks and state == FINISHED:
+        self.counts[counted_as] += 1
+        if self._inline:  # it runs in this very thread, and nobody looks at it yet
+            self._open -= 1
+            try:
+                future._finish(state, value, error)
+                if future._callbacks and state == FINISHED:
+                    self.callbacks.add(future._invoke_callbacks)
+            except BaseException:  # Ctrl-C: both can be done twice
+                future._finish(state, value, error)
+                future._open_gates()
                 self.callbacks.add(future._invoke_callbacks)
-        except BaseException:  # Ctrl-C: both can be done twice
-            future._finish(state, value, error)
-            future._open_gates()
-            self.callbacks.add(future._invoke_callbacks)
-            raise
+                raise
+        else:
+            try:
+                self._late[task] = state, value, error
+                self._finishing += 1
+                self._have_late_finished()
+            except BaseException:  # Ctrl-C: it may tear this thread out of its way to `_let_go`
+                self._have_late_finished()
+                raise
         if self._killed:
             self._killed.pop(task, None)
+
+    def _have_late_finished(self) -> None:
+        """See to it that all in `_late` is finished soon, whatever becomes of this thread. Under the lock."""
+        if not self._late_told:
+            call_soon(self._finish_all_late)
+            self._late_told = True
+
+    def _finish_all_late(self) -> None:
+        with self.lock:
+            self._late_told = False
+            tasks = list(self._late)
+        ending = self._finish_late(tasks)
+        self.callbacks.run()
+        if ending:
+            self._end()
 
     def _is_being_cancelled(self, future: Future[Any]) -> bool:
         """Return whether *future*, which is not done, is about to be, and cancelled. Under the lock."""
@@ -201,19 +227,18 @@ class Counting(ABC):
     def _finish_late(self, tasks: Iterable[Task], *, with_callbacks: bool = True) -> bool:
         """Finish the futures that `_resolve` has left. Not under the lock; True: the caller must call `_end`."""
         late = [(task, found) for task in tasks if (found := self._late.get(task)) is not None]
-        for task, (state, value, error) in late:
-            task.future._finish(state, value, error)
         if not late:
             return False
+        for task, (state, value, error) in late:
+            task.future._finish(state, value, error)
         with self.lock:
             for task, _ in late:
-                del self._late[task]
-            self._open -= len(late)
-            self._finishing -= len(late)
-            if with_callbacks:
-                for task, _ in late:
-                    if task.future._callbacks:
-                        self.callbacks.add(task.future._invoke_callbacks)
+                if with_callbacks and task.future._callbacks:
+                    self.callbacks.add(task.future._invoke_callbacks)  # Ctrl-C after this: it can be done twice
+                if task in self._late:  # else another thread came first; and no call in between, as in `_resolve`
+                    del self._late[task]
+                    self._open -= 1
+                    self._finishing -= 1
             return self._progress()
 
     def _progress(self) -> bool:

@@ -1,29 +1,40 @@
 """Tasks that wait for one another for ever: found when the last of them begins to wait, and refused by name.
 
-Only what a worker thread of this process waits for is known here, only without a limit of time, and only what it cannot do
-without: `Future.result`, `Future.exception`, `wait` for all, `wait` and `as_completed` where one is left. A worker process has
-no futures of its own executor.
+Only what a worker thread of this process waits for is known here, and only without a limit of time: `Future.result`,
+`Future.exception`, `wait`, `as_completed`, `map_unordered`. A worker process has no futures of its own executor.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from taskrun.bell import wait_at
+from taskrun.future import Future
 from taskrun.task import Entered, Task, entered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from contextlib import AbstractContextManager
+    from threading import Lock as Gate
 
-    from taskrun.future import Future
+__all__ = ["needing", "own_task", "wait_for_any", "waiting_for"]
 
-__all__ = ["needing", "own_task", "waiting_for"]
+_SOON = 0.05  # seconds; who hears of one of many that often need not look through all of them each time
 
-# Each attempt that waits -> what it waits for, all of it. An entry is written by its own task's thread and read by all: one
-# step of a dict each time, so that no lock is needed. Who begins to wait writes first and looks then: of those that close a
-# circle together at least the last one sees it.
-_waits: dict[Task, Sequence[Future[Any]]] = {}
+
+class _Wait(NamedTuple):
+    """What a task waits for."""
+
+    others: Sequence[Future[Any]]
+    all_of_them: bool
+    """Else any one of them ends it."""
+
+
+# Each attempt that waits -> for what. An entry is written by its own task's thread and read by all: one step of a dict each
+# time, so that no lock is needed. Who begins to wait writes first and looks then: of those that close a circle together at
+# least the last one sees it.
+_waits: dict[Task, _Wait] = {}
 
 
 def own_task() -> Task | None:
@@ -36,17 +47,32 @@ def own_task() -> Task | None:
     return task if scheduler is not None and scheduler._backend.owns_current_thread() else None
 
 
-def needing(others: Sequence[Future[Any]]) -> AbstractContextManager[None]:
-    """Return the context in which this thread waits for all of *others*. Entering raises RuntimeError where that never ends."""
-    own = own_task() if others else None
-    return nullcontext() if own is None else waiting_for(own, others)
+def needing(others: Sequence[Any], *, all_of_them: bool = True) -> AbstractContextManager[None]:
+    """Return the context in which this thread waits for *others*, all of them or any one.
+
+    Entering raises RuntimeError where that never ends.
+    """
+    ours = [future for future in others if isinstance(future, Future)]
+    if not ours or (len(ours) < len(others) and not all_of_them):  # what is another library's may end it
+        return nullcontext()
+    own = own_task()
+    return nullcontext() if own is None else waiting_for(own, ours, all_of_them=all_of_them)
+
+
+def wait_for_any(gate: Gate, others: Callable[[], Collection[Any]]) -> None:
+    """Wait until *gate* is open, which any one of *others* opens. Raises RuntimeError where that never ends."""
+    if own_task() is None:
+        wait_at(gate, None)
+    elif not wait_at(gate, _SOON):
+        with needing(list(others()), all_of_them=False):
+            wait_at(gate, None)
 
 
 @contextmanager
-def waiting_for(own: Task, others: Sequence[Future[Any]]) -> Iterator[None]:
-    """Note that *own* waits for all of *others* meanwhile. Raises RuntimeError where that closes a circle."""
+def waiting_for(own: Task, others: Sequence[Future[Any]], *, all_of_them: bool = True) -> Iterator[None]:
+    """Note that *own* waits for *others* meanwhile. Raises RuntimeError where that closes a circle."""
     before = _waits.get(own)
-    _waits[own] = others
+    _waits[own] = _Wait(others, all_of_them)
     try:
         circle = _circle(own)
         if circle:
@@ -63,22 +89,57 @@ def waiting_for(own: Task, others: Sequence[Future[Any]]) -> Iterator[None]:
 
 
 def _circle(own: Task) -> list[Task]:
-    """Return the way from *own* back to it, both included; empty if there is none."""
+    """Return a way from *own* back to it, both included, of tasks that cannot go on; empty if there is none."""
+    if not _way_back(own, lambda _: True):  # nearly always
+        return []
+    stuck = _stuck(own)
+    return _way_back(own, stuck.__contains__) if own in stuck else []
+
+
+def _way_back(own: Task, may_pass: Callable[[Task], bool]) -> list[Task]:
     came_from: dict[Task, Task] = {}
     pending = [own]
     while pending:
         task = pending.pop()
-        for future in _waits.get(task, ()):
-            # The attempt that counts now: one that was given up (its time was up) may wait on, and nobody waits for it.
-            following = future._task
-            if following is None or following.settled:
-                continue
+        wait = _waits.get(task)
+        for following in () if wait is None else _open_tasks(wait):
             if following is own:
                 way = [own, task]
                 while way[-1] is not own:
                     way.append(came_from[way[-1]])
                 return way[::-1]
-            if following not in came_from:
+            if following not in came_from and may_pass(following):
                 came_from[following] = task
                 pending.append(following)
     return []
+
+
+def _open_tasks(wait: _Wait) -> Iterator[Task]:
+    for future in wait.others:
+        # The attempt that counts now: one that was given up (its time was up) may wait on, and nobody waits for it.
+        task = future._task
+        if task is not None and not task.settled:
+            yield task
+
+
+def _stuck(own: Task) -> set[Task]:
+    """Return those of *own* and of what it waits for, directly or not, of which none can go on before another one does."""
+    needs: dict[Task, tuple[list[Task], bool]] = {}
+    pending = [own]
+    while pending:
+        task = pending.pop()
+        wait = _waits.get(task)
+        if wait is None or task in needs:
+            continue
+        following = list(_open_tasks(wait))
+        if wait.all_of_them or len(following) == len(wait.others):  # else one is done, and the task about to hear of it
+            needs[task] = following, wait.all_of_them
+            pending += following
+    while going := [
+        task
+        for task, (following, all_of_them) in needs.items()
+        if (sum(each in needs for each in following) < (1 if all_of_them else len(following)))
+    ]:
+        for task in going:
+            del needs[task]
+    return set(needs)

@@ -313,7 +313,11 @@ class Future(standard.Future[T]):
         with _STATE:
             if self._state in _DONE:
                 return False
-            unwatched = self._finish_unwatched(state, result, exception)
+            unwatched = self._cond is None and not self._watchers  # as in `_finish_unwatched`, which is not for the main thread
+            if unwatched:
+                self._result = result
+                self._exception = exception
+                self._state = state
         if not unwatched:
             with lock_of(self._condition):
                 if self._state in _DONE:
@@ -336,7 +340,7 @@ class Future(standard.Future[T]):
         """Do as `_finish` if nobody looks at the future but by `result`; False: somebody does, or may, and nothing was done.
 
         For who holds a lock: it is not waited for. `_open_gates` is left to do once that is given back: to wake a thread may
-        cost this one its processor.
+        cost this one its processor. Not in the main thread: a Ctrl-C may strike before the `try`.
         """
         if not _STATE.acquire(False) and not _STATE.acquire(timeout=_A_MOMENT):
             return False
@@ -365,15 +369,17 @@ class Future(standard.Future[T]):
             _log.exception("exception calling callback for %r", self)
 
     def _invoke_callbacks(self) -> None:
-        callbacks, self._callbacks = self._callbacks, None
-        left = iter(callbacks or ())
-        for fn in left:
-            try:
+        callbacks, self._callbacks = self._callbacks, None  # no call between this and the `try`, where Ctrl-C may strike
+        begun = 0
+        try:
+            for fn in callbacks or ():
+                begun += 1
                 self._call(fn)
-            except BaseException:  # goes to whoever ended the future; the other callbacks are called all the same
-                self._callbacks = list(left)
+        except BaseException:  # goes to whoever ended the future; the other callbacks are called all the same
+            if callbacks is not None and begun < len(callbacks):
+                self._callbacks = callbacks[begun:]
                 self._invoke_callbacks()
-                raise
+            raise
 
     def __reduce__(self) -> Any:
         raise TypeError(f"{type(self).__name__} objects cannot be pickled: send the task's result, not its future")

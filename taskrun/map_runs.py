@@ -345,6 +345,10 @@ class FeedInRuns(Feed):
             run.over = True
             return len(run.items)
 
+    def _needed(self) -> Sequence[Future[Any]]:
+        with self._lock:  # items that a run has not begun may be run elsewhere
+            return super()._needed() if all(run.given_back for run in self._run_of.values()) else ()
+
     def follow(self, run: UnderWay, timeout: float | None) -> None:
         if not self._ordered:
             return

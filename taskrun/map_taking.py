@@ -10,8 +10,11 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from taskrun.bell import Bell, wait_at
+from taskrun.cycles import wait_for_any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from taskrun.future import Future
     from taskrun.map_under_way import UnderWay
     from taskrun.options import TaskOptions
@@ -121,9 +124,15 @@ class Taking(ABC):
             if self._at_hand() or not (self._open or self._submitting() or self._taken_apart):
                 return
             gate = self._changed.listen()
-        left = None if deadline is None else deadline - time.monotonic()
-        if not wait_at(gate, left) and not self._at_hand():
+        if deadline is None:
+            wait_for_any(gate, self._needed)
+        elif not wait_at(gate, deadline - time.monotonic()) and not self._at_hand():
             raise TimeoutError
+
+    def _needed(self) -> Sequence[Future[Any]]:
+        """Return what a taker waits for, any one of which has him go on; nothing if something else may."""
+        with self._lock:
+            return () if self._at_hand() or self._submitting() or self._taken_apart else tuple(self._open)
 
     def run_of(self, future: Future[Any]) -> UnderWay | None:
         """Return the run of items that *future*, which was taken, stands for; None: it is one item. Follow with `is_apart`."""

@@ -9,7 +9,7 @@
 Lock plan. `lock` guards the queue, the counters and the state of every task (`settled`, `begun`, `pulled`, `future._task`).
 It is re-entrant because signal handlers and destructors may submit in the middle of anything. It is never held while user
 code runs, while something is pickled, written or logged, or while a thread is started. Order: `lock`, then leaf locks (timer,
-SimpleQueue). A future's condition is waited for under it in the main thread only, see `Counting._resolve`.
+SimpleQueue). No future's condition is waited for under it, see `Counting._resolve`.
 
 What is the user's (retry predicates, callbacks, destructors of arguments) runs after the lock is released: settled tasks are
 emptied by `forget` outside of it.
@@ -239,10 +239,15 @@ class Scheduler(Waits):
                 task.cancel_requested = True
                 self._backend.notice_cancel(task)
                 return False
-        ending = self._finish_late((task,), with_callbacks=False) or ending
-        if future._callbacks:
-            self.callbacks.run_here(future._invoke_callbacks)
-        self._let_go((task,))
+        try:
+            ending = self._finish_late((task,), with_callbacks=False) or ending
+            if future._callbacks:
+                self.callbacks.run_here(future._invoke_callbacks)
+            self._let_go((task,))
+        except BaseException:  # likewise; or a callback's own, after which there is nothing left to call
+            self.callbacks.add(future._invoke_callbacks)
+            self.callbacks.run()
+            raise
         if ending:
             self._end()
         return True
@@ -265,6 +270,8 @@ class Scheduler(Waits):
             if task.future._task is task and task.begun is None:
                 self._cancel_waiting(task)  # if a worker has it after all, nothing is heard of it
             self._queue.clean()  # counts anew what was counted by halves
+        if self._finish_late((task,)):
+            self._end()
 
     def kill(self, future: Future[Any]) -> bool:
         """Do what `Future.kill` says."""

@@ -16,7 +16,7 @@ from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, overload
 
 from taskrun.bell import Bell, lock_of, wait_at
-from taskrun.cycles import needing
+from taskrun.cycles import needing, wait_for_any
 from taskrun.future import Future
 
 if TYPE_CHECKING:
@@ -70,8 +70,11 @@ class _Watcher:
                     waiters: list[Any] = future._waiters
                     list.append(waiters, self)  # not the methods by which the standard library's waiters are noticed
 
-    def wait(self) -> deque[standard.Future[Any]]:
-        """Return what it was told since the last call, watched no more; nothing when the time is up. May raise RuntimeError."""
+    def wait(self, *, for_all: bool = False) -> deque[standard.Future[Any]]:
+        """Return what it was told since the last call, watched no more; nothing when the time is up. May raise RuntimeError.
+
+        *for_all*: the caller needs every one, and has said so (`needing_all`).
+        """
         if not self._told and self._left() != 0:
             with ExitStack() as stack:
                 if len(self._watched) == 1:  # whatever the condition is, it cannot do without that one
@@ -81,7 +84,9 @@ class _Watcher:
                         stack.enter_context(scheduler.waiting())
                 with self._lock:
                     gate = None if self._told else self._bell.listen()
-                if gate is not None:
+                if gate is not None and self._deadline is None and not for_all and len(self._watched) > 1:
+                    wait_for_any(gate, lambda: self._watched)
+                elif gate is not None:
                     wait_at(gate, self._left())
         told = deque(self._told.popleft() for _ in range(len(self._told)))
         for future in told:
@@ -90,8 +95,7 @@ class _Watcher:
 
     def needing_all(self) -> AbstractContextManager[None]:
         """Return the context in which to wait for all that are watched. Entering raises RuntimeError where that never ends."""
-        ours = () if self._deadline is not None else [future for future in self._watched if isinstance(future, Future)]
-        return needing(ours)
+        return needing(list(self._watched) if self._deadline is None else ())
 
     def _left(self) -> float | None:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
@@ -137,8 +141,9 @@ def wait(fs: Iterable[standard.Future[Any]], timeout: float | None = None, retur
     if not _enough(done, done, not_done, return_when):
         try:
             watcher.watch(not_done)
-            with watcher.needing_all() if return_when == ALL_COMPLETED else nullcontext():
-                while news := set(watcher.wait()):
+            for_all = return_when == ALL_COMPLETED
+            with watcher.needing_all() if for_all else nullcontext():
+                while news := set(watcher.wait(for_all=for_all)):
                     done |= news
                     not_done -= news
                     if _enough(news, done, not_done, return_when):

@@ -124,32 +124,40 @@ class PoolBackend(PoolWorkers):
 
     def _give_next(self, worker: PooledWorker, *, here: bool = False) -> Task | None:
         """Give a worker what waits next; None: nothing does, or it is not for this one. *here*: in its pool's thread."""
-        for task in self._scheduler.pull(1):
+        with self._scheduler.lock:  # who cancels a task finds it in the queue or with a worker, never between them
+            task = next(iter(self._scheduler.pull(1)), None)
+            if task is None:
+                return None
             if task.number > 1 and task.future in self._crashed:
-                with self._scheduler.lock:
-                    self._suspects.append(task)
-            elif self._hand_over(worker, task, here=here):
-                return task
-            else:
-                self._scheduler.give_back((task,))
-        return None
+                self._suspects.append(task)
+                return None
+            taken = self._assign(worker, task)
+        return task if self._hand_over(worker, task, taken=taken, here=here) else None
 
     def _give_suspect(self, worker: PooledWorker) -> None:
         with self._scheduler.lock:
-            task = self._suspects.popleft() if self._suspects else None
-        if task is not None and not self._hand_over(worker, task):
-            self._scheduler.give_back((task,))
+            if not self._suspects:
+                return
+            task = self._suspects.popleft()
+            taken = self._assign(worker, task)
+        self._hand_over(worker, task, taken=taken)
 
-    def _hand_over(self, worker: PooledWorker, task: Task, *, here: bool = False) -> bool:
-        """Give *task* to a worker; False: that one is on its way out, or the task was killed or discarded meanwhile."""
-        with self._scheduler.lock:
-            if worker.stop or worker.leaving or worker.dead or not self._scheduler.wanted(task):
-                return False
-            worker.task, worker.packing, worker.busy = task, True, True
-            worker.answering = False
-            worker.sequence += 1
-            worker.done += 1
-            worker.moved = time.monotonic()
+    def _assign(self, worker: PooledWorker, task: Task) -> bool:
+        """Note that a worker has *task*; False: it is on its way out, or *task* was killed or discarded. Under the lock."""
+        if worker.stop or worker.leaving or worker.dead or not self._scheduler.wanted(task):
+            return False
+        worker.task, worker.packing, worker.busy = task, True, True
+        worker.answering = False
+        worker.sequence += 1
+        worker.done += 1
+        worker.moved = time.monotonic()
+        return True
+
+    def _hand_over(self, worker: PooledWorker, task: Task, *, taken: bool, here: bool = False) -> bool:
+        """Give a worker the task that it was assigned, if it was *taken*; False: it was not."""
+        if not taken:
+            self._scheduler.give_back((task,))
+            return False
         task.worker = worker.label
         worker.give(
             partial(self._pack, worker, task),
@@ -180,7 +188,7 @@ class PoolBackend(PoolWorkers):
     def _not_sent(self, worker: PooledWorker, task: Task, error: BaseException) -> None:
         self._inside.ours = True
         if not isinstance(error, SerializationError):  # the worker died while it was sent to, or nobody knows what it has now
-            self._tell(self._lost, worker, error)
+            self._tell(self._lost, worker, error.with_traceback(None))  # its frames keep what was to be sent
             return
         with self._scheduler.lock:
             ours = worker.task is task  # else it was given back meanwhile, and runs elsewhere

@@ -43,6 +43,8 @@ __all__ = ["Parcel", "PooledWorker"]
 # Lines, pipes and a socket that a start takes, for a while. The fork server dies of a request that breaks off for want of one.
 _TAKEN_BY_START = 16
 
+_THREADS_END_WITHIN = 0.5  # seconds; else the user's code hangs in one of them, as it pickles or unpickles
+
 _lifelines: WeakSet[PooledWorker] = WeakSet()
 
 
@@ -240,8 +242,9 @@ class PooledWorker(KeptProcess):
         if self.made:
             self.signal(signal.SIGKILL)
             self.pool.give_up()
+            until = time.monotonic() + _THREADS_END_WITHIN
             for thread in self.pool.threads():
-                thread.join()
+                thread.join(max(0.0, until - time.monotonic()))
         self.close()
 
     def _cut(self) -> None:

@@ -252,7 +252,7 @@ class SmallPool(pool.Pool):
         return not any(thread.is_alive() for thread in self.threads())
 
     def release(self) -> None:
-        """Close everything, once the threads have ended."""
+        """Close everything, once the threads have ended, but for those that hang in the user's code: they find it closed."""
         self._state = pool.TERMINATE
         self._terminate.cancel()  # it may have ended in order
         self._inqueue.close()
@@ -260,7 +260,7 @@ class SmallPool(pool.Pool):
         self._change_notifier.close()
         # Its semaphores go now, not when the collector comes upon this pool, perhaps while others are made: Python 3.12.0 and
         # 3.12.1 then lose them, with a warning (the resource tracker cannot be called from within itself).
-        self._change_notifier = self._cache.notifier = None
+        self._change_notifier, self._cache.notifier = None, _Deaf()
         if self.exit_status() is not None:
             self.process.close()
         else:  # something else in this program reaped it

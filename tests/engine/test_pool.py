@@ -303,6 +303,58 @@ def test_a_keeper_that_fails_again_and_again_gives_up(
     assert 5 < caplog.text.count("error in the keeper") < 20
 
 
+def test_a_keeper_that_gives_up_does_not_wait_for_the_users_pickling(
+    make: Callable, held: type[Held], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make(max_workers=1) as ex:
+        stuck = ex.submit(give_back, Held("pickling"))
+        assert held.reached.wait(PATIENCE)
+
+        def fail() -> None:
+            raise LookupError("a fault of ours")
+
+        monkeypatch.setattr(ex._backend, "_feed", fail)
+        waiting = ex.submit(jobs.double, 4)
+        for future in (stuck, waiting):
+            assert isinstance(future.exception(PATIENCE), Exception)
+        monkeypatch.undo()
+    held.go.set()
+
+
+@pytest.mark.parametrize("another_first", [False, True], ids=["keeper", "worker's thread"])
+def test_a_task_on_its_way_to_a_worker_can_be_cancelled(
+    make: Callable, held: type[Held], wire: Wire, monkeypatch: pytest.MonkeyPatch, another_first: bool
+) -> None:
+    """In the moment between the queue and the worker's hands, too, which the keeper fills or the worker's own thread."""
+    with make(max_workers=1) as ex:
+        assert ex.submit(jobs.double, 1).result(PATIENCE) == 2
+        scheduler = ex._scheduler
+        pull, pulled, asking = scheduler.pull, threading.Event(), threading.Event()
+
+        def pull_slowly(limit: int) -> list[Any]:
+            tasks = pull(limit)
+            if any(task.name == "wanted" for task in tasks):
+                pulled.set()
+                asking.wait(PATIENCE)
+                time.sleep(0.1)  # it is being cancelled now
+            return tasks
+
+        monkeypatch.setattr(scheduler, "pull", pull_slowly)
+        if another_first:
+            running = ex.submit(jobs.tell_and_hold, wire.path)
+            wire.hear()
+        future = ex.options(name="wanted").submit(give_back, Held("pickling"))
+        if another_first:
+            wire.release()
+            assert running.result(PATIENCE) > 0
+        assert pulled.wait(PATIENCE)
+        asking.set()
+        assert future.cancel()
+        assert future.cancelled()
+        held.go.set()
+        assert ex.submit(jobs.double, 4).result(PATIENCE) == 8
+
+
 class TestForkServer:
     def test_one_that_was_killed_is_started_again_and_costs_no_running_task(self, make: Callable, wire: Wire) -> None:
         with make(max_workers=2) as ex:

@@ -94,10 +94,13 @@ def _strike(moment: int) -> Iterator[list[str]]:
         sys.settrace(previous)
 
 
-def at_each_moment(before: Callable[[], T], act: Callable[[T], object], check: Callable[[T, str], object]) -> int:
+def at_each_moment(
+    before: Callable[[], T], act: Callable[[T], object], check: Callable[[T, str], object], *, step: int = STEP
+) -> int:
     """Call *act* again and again, struck at one moment after the other until it gets through; *check* after each strike.
 
-    Both get what *before* returned, and *check* the place where it struck. Returns how many moments there were.
+    Both get what *before* returned, and *check* the place where it struck. Each *step*th moment is struck. Returns how many
+    moments there were.
     """
     moment = 0
     while True:
@@ -111,4 +114,4 @@ def at_each_moment(before: Callable[[], T], act: Callable[[T], object], check: C
         if not where:
             return moment
         check(subject, where[0] if struck else f"{where[0]}, swallowed")
-        moment += STEP
+        moment += step

@@ -115,6 +115,46 @@ def test_a_process_executor_that_was_struck_in_a_cancel_ends(operation: Callable
     assert at_each_moment(lambda: taskrun.Executor("process", max_workers=1), act, end) >= FEWEST
 
 
+@pytest.mark.parametrize("watched", [False, True], ids=["unwatched", "watched"])
+@pytest.mark.parametrize("backend", ["thread", "process", "dummy", "asyncio"])
+def test_a_cancel_leaves_no_lock_held_and_nobody_waiting(backend: str, watched: bool) -> None:
+    """At each single moment: they are few, and a lock of all futures that stays held stops the whole program."""
+    go = threading.Event()
+    with taskrun.Executor(backend, max_workers=1) as ex:
+        held = None if backend == "process" else ex.submit(go.wait, PATIENCE)
+        if held is None:  # nothing starts
+            ex._backend.wake = lambda: None  # type: ignore[method-assign]
+        else:
+            assert eventually(held.running)
+
+        def before() -> tuple[taskrun.Future[int], list[object]]:
+            future = ex.submit(abs, -1)
+            called: list[object] = []
+            future.add_done_callback(called.append)
+            if watched:
+                assert not taskrun.wait([future], 0).done
+            return future, called
+
+        def after(subject: tuple[taskrun.Future[int], list[object]], where: str) -> None:
+            future, called = subject
+            by_hand: taskrun.Future[int] = taskrun.Future()
+            other = threading.Thread(target=by_hand.set_result, args=(1,), daemon=True)
+            other.start()
+            other.join(PATIENCE)
+            assert not other.is_alive(), where
+            if future._task is None:
+                assert eventually(future.cancelled), where
+                assert "Future._call " in where or eventually(lambda: called), where  # that one is torn itself
+            else:
+                assert future.cancel(), where
+            assert ex.stats()["unfinished"] == (held is not None), where
+
+        try:
+            assert at_each_moment(before, lambda subject: subject[0].cancel(), after, step=1) >= FEWEST
+        finally:
+            go.set()
+
+
 # Not `pool`, which takes a tenth of a second to start: what it does in the caller's thread is what `fork` does.
 @pytest.mark.parametrize("how", ["shutdown", "with", "cancelling", "terminating"])
 @pytest.mark.parametrize("backend", ["serial", "thread", "process", "dummy", "fork", "asyncio"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -102,6 +103,69 @@ def test_who_waits_for_one_of_several_may_go_on_without_the_others(backend: str)
     with taskrun.Executor(backend, max_workers=3) as ex:
         told.tell(*(ex.submit(fn) for fn in (first, second, lambda: go.wait(PATIENCE))))
         assert [told[i].result(PATIENCE) for i in range(3)] == [1, 1, True]
+
+
+def wait_for_the_first(ex: taskrun.Executor, fn: Callable[[int], Any]) -> Any:
+    return taskrun.wait([ex.submit(fn, i) for i in range(3)], return_when=taskrun.FIRST_COMPLETED)
+
+
+def wait_for_an_error(ex: taskrun.Executor, fn: Callable[[int], Any]) -> Any:
+    return taskrun.wait([ex.submit(fn, i) for i in range(3)], return_when=taskrun.FIRST_EXCEPTION)
+
+
+def take_them_as_they_end(ex: taskrun.Executor, fn: Callable[[int], Any]) -> Any:
+    return [future.result() for future in taskrun.as_completed([ex.submit(fn, i) for i in range(3)])]
+
+
+def map_without_order(ex: taskrun.Executor, fn: Callable[[int], Any]) -> Any:
+    return list(ex.map_unordered(fn, range(3)))
+
+
+WAYS_FOR_ONE = [wait_for_the_first, wait_for_an_error, take_them_as_they_end, map_without_order]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("wait", WAYS_FOR_ONE)
+def test_who_waits_for_one_of_several_that_all_wait_for_him_is_refused(backend: str, wait: Callable[..., Any]) -> None:
+    """Or one of them, if they come to wait later: then he has that one."""
+    told, refused = Told(), []
+
+    def noting(fn: Callable[[], Any]) -> Any:
+        try:
+            return fn()
+        except RuntimeError as error:
+            refused.append(str(error))
+            raise
+
+    with taskrun.Executor(backend, max_workers=2) as ex:
+        parent = ex.options(name="parent").submit(noting, lambda: wait(ex, lambda _: noting(lambda: told[0].result())))
+        told.tell(parent)
+        parent.exception(PATIENCE)
+    assert any("would never end" in text and text.count("waits for task") == 2 and "'parent'" in text for text in refused)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("wait", WAYS_FOR_ONE)
+def test_he_is_not_while_one_of_them_waits_for_another_that_can_end(backend: str, wait: Callable[..., Any]) -> None:
+    """Nobody is refused before it has ended; then he has that one, and his second wait may be for himself."""
+    told, go = Told(), threading.Event()
+    with taskrun.Executor(backend, max_workers=2) as ex:
+        last = ex.submit(go.wait, PATIENCE)
+
+        def child(number: int) -> Any:
+            return last.result() if number == 1 else told[0].result()
+
+        parent = ex.submit(lambda: wait(ex, child))
+        told.tell(parent)
+        assert eventually(lambda: len(cycles._waits) == 4)  # all of them wait, and have looked
+        time.sleep(0.1)
+        assert not parent.done()
+        go.set()
+        if wait is wait_for_the_first:
+            assert len(parent.result(PATIENCE).done) == 1
+        else:
+            with pytest.raises(RuntimeError, match="would never end"):
+                parent.result(PATIENCE)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

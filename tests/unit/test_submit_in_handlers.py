@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from contextlib import suppress
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +72,51 @@ def test_what_is_struck_may_hold_what_the_end_of_a_task_needs(kind: str, held: s
             others[0].cancel()
         assert ending.result(PATIENCE) is None
         assert all(other.result(PATIENCE) == 1 for other in others[1:])
+        watcher.close()
+    assert ex.stats()["unfinished"] == 0
+
+
+class Submits:
+    """A destructor that submits, once the main thread is about to end the future that was being looked at."""
+
+    def __init__(self, ex: Any, about_to: threading.Event) -> None:
+        self._ex, self._about_to = ex, about_to
+
+    def __del__(self) -> None:
+        self._about_to.wait(PATIENCE)
+        time.sleep(0.1)
+        with suppress(RuntimeError):  # it may be shut down by then
+            self._ex.submit(abs, -1)
+
+
+@pytest.mark.parametrize("held", ["condition", "all futures", "waiter"])
+@pytest.mark.parametrize("how", ["cancel", "kill", "shutdown"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "serial"])
+def test_a_destructor_may_submit_while_the_main_thread_ends_what_its_thread_looks_at(kind: str, how: str, held: str) -> None:
+    with make(kind, max_workers=1) as ex:
+        first = ex.submit(time.sleep, 0.5)
+        waits = ex.submit(abs, -1)
+        assert eventually(first.running)
+        watcher = waiting._Watcher(None)
+        watcher.watch([waits])
+        locks = {"condition": waits._condition, "all futures": future_module._STATE, "waiter": watcher._lock}
+        inside, about_to = threading.Event(), threading.Event()
+
+        def look() -> None:
+            with locks[held]:  # type: ignore[attr-defined]
+                inside.set()
+                Submits(ex, about_to)
+
+        other = threading.Thread(target=look, daemon=True)
+        other.start()
+        assert inside.wait(PATIENCE)
+        ends = {"cancel": waits.cancel, "kill": waits.kill, "shutdown": partial(ex.shutdown, wait=False, cancel_futures=True)}
+        about_to.set()
+        ends[how]()  # type: ignore[operator]
+        other.join(PATIENCE)
+        assert not other.is_alive()
+        assert waits.cancelled()
+        assert first.exception(PATIENCE) is None
         watcher.close()
     assert ex.stats()["unfinished"] == 0
 
