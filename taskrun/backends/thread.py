@@ -113,8 +113,8 @@ class ThreadBackend(ThreadLikeBackend):
         number = self._number
         self._number = number + 1  # before the first call, after which a signal handler may make one as well
         worker = ThreadWorker(self, number, self._prefix)
+        self._coming += 1  # before the next call, after which Ctrl-C may come and have it dropped
         self._workers.add(worker)
-        self._coming += 1
         if len(self._workers) > self._target:  # it did
             self._coming -= 1
             self._workers.discard(worker)
