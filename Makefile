@@ -104,9 +104,11 @@ test-newest: ## the tests on Python 3.14, for the backend interpreter; fetches i
 	@tests/newest.sh $(ARGS)
 
 bench: $(BENCH)/installed ## every system on every workload, an hour; writes docs/performance.md; ARGS='--workload round-trip'
+	@$(BENCH)/bin/python -m compileall -q taskrun  # as whatever pip installs is
 	@$(BENCH)/bin/python -m benchmarks run $(if $(ARGS),$(ARGS),--into docs/performance.md --plots docs/performance)
 
 bench-quick: $(BENCH)/installed ## what is promised about speed, beside the standard library: two minutes
+	@$(BENCH)/bin/python -m compileall -q taskrun
 	@$(BENCH)/bin/python -m benchmarks run --scale quick --minutes 1.8 $(ARGS)
 
 docs: $(VENV)/installed ## write anew what the documentation takes from the code

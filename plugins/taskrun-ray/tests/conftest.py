@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import threading
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"  # else Ray warns of what it will do some day
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts by `&` ignore it, and what that starts
 
 HELPERS = ("taskrun-janitor", "ray_", "Thread-")
 """Threads that do not end with an executor: ours, and Ray's, which end with its connection."""
