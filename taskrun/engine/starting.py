@@ -119,7 +119,7 @@ class Starting:
             handle.path, handle.authkey = list(sys.path), setup["authkey"]
             for event in self._launcher.launch(handle):
                 self.take_event(event)
-            crash.get_ready()  # while the worker starts
+            self._get_ready()
         except TaskrunError as error:  # the initializer or its arguments do not pickle: no second try will help
             self.broken = True
             self._scheduler.break_down(f"workers cannot be started: {error}", error)
@@ -130,6 +130,12 @@ class Starting:
             self._start_failed(error)
             return False
         return True
+
+    def _get_ready(self) -> None:
+        """Load what will be needed, or may be when there is nothing left to load it with, while the first worker starts."""
+        crash.get_ready()
+        if self._method != "fork":  # that one is there already, and waits for its task
+            import taskrun.by_value  # noqa: F401 - the functions of scripts and notebooks travel so
 
     def send_state(self, handle: Handle, state: dict[str, Any]) -> None:
         """Tell a worker what holds from here on."""
