@@ -168,7 +168,7 @@ class PoolBackend(PoolWorkers):
         return True
 
     def _pack(self, worker: PooledWorker, task: Task) -> Call | None:
-        """Return *task* as it is sent, and begin it; None: it was taken back meanwhile."""
+        """Return *task* as it is sent, and begin it; None: it was taken back, killed or discarded meanwhile."""
         self._inside.ours = True
         try:
             call = worker.call_for(task, self._context_vars, self._settings.seed is not None)
@@ -180,6 +180,12 @@ class PoolBackend(PoolWorkers):
             if worker.task is not task:
                 return None
             worker.packing = False
+            unwanted = not self._scheduler.wanted(task)
+            if unwanted:
+                worker.task = None
+        if unwanted:
+            self._scheduler.give_back((task,))
+            return None
         if not self._scheduler.begin(task):
             return None
         worker.note_sent()
