@@ -226,8 +226,10 @@ class Completing(Closing):
         task, _, error, cause, run = outcome
         again = None
         with self.lock:
-            # Killed perhaps while the policy was asked; and broken, there is nobody to run it again.
-            if delay is None or self._discard or self._broken is not None or task in self._killed:
+            # Killed perhaps while the policy was asked; and broken, there is nobody to run it again. The item of a map that was
+            # closed while it ran could not be cancelled then, and nobody could do so later.
+            unwanted = task.owner is not None and task.owner.closed
+            if delay is None or unwanted or self._discard or self._broken is not None or task in self._killed:
                 self._fail(task, error, cause, run)
             else:
                 self._record(task, run, error)

@@ -73,7 +73,7 @@ class Feed(Taking):
         self._refused: Exception | None = None  # what reading has raised
         self._early: list[Future[Any]] = []  # done before `submit_all` returned, for the unordered queue
         self._unwanted = False  # results are not kept
-        self._closed = False
+        self.closed = False
         self._broken = False  # what is submitted fails
         _feeds.add(self)
 
@@ -109,7 +109,7 @@ class Feed(Taking):
 
     def _note_ended(self, ended: Sequence[Future[Any]]) -> None:
         """Hand out what is not handed out in order. Under the lock."""
-        if not (self._ordered or self._closed or self._unwanted):
+        if not (self._ordered or self.closed or self._unwanted):
             for future in ended:
                 (self._queue if future in self._open else self._early).append(future)
 
@@ -211,7 +211,7 @@ class Feed(Taking):
     def _opened(self, futures: list[Future[Any]], size: int) -> None:
         """Keep what was submitted, to be handed out in its turn."""
         with self._lock:
-            closed = self._closed
+            closed = self.closed
             if not closed and not self._unwanted:
                 if self._ordered:
                     self._queue += futures  # first: what is open and in no queue would be waited for in vain
@@ -285,7 +285,7 @@ class Feed(Taking):
     def close(self) -> None:
         """Cancel what has not started and submit nothing more."""
         with self._lock:
-            self._closed = True
+            self.closed = True
             waiting, self._open, self._queue = list(self._open), {}, deque()
             pumping = self._pump_thread != 0
         self._stop(None)

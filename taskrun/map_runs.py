@@ -246,7 +246,7 @@ class FeedInRuns(Feed):
         if not items:
             return []
         error: BaseException = CancelledError()
-        if not (self._closed or run.dropped):
+        if not (self.closed or run.dropped):
             try:
                 return self._submit_together(items, first, late=True)
             except BaseException as refused:  # the executor is broken, or discards what has not started
@@ -261,7 +261,7 @@ class FeedInRuns(Feed):
 
     def _keep(self, run: UnderWay, rest: list[Future[Any]]) -> None:
         """Keep what follows *run* for whoever asks for results. Under the lock."""
-        if not (self._closed or run.dropped or self._unwanted):
+        if not (self.closed or run.dropped or self._unwanted):
             self._note_open(rest, 0)
             self._note_ended([each for each in rest if each._scheduler is None])  # those that are lost
         self._changed.ring()
@@ -269,7 +269,7 @@ class FeedInRuns(Feed):
     def _part_over(self, run: UnderWay, rest: list[Future[Any]]) -> None:
         """The end of *run* was seen to, or what it gave back: go on, without it if that was all."""
         with self._lock:
-            closed = self._closed or run.dropped
+            closed = self.closed or run.dropped
             run.parts -= 1
             gone = not run.parts
             self._runs -= gone
@@ -356,7 +356,7 @@ class FeedInRuns(Feed):
         while True:
             with self._lock:
                 rest = run.follows
-                if rest is not None or self._closed:
+                if rest is not None or self.closed:
                     self._queue.extendleft(reversed(rest or []))
                     return
                 gate = self._changed.listen()

@@ -69,6 +69,10 @@ class UnderWay:
             return None
         return [*self.after_end, *(self.after_gift or ())]
 
+    @property
+    def closed(self) -> bool:
+        return self.dropped or self.feed.closed
+
     def advance(self, ended: Sequence[Future[Any]]) -> None:
         for future in ended:
             self.feed.run_ended(self, future)

@@ -124,9 +124,9 @@ class MapResults(Generic[T]):
         except InputWaitsForItselfError:  # raised in the input; it ends the map in its place, if the input lets it through
             raise
         except BaseException:
+            self.close()  # first: an attempt that fails from here on is the last one
             if future is not None:
                 future.cancel()  # it was waited for in vain
-            self.close()
             raise
         finally:
             del future  # an exception must not be kept alive by the frames in its own traceback

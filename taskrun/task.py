@@ -67,6 +67,10 @@ class Feeder(Protocol):
     unread: bool
     """He has more to submit, and nobody was told that it will not happen."""
 
+    @property
+    def closed(self) -> bool:
+        """Nobody will be handed what his tasks come to: what has not started is cancelled, and no attempt follows another."""
+
     def advance(self, ended: Sequence[Future[Any]]) -> None:
         """Take note that these futures of his are done. In any thread, with no lock held."""
 

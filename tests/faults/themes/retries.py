@@ -78,6 +78,37 @@ def the_executor_is_shut_down_during_a_backoff(case: Case) -> None:
             assert [attempt.number for attempt in future.attempts] == [1, 2, 3]
 
 
+@fault(*EACH, soak=CONCURRENT)
+def a_map_ends_while_its_items_fail(case: Case) -> None:
+    """What has not started does not start, a further attempt no more than a first one: nobody could have its result."""
+    with case.executor(workers=2) as run:
+        for end in ("closed", "error"):
+            begun, go = case.log(f"begun {end}"), case.log(f"go {end}")
+            items = run.ex.options(retry=LONG).map(fail_when_told, [begun] * 20, [go] * 20, [end] * 20, range(20))
+            assert acts.until(lambda begun=begun: len(acts.lines(begun)) >= 2)
+            if end == "closed":
+                items.close()
+            else:
+                try:
+                    next(items)
+                except KeyError:
+                    pass
+                else:
+                    raise AssertionError("there was no error")
+            acts.write(go, "")
+            assert acts.until(lambda: not run.ex.stats()["unfinished"]), run.ex.stats()
+            assert len(acts.lines(begun)) == len(set(acts.lines(begun)))
+
+
+def fail_when_told(begun: str, go: str, end: str, number: int) -> None:
+    acts.write(begun, number)
+    if end == "error" and number == 0:
+        acts.until(lambda: len(acts.lines(begun)) >= 2, 60)
+        raise KeyError("the end of the map")
+    acts.until(lambda: os.path.exists(go), 60)
+    raise OSError("not yet")
+
+
 def work_at(attempt: int) -> int:
     task = taskrun.current_task()
     assert task is not None
