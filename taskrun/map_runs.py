@@ -225,12 +225,14 @@ class FeedInRuns(Feed):
                 return
             run.given_back = True
             run.parts += 1
+            self._taken_apart += 1  # what it has kept may be over, and handed out, before the rest is at hand
             left = run.items[begun:]
             del run.items[begun:]
         self.scheduler.count_items(-len(left))
         rest = self._submit_rest(run, left, run.first + begun)
         with self._lock:
             run.after_gift = rest
+            self._taken_apart -= 1
             self._keep(run, rest)
             stuck = not run.over
         if stuck:

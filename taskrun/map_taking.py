@@ -46,7 +46,7 @@ class Taking(ABC):
         self._exhausted = False
         self._pump_thread = 0  # identifier of the thread that submits, 0 when there is none
         self._slow = False  # the input took its time the last time
-        self._taken_apart = 0  # runs of items that somebody was handed and has not got to the end of
+        self._taken_apart = 0  # runs of items that somebody was handed and has not got to the end of, or that are given back
 
     # -- what submits ----------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from standard_kinds import make
 
 import taskrun
 from taskrun import sharing
+from taskrun.map_runs import FeedInRuns
 
 PATIENCE = 40
 KINDS = ["thread", "dummy", "asyncio", "process", "process:spawn", "process:fork", "pool"]
@@ -58,6 +59,33 @@ def test_an_item_that_waits_for_a_later_one_is_not_waited_for(kind: str, how: st
         assert (stats["queued"], stats["unfinished"]) == (0, 0)
         if how != "Pool":
             assert stats["succeeded"] == stats["submitted"] == 6000
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_what_is_given_back_is_waited_for_until_it_is_at_hand(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the run has kept may be over and handed out before: then nothing else is under way, and yet it is not the end."""
+    submit_rest, ended, held = FeedInRuns._submit_rest, threading.Event(), threading.Event()
+
+    def in_no_hurry(feed: FeedInRuns, run: Any, items: list[Any], first: int) -> list[Any]:
+        rest = submit_rest(feed, run, items, first)
+        if items and run.given_back:
+            held.set()
+            eventually(lambda: ended.is_set() or (not feed._open and bool(feed._changed._gates)))
+        return rest
+
+    monkeypatch.setattr(FeedInRuns, "_submit_rest", in_no_hurry)
+    with taskrun.Executor(kind, max_workers=2) as ex:
+        for attempt in range(20):  # a run may end just between the two items
+            if held.is_set():
+                break
+            ended.clear()
+            (tmp_path / str(attempt)).mkdir()
+            fn = partial(act, str(tmp_path / str(attempt)), frozenset((3000,)), 1)
+            assert sorted(ex.map_unordered(fn, range(6000))) == list(range(6000))
+            ended.set()
+    assert held.is_set()
 
 
 @pytest.mark.parametrize("kind", ["process", "thread"])
