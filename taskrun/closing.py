@@ -37,7 +37,6 @@ class Closing(Counting):
 
     def __init__(self, backend: Backend, settings: WorkerSettings, max_pending: int | None) -> None:
         super().__init__(backend, settings, max_pending)
-        self._discard = False  # what has not started is cancelled, what fails is not retried
         self._ended = False  # a thread was in `_end`, and got through
         self._given_up = False  # it was interrupted and did not end: nobody waits for it any more
         self._torn = False  # ... since that was interrupted in turn: it ends by itself, and at exit is waited for after all

@@ -51,6 +51,7 @@ class Counting(ABC):
         self._items = 0  # under way in runs (`map_under_way`), besides one for each run
         self._backoff: set[Task] = set()  # failed tasks that wait for their next attempt
         self._late: dict[Task, tuple[str, Any, BaseException | None]] = {}  # see `_resolve`
+        self._discard = False  # what has not started is cancelled, what fails is not retried
         self._late_told = False  # the janitor will finish them, whoever else does
         self._finishing = 0  # tasks that are settled and counted, and open until their futures are done
         self._killed: dict[Task, BaseException] = {}  # tasks that `kill` was promised the end of, whatever they still say
@@ -215,6 +216,8 @@ class Counting(ABC):
         with self.lock:
             self._late_told = False
             tasks = list(self._late)
+            if self._discard:  # Ctrl-C may have come before that was done: the end is told once, to whom finds nothing queued
+                self._queue.clean()
         ending = self._finish_late(tasks)
         self.callbacks.run()
         if ending:
