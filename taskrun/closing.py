@@ -13,7 +13,7 @@ from taskrun import lifetime
 from taskrun.bell import Bell, wait_at
 from taskrun.counting import Counting
 from taskrun.errors import InitializerError
-from taskrun.future import CANCELLED, FINISHED
+from taskrun.future_state import CANCELLED, FINISHED
 from taskrun.room import Room
 
 if TYPE_CHECKING:

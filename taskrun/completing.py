@@ -16,7 +16,7 @@ from taskrun.counting import NOBODY
 from taskrun.deadlines import Deadlines
 from taskrun.errors import TaskTimeoutError
 from taskrun.exception_text import add_note
-from taskrun.future import CANCELLED, FINISHED, PENDING
+from taskrun.future_state import CANCELLED, FINISHED, PENDING
 from taskrun.task import Cause, Run, Task
 from taskrun.threads import take_politely
 

@@ -13,7 +13,8 @@ from weakref import WeakSet
 
 from taskrun import lifetime
 from taskrun.callbacks import CallbackRunner
-from taskrun.future import FINISHED, Future
+from taskrun.future import Future
+from taskrun.future_state import FINISHED
 from taskrun.room import Room
 from taskrun.task_queue import CallerQueue, TaskQueue
 from taskrun.threads import call_soon
@@ -166,25 +167,13 @@ class Counting(ABC):
         lock, in a signal handler or a destructor that has interrupted him.
         """
         future = task.future
+        in_main = threading.current_thread() is threading.main_thread()
         counted_as = "cancelled" if state != FINISHED else "succeeded" if error is None else "failed"
-        if threading.current_thread() is not threading.main_thread():
-            task.settled = True
-            future._task = None
-            self.counts[counted_as] += 1
-            if future._finish_unwatched(state, value, error):
-                self._open -= 1
-                if future._callbacks and state == FINISHED:
-                    self.callbacks.add(future._invoke_callbacks)
-            else:
-                self._late[task] = state, value, error
-                self._finishing += 1
-            self._killed.pop(task, None)
-            return
         # No call in between: Ctrl-C, which may strike after any call, finds all of this done or nothing.
         task.settled = True  # from here on whoever finds it in the queue drops it
         future._task = None
         self.counts[counted_as] += 1
-        if self._inline:  # it runs in this very thread, and nobody looks at it yet
+        if in_main and self._inline:  # it runs in this very thread, and nobody looks at it yet
             self._open -= 1
             try:
                 future._finish(state, value, error)
@@ -195,7 +184,7 @@ class Counting(ABC):
                 future._open_gates()
                 self.callbacks.add(future._invoke_callbacks)
                 raise
-        else:
+        elif in_main:
             try:
                 self._late[task] = state, value, error
                 self._finishing += 1
@@ -203,6 +192,13 @@ class Counting(ABC):
             except BaseException:  # Ctrl-C: it may tear this thread out of its way to `_let_go`
                 self._have_late_finished()
                 raise
+        elif future._finish_unwatched(state, value, error):
+            self._open -= 1
+            if future._callbacks and state == FINISHED:
+                self.callbacks.add(future._invoke_callbacks)
+        else:
+            self._late[task] = state, value, error
+            self._finishing += 1
         if self._killed:
             self._killed.pop(task, None)
 

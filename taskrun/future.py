@@ -1,150 +1,34 @@
-"""The handle on a task: a `concurrent.futures.Future` that costs little until somebody waits for it.
-
-Locks. The standard class makes a condition for every future; most futures are never waited for, so here it is made when
-somebody first asks for it. Until then the state is guarded by one lock for all futures (`_STATE`); from then on by the
-condition. `_STATE` is held while a condition is made, so a state change sees either no condition and no waiter, or the
-condition and every waiter. Order: condition, then `_STATE`. No user code runs under any of them by our will; but a signal
-handler or a destructor may run inside, and want an executor's lock. So who holds that waits for neither (`_finish_unwatched`).
-`result` waits at a raw lock (`_gates`, always under `_STATE`), not at the condition: see `bell`.
-
-`_STATE` is re-entrant, as the standard condition is: a signal handler or a destructor may look at a future while the same
-thread is inside.
-"""
+"""The handle on a task: a `concurrent.futures.Future` that costs little until somebody waits for it."""
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from concurrent import futures as standard
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from taskrun.bell import lock_of, new_gate, wait_at
+from taskrun.bell import lock_of, wait_at
+from taskrun.future_state import CANCELLED, DONE, FINISHED, PENDING, RUNNING, FutureState, log
 from taskrun.task import Attempt
-from taskrun.threads import inside, renew_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from threading import Lock as Gate
 
-    from taskrun.scheduler import Scheduler
-    from taskrun.task import Task
-
-__all__ = [
-    "ALL_COMPLETED",
-    "CANCELLED",
-    "FINISHED",
-    "FIRST_COMPLETED",
-    "FIRST_EXCEPTION",
-    "PENDING",
-    "RUNNING",
-    "Future",
-    "inside_future",
-]
+__all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "Future"]
 
 T = TypeVar("T")
 
-PENDING = "PENDING"
-RUNNING = "RUNNING"
-CANCELLED = "CANCELLED_AND_NOTIFIED"
-"""The standard library splits cancellation in two steps, for workers that notice it late; here one step does both."""
-FINISHED = "FINISHED"
-_DONE = frozenset({"CANCELLED", CANCELLED, FINISHED})
-
 _LOOK_AGAIN = 1.0  # seconds
-_A_MOMENT = 0.01  # seconds after which a thread inside `_STATE` is believed to have been interrupted
-
-_STATE = threading.RLock()
-renew_after_fork(globals(), "_STATE", threading.RLock)
-# The standard library's logger and text: programs filter on them.
-_log = logging.getLogger("concurrent.futures")
 
 
-def inside_future() -> bool:
-    """Return whether the calling thread was interrupted in the middle of a future, so that others cannot end."""
-    return inside(_STATE)
-
-
-class Future(standard.Future[T]):
+class Future(FutureState[T]):
     """A `concurrent.futures.Future` that can also be killed, awaited and asked for its attempts.
 
     Executors make futures; one made by hand (``Future()``) behaves like the standard class.
     """
 
-    # Slots, and lists made on demand: the garbage collector walks every queued future. The standard names `_condition`,
-    # `_waiters` and `_done_callbacks` are properties over them, since clients in the wild read and set them.
-    __slots__ = (
-        "_callbacks",
-        "_cond",
-        "_exception",
-        "_gates",
-        "_records",
-        "_result",
-        "_scheduler",
-        "_state",
-        "_task",
-        "_watchers",
-    )
-
-    _state: str
-    _result: T | None
-    _exception: BaseException | None
-
-    def __init__(self, scheduler: Scheduler | None = None) -> None:
-        # super().__init__ would make the condition and the lists.
-        self._state = PENDING
-        self._result = None
-        self._exception = None
-        self._cond: threading.Condition | None = None
-        self._gates: tuple[Gate, ...] = ()  # where `result` waits; guarded by `_STATE`
-        self._watchers: list[Any] | None = None
-        self._callbacks: list[Callable[[standard.Future[T]], object]] | None = None
-        self._scheduler = scheduler
-        self._task: Task | None = None
-        self._records: tuple[tuple[Any, ...], ...] = ()  # (number, queued, run, error): made presentable when asked for
-
-    # -- what clients of the standard class reach into -------------------------------------------------------------------------
-
-    @property
-    def _condition(self) -> threading.Condition:
-        cond = self._cond
-        if cond is None:
-            with _STATE:
-                cond = self._cond
-                if cond is None:
-                    cond = self._cond = threading.Condition()
-        return cond
-
-    @_condition.setter
-    def _condition(self, value: threading.Condition) -> None:
-        with _STATE:
-            self._cond = value
-
-    @property
-    def _waiters(self) -> list[Any]:
-        if self._watchers is None:
-            with _STATE:
-                if self._watchers is None:
-                    self._watchers = [] if self._scheduler is None else _Watchers(self._scheduler)
-        return self._watchers
-
-    @_waiters.setter
-    def _waiters(self, value: list[Any]) -> None:
-        self._watchers = value
-
-    @property
-    def _done_callbacks(self) -> list[Callable[[standard.Future[T]], object]]:
-        if self._callbacks is None:
-            with _STATE:
-                if self._callbacks is None:
-                    self._callbacks = []
-        return self._callbacks
-
-    @_done_callbacks.setter
-    def _done_callbacks(self, value: list[Callable[[standard.Future[T]], object]]) -> None:
-        self._callbacks = value
+    __slots__ = ()
 
     # -- asking ----------------------------------------------------------------------------------------------------------------
 
@@ -160,7 +44,7 @@ class Future(standard.Future[T]):
 
     def done(self) -> bool:
         """Return True if the future was cancelled or has its result."""
-        return self._state in _DONE
+        return self._state in DONE
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
@@ -193,22 +77,19 @@ class Future(standard.Future[T]):
 
     def _wait(self, timeout: float | None) -> None:
         """Return once the future is done; raise TimeoutError when it is not by then."""
-        if self._state in _DONE:
+        if self._state in DONE:
             return
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._wait_context(endless=timeout is None):
-            with _STATE:
-                if self._state in _DONE:
-                    return
-                gate = new_gate()
-                self._gates = (*self._gates, gate)
+            gate = self._listen()
+            if gate is None:
+                return
             # In slices: a client that reaches into `_state` and `_condition` knows nothing of gates.
             while not wait_at(gate, _LOOK_AGAIN if deadline is None else min(_LOOK_AGAIN, deadline - time.monotonic())):
-                if self._state in _DONE:
+                if self._state in DONE:
                     return
                 if deadline is not None and time.monotonic() >= deadline:
-                    with _STATE:
-                        self._gates = tuple(other for other in self._gates if other is not gate)
+                    self._listen_no_more(gate)
                     raise TimeoutError
 
     def _wait_context(self, *, endless: bool) -> AbstractContextManager[object]:
@@ -226,9 +107,9 @@ class Future(standard.Future[T]):
         return awaited(self)
 
     def _remove_done_callback(self, fn: Callable[[standard.Future[T]], object]) -> None:
-        if self._state not in _DONE:
+        if self._state not in DONE:
             with lock_of(self._condition):  # the state cannot change: nobody goes through the callbacks
-                if self._state not in _DONE:
+                if self._state not in DONE:
                     self._callbacks = [other for other in self._callbacks or () if other is not fn]
 
     # -- changing --------------------------------------------------------------------------------------------------------------
@@ -267,16 +148,8 @@ class Future(standard.Future[T]):
         """
         if self._scheduler is not None and getattr(fn, "__module__", None) == "asyncio.futures":
             self._scheduler.await_elsewhere(self, fn)  # `asyncio.wrap_future`, and `run_in_executor` with it
-        with _STATE:
-            if self._cond is None and self._state not in _DONE:  # only _STATE guards us: see the head of the file
-                if self._callbacks is None:
-                    self._callbacks = []
-                self._callbacks.append(fn)
-                return
-        with lock_of(self._condition):
-            if self._state not in _DONE:
-                self._done_callbacks.append(fn)
-                return
+        if self._takes_callback(fn):
+            return
         if self._scheduler is None:
             self._call(fn)
         else:
@@ -293,7 +166,7 @@ class Future(standard.Future[T]):
             if self._state == PENDING:
                 self._state = RUNNING
                 return True
-            _log.critical("Future %s in unexpected state: %s", id(self), self._state)
+            log.critical("Future %s in unexpected state: %s", id(self), self._state)
             raise RuntimeError("Future in unexpected state")
 
     def set_result(self, result: T) -> None:
@@ -308,97 +181,8 @@ class Future(standard.Future[T]):
             raise standard.InvalidStateError(f"{self._state}: {self!r}")
         self._invoke_callbacks()
 
-    def _finish(self, state: str, result: T | None, exception: BaseException | None) -> bool:
-        """Move to a final *state* and wake everybody who waits; False if it is done already. Runs no user code."""
-        with _STATE:
-            if self._state in _DONE:
-                return False
-            unwatched = self._cond is None and not self._watchers  # as in `_finish_unwatched`, which is not for the main thread
-            if unwatched:
-                self._result = result
-                self._exception = exception
-                self._state = state
-        if not unwatched:
-            with lock_of(self._condition):
-                if self._state in _DONE:
-                    return False
-                self._result = result
-                self._exception = exception
-                self._state = state
-                for watcher in self._watchers or ():
-                    if state != FINISHED:
-                        watcher.add_cancelled(self)
-                    elif exception is not None:
-                        watcher.add_exception(self)
-                    else:
-                        watcher.add_result(self)
-                self._condition.notify_all()
-        self._open_gates()
-        return True
-
-    def _finish_unwatched(self, state: str, result: T | None, exception: BaseException | None) -> bool:
-        """Do as `_finish` if nobody looks at the future but by `result`; False: somebody does, or may, and nothing was done.
-
-        For who holds a lock: it is not waited for. `_open_gates` is left to do once that is given back: to wake a thread may
-        cost this one its processor. Not in the main thread: a Ctrl-C may strike before the `try`.
-        """
-        if not _STATE.acquire(False) and not _STATE.acquire(timeout=_A_MOMENT):
-            return False
-        try:
-            if self._cond is not None or self._watchers:
-                return False
-            if self._state not in _DONE:
-                self._result = result
-                self._exception = exception
-                self._state = state
-            return True
-        finally:
-            _STATE.release()
-
-    def _open_gates(self) -> None:
-        """Let those go that wait in `result`; the state is final."""
-        with _STATE:
-            gates, self._gates = self._gates, ()
-        for gate in gates:
-            gate.release()
-
-    def _call(self, fn: Callable[[standard.Future[T]], object]) -> None:
-        try:
-            fn(self)
-        except Exception:  # the standard rule: a callback's error is logged and swallowed
-            _log.exception("exception calling callback for %r", self)
-
-    def _invoke_callbacks(self) -> None:
-        callbacks, self._callbacks = self._callbacks, None  # no call between this and the `try`, where Ctrl-C may strike
-        begun = 0
-        try:
-            for fn in callbacks or ():
-                begun += 1
-                self._call(fn)
-        except BaseException:  # goes to whoever ended the future; the other callbacks are called all the same
-            if callbacks is not None and begun < len(callbacks):
-                self._callbacks = callbacks[begun:]
-                self._invoke_callbacks()
-            raise
-
     def __reduce__(self) -> Any:
         raise TypeError(f"{type(self).__name__} objects cannot be pickled: send the task's result, not its future")
-
-
-class _Watchers(list[Any]):
-    """The waiters of a future, into which the standard `wait` and `as_completed` put theirs, in the thread that will wait."""
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        super().__init__()
-        self._scheduler = scheduler
-
-    def append(self, waiter: Any) -> None:
-        self._scheduler.begin_waiting(waiter)
-        super().append(waiter)
-
-    def remove(self, waiter: Any) -> None:
-        super().remove(waiter)
-        self._scheduler.end_waiting(waiter)
 
 
 def _attempt(number: int, queued: float, run: tuple[Any, ...] | None, error: BaseException | None) -> Attempt:

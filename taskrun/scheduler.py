@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 from taskrun import lifetime, sharing
 from taskrun.completing import Outcome
 from taskrun.errors import TaskKilledError
-from taskrun.future import FINISHED, PENDING, RUNNING, Future
+from taskrun.future import Future
+from taskrun.future_state import FINISHED, PENDING, RUNNING
 from taskrun.task import NO_KWARGS, Task
 from taskrun.waits import Waits
 

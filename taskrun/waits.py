@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskrun.completing import Completing
 from taskrun.cycles import own_task, waiting_for
-from taskrun.future import inside_future
+from taskrun.future_state import inside_future
 from taskrun.task import Entered, entered
 from taskrun.threads import call_soon, inside
 

@@ -132,7 +132,11 @@ class PoolBackend(PoolWorkers):
                 self._suspects.append(task)
                 return None
             taken = self._assign(worker, task)
-        return task if self._hand_over(worker, task, taken=taken, here=here) else None
+        if not taken:
+            self._scheduler.give_back((task,))
+            return None
+        self._hand_over(worker, task, here=here)
+        return task
 
     def _give_suspect(self, worker: PooledWorker) -> None:
         with self._scheduler.lock:
@@ -140,7 +144,10 @@ class PoolBackend(PoolWorkers):
                 return
             task = self._suspects.popleft()
             taken = self._assign(worker, task)
-        self._hand_over(worker, task, taken=taken)
+        if taken:
+            self._hand_over(worker, task)
+        else:
+            self._scheduler.give_back((task,))
 
     def _assign(self, worker: PooledWorker, task: Task) -> bool:
         """Note that a worker has *task*; False: it is on its way out, or *task* was killed or discarded. Under the lock."""
@@ -153,11 +160,8 @@ class PoolBackend(PoolWorkers):
         worker.moved = time.monotonic()
         return True
 
-    def _hand_over(self, worker: PooledWorker, task: Task, *, taken: bool, here: bool = False) -> bool:
-        """Give a worker the task that it was assigned, if it was *taken*; False: it was not."""
-        if not taken:
-            self._scheduler.give_back((task,))
-            return False
+    def _hand_over(self, worker: PooledWorker, task: Task, *, here: bool = False) -> None:
+        """Give a worker the task that it was assigned."""
         task.worker = worker.label
         worker.give(
             partial(self._pack, worker, task),
@@ -165,7 +169,6 @@ class PoolBackend(PoolWorkers):
             partial(self._not_sent, worker, task),
             here=here,
         )
-        return True
 
     def _pack(self, worker: PooledWorker, task: Task) -> Call | None:
         """Return *task* as it is sent, and begin it; None: it was taken back, killed or discarded meanwhile."""

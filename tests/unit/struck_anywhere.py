@@ -144,7 +144,7 @@ def test_a_cancel_leaves_no_lock_held_and_nobody_waiting(backend: str, watched: 
             assert not other.is_alive(), where
             if future._task is None:
                 assert eventually(future.cancelled), where
-                assert "Future._call " in where or eventually(lambda: called), where  # that one is torn itself
+                assert "FutureState._call " in where or eventually(lambda: called), where  # that one is torn itself
             else:
                 assert future.cancel(), where
             assert ex.stats()["unfinished"] == (held is not None), where

@@ -15,7 +15,7 @@ import pytest
 from standard_kinds import PATIENCE, no_collector, waiting_for
 
 import taskrun
-from taskrun import future as module
+from taskrun import future_state as module
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -61,7 +61,7 @@ def test_an_item_that_waits_for_a_later_one_is_not_waited_for(kind: str, how: st
             assert stats["succeeded"] == stats["submitted"] == 6000
 
 
-@pytest.mark.parametrize("kind", ["thread", "process"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_is_given_back_is_waited_for_until_it_is_at_hand(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,7 +76,7 @@ def test_what_is_given_back_is_waited_for_until_it_is_at_hand(
         return rest
 
     monkeypatch.setattr(FeedInRuns, "_submit_rest", in_no_hurry)
-    with taskrun.Executor(kind, max_workers=2) as ex:
+    with make(kind, max_workers=2) as ex:
         for attempt in range(20):  # a run may end just between the two items
             if held.is_set():
                 break

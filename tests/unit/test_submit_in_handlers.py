@@ -14,8 +14,7 @@ import pytest
 from patience import eventually
 from standard_kinds import OURS, make
 
-from taskrun import future as future_module
-from taskrun import waiting
+from taskrun import future_state, waiting
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -63,7 +62,7 @@ def test_what_is_struck_may_hold_what_the_end_of_a_task_needs(kind: str, held: s
         ending = ex.submit(time.sleep, 0.2)
         watcher = waiting._Watcher(None)
         watcher.watch([ending])
-        locks = {"condition": ending._condition, "all futures": future_module._STATE, "waiter": watcher._lock}
+        locks = {"condition": ending._condition, "all futures": future_state._STATE, "waiter": watcher._lock}
         with locks[held]:  # type: ignore[attr-defined]
             assert eventually(lambda: ending._task is None)  # it is about to be done
             for _ in range(3):
@@ -99,7 +98,7 @@ def test_a_destructor_may_submit_while_the_main_thread_ends_what_its_thread_look
         assert eventually(first.running)
         watcher = waiting._Watcher(None)
         watcher.watch([waits])
-        locks = {"condition": waits._condition, "all futures": future_module._STATE, "waiter": watcher._lock}
+        locks = {"condition": waits._condition, "all futures": future_state._STATE, "waiter": watcher._lock}
         inside, about_to = threading.Event(), threading.Event()
 
         def look() -> None:
@@ -143,7 +142,7 @@ def test_a_future_that_is_being_cancelled_is_cancelled_for_others_too_and_counte
 def test_a_handler_that_waits_in_the_middle_of_taskrun_is_refused() -> None:
     with make("thread", max_workers=2) as ex:
         future = ex.submit(time.sleep, 0.1)
-        for lock in (ex._scheduler.lock, future_module._STATE):
+        for lock in (ex._scheduler.lock, future_state._STATE):
             with lock, pytest.raises(RuntimeError, match="would never end"):
                 future.result()
         assert future.result() is None

@@ -36,12 +36,6 @@ _LARGE = 1_000_000  # bytes of a call
 _QUIET = {"distributed.admin.large-graph-warning-threshold": "1 PB"}  # the user has not made a graph
 _KINDS = 100  # of tasks, for each executor; the others count as one
 _PATIENCE = 10.0  # seconds for the scheduler to answer
-_WHY = {
-    LOST: "the worker that had its result died before that was fetched:",
-    "died": "the worker died, perhaps before it began what it had been sent:",
-    "over": "the worker was taken from the cluster while it ran",
-}
-"""What words mean that stand in the place of an answer: LOST, DIED, OVER."""
 
 
 class DaskBackend(RemoteBackend):
@@ -164,8 +158,6 @@ class DaskBackend(RemoteBackend):
     def answers(self) -> bool:
         return self._client is not None and self._client.status == "running"
 
-    # -- the feeder again ------------------------------------------------------------------------------------------------------
-
     def collect(self, flights: Sequence[Flight]) -> list[Answer | Failure | None]:
         found = [self._found(flight) for flight in flights]
         for flight in flights:
@@ -179,13 +171,18 @@ class DaskBackend(RemoteBackend):
 
     def _read(self, flight: Flight, answer: Answer | str) -> Answer | Failure | None:
         """Return what a worker has answered: a task that was not to run there has a word for that."""
-        from taskrun_dask.arbiter import DIED, WITHDRAWN
+        from taskrun_dask.arbiter import DIED, OVER, WITHDRAWN
 
         if not isinstance(answer, str):
             return answer
         if answer == WITHDRAWN or (answer == DIED and self._killed_before(flight)):
             return None
-        return self._crashed(flight, _WHY[answer], None)
+        why = {
+            LOST: "the worker that had its result died before that was fetched:",
+            DIED: "the worker died, perhaps before it began what it had been sent:",
+            OVER: "the worker was taken from the cluster while it ran",
+        }
+        return self._crashed(flight, why[answer], None)
 
     def _killed_before(self, flight: Flight) -> bool:
         """Return whether it was sent to a worker that we had killed for the one before, which was over just then."""
