@@ -1,9 +1,9 @@
 """Which tasks go to which worker, in what batches, and how a task becomes a frame.
 
-A batch is a bet that its tasks are short: about a millisecond and a half of work by the moving average of each function, an
-unknown function alone (`chunksize` overrides the estimate), never more than a fair share of the queue. A worker with tiny
-tasks gets its next batch before it has finished the last. When the bet is lost, what the worker has not begun is taken back
-(`reclaim`).
+A batch is a bet that its tasks are short: about five milliseconds of work by the moving average of each function, an unknown
+function alone (`chunksize` overrides the estimate), never more than a fair share of the queue. A worker gets its next batch
+before it has finished the last, if that will be a short while. When the bet is lost, what the worker has not begun is taken
+back (`reclaim`).
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ PULLED = object()
 RECALLED = object()
 """`task.place` when somebody asked for it back meanwhile."""
 
-_BUDGET = 0.0015  # seconds of work in a batch
+_BUDGET = 0.005  # seconds of work in a batch
 _OVERHEAD = 5e-6  # seconds that a task costs besides its own
-_TOP_UP_BELOW = 0.0007  # seconds of work left in a worker when it gets its next batch already
+_TOP_UP_BELOW = 0.0007  # seconds of work left in a worker when it gets its next batch already, or half of what that is
 _HEADER = channel.TASK_HEADER.pack
 _EXTRAS = struct.Struct("<I").pack
 
@@ -139,13 +139,14 @@ class Dispatcher:
                 return None  # a new one is the better choice
             return best if queued else None
         now = time.monotonic()
+        share = self._scheduler.queued / self._fleet.limit
         for handle in self._fleet.workers.values():
+            left = len(handle.flight) * handle.pace
             if (
-                handle.flight
+                0.0 < left < max(_TOP_UP_BELOW, min(share * handle.pace, _BUDGET) / 2)
                 and not handle.leaving
                 and not handle.alone
                 and handle.stop is None
-                and 0.0 < len(handle.flight) * handle.pace < _TOP_UP_BELOW
                 and now - handle.moved < OVERDUE
                 and self._room(handle) > len(handle.flight)
             ):

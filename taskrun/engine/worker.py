@@ -31,6 +31,7 @@ from taskrun.engine.ending import end_a_copy, flush, run_exit_handlers
 from taskrun.engine.outbox import LARGEST, Outbox
 from taskrun.engine.resident import Resident
 from taskrun.engine.run_watch import RunWatch
+from taskrun.engine.telling import QUICK, Telling
 from taskrun.exception_text import is_a, without_frames_of
 from taskrun.exceptions import dump_exception
 from taskrun.serialization import Beside, dump_result, load_arguments, load_function, not_received
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Worker", "main", "serve"]
 
-_QUICK = 0.0002  # seconds: before a call that took longer the last time, the parent is told of the answers in the outbox
-_TELL_AFTER = 0.0005  # ... and at the latest that many after the first of them
 _EXTRAS = struct.Struct("<I")
 _NO_ALARM = nullcontext()
 
@@ -81,10 +80,8 @@ class Worker:
         self._beside = Beside()
         self._incoming = bulk.Incoming(notes_fd, notes.BULK_DOWN)
         self._outgoing = bulk.Outgoing(notes_fd, notes.BULK_UP)
-        self._untold = -1  # the last task whose answer is in the outbox and was not told of, or -1
-        self._untold_since = 0.0
+        self._telling = Telling()
         self._sequence = -1  # of the task that runs
-        self._quick: set[int] = set()  # the slots whose last call was short
         self._finalizer: Callable[[], object] | None = None
 
     # -- beginning and end -----------------------------------------------------------------------------------------------------
@@ -218,9 +215,10 @@ class Worker:
             started = time.monotonic()
             self._answer_error(channel.UNSENDABLE, sequence, started, error, name)
             return
-        if self._untold >= 0 and slot not in self._quick:
-            self._tell()  # it may take its time
         started = time.monotonic()
+        if self._telling.last >= 0 and self._telling.is_due_before(slot, started, more=bool(self._frames)):
+            self._tell()
+            started = time.monotonic()
         deadline = started + timeout if timeout else None
         current = CurrentTask(name, index, attempt, deadline, self._root, notes.Asked(self._notes, sequence))
         alarm = SoftAlarm(soft, current, self._runner, globals(), type(self)._call.__code__) if soft else None
@@ -242,7 +240,7 @@ class Worker:
             return
         del args, kwargs
         duration = time.monotonic() - started
-        (self._quick.add if duration < _QUICK else self._quick.discard)(slot)
+        self._telling.lasted[slot] = duration
         self._answer(sequence, started, duration, value, name)
 
     def _answer(self, sequence: int, started: float, duration: float, value: Any, name: str) -> None:
@@ -265,18 +263,18 @@ class Worker:
         if places is not None:
             self._reply(channel.BULK, sequence, started, duration, used, rss, pickle.dumps((places, data), 5))
             return
-        if not self._frames or len(data) > LARGEST:
+        if len(data) > LARGEST or not self._more_at_hand(duration):
             self._reply(channel.DONE, sequence, started, duration, used, rss, data)
             return
         # More work is at hand: the answer goes where it is safe, and the parent is told of some at a time.
         if self._forked:
             end_a_copy()
         self._outbox.put(sequence, channel.REPLY.pack(len(data), channel.DONE, sequence, started, duration, used, rss), data)
-        if self._untold < 0:
-            self._untold_since = ended
-        self._untold = sequence
-        if ended - self._untold_since > _TELL_AFTER:
-            self._tell()
+        self._telling.add(sequence, ended)
+
+    def _more_at_hand(self, duration: float) -> bool:
+        """Return whether another task was sent; what is not received yet is looked for after a longer call only."""
+        return bool(self._frames) or (duration > QUICK and any(event == select.POLLIN for _, event in self._idle.poll(0)))
 
     def _function(self, slot: int, extras: dict[str, Any] | None, name: str | None) -> Callable[..., Any]:
         if extras is not None and "fn" in extras:
@@ -333,8 +331,8 @@ class Worker:
         if self._forked:
             end_a_copy()
         head = channel.REPLY.pack(len(data), kind, sequence, started, duration, cpu, rss)
-        if self._untold >= 0:
-            head = self._up_to() + head
+        if self._telling.last >= 0:
+            head = self._telling.up_to() + head
         try:
             if len(data) < 1 << 16:
                 self._sock.sendall(head + data)  # one write: the parent finds whole frames
@@ -346,15 +344,11 @@ class Worker:
 
     def _tell(self) -> None:
         """Tell the parent of the answers in the outbox."""
-        if self._untold >= 0:
+        if self._telling.last >= 0:
             try:
-                self._sock.sendall(self._up_to())
+                self._sock.sendall(self._telling.up_to())
             except (BrokenPipeError, ConnectionResetError):
                 self._parent_gone()
-
-    def _up_to(self) -> bytes:
-        number, self._untold = self._untold, -1
-        return channel.REPLY.pack(0, channel.UP_TO, number, 0.0, 0.0, 0.0, 0)
 
     def _without_bulk(self, rss: int) -> int:
         return max(0, rss - self._incoming.resident - self._outgoing.resident) if rss else 0

@@ -37,6 +37,12 @@ def hold_if(path: str | None, value: int) -> int:
     return value
 
 
+def nap_and_hold(path: str, value: int) -> int:
+    """Take a millisecond at least, as a function that is worth to be heard of before it runs again."""
+    time.sleep(0.001)
+    return hold_if(path, value)
+
+
 def tell_and_hold(path: str, text: object = None) -> int:
     tell(path, os.getpid() if text is None else text)
     hold(path)

@@ -100,6 +100,22 @@ def test_a_task_that_is_over_is_not_stopped_in_the_place_of_the_one_after_it(
         assert futures[1].result(PATIENCE) == 1
 
 
+def test_an_answer_is_told_of_before_a_call_that_may_be_long_and_is_the_last_at_hand(
+    make: Callable, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "_TICK", 2 * PATIENCE)  # nobody looks of his own accord
+    with make(max_workers=1) as ex:
+        view = batch(ex, wire)
+        futures = [view.submit(jobs.nap_and_hold, wire.path, i) for i in range(2)]
+        wire.release()
+        for i in range(2):
+            assert wire.hear() == "held"
+            assert not futures[i].done()
+            assert all(future.result(PATIENCE) == number for number, future in enumerate(futures[:i]))
+            wire.release()
+        assert futures[1].result(PATIENCE) == 1
+
+
 def test_large_and_small_results_of_one_batch_are_those_of_their_tasks(make: Callable, wire: Wire) -> None:
     with make(max_workers=1) as ex:
         view = batch(ex, wire)

@@ -1,0 +1,41 @@
+"""When a worker tells its parent of the answers in the outbox: seldom enough to cost little, soon enough that nobody waits."""
+
+from __future__ import annotations
+
+from taskrun.engine import channel
+
+__all__ = ["QUICK", "Telling"]
+
+_AFTER = 0.0005  # seconds after an answer went into the outbox when the parent is told of it, at the latest ...
+_CALLS, _AFTER_CALLS = 4, 0.004  # ... or so many calls as long as the next one, but no longer than that
+QUICK = 0.0002
+"""Seconds: before a longer call that is the last one at hand, the parent is told, to send more meanwhile."""
+
+
+class Telling:
+    """What the parent was not told of yet. Owner: the worker's main thread."""
+
+    def __init__(self) -> None:
+        self.last = -1
+        """The last task whose answer is in the outbox and was not told of, or -1."""
+        self._since = 0.0  # when the first of them ended
+        self.lasted: dict[int, float] = {}
+        """By slot of the function: seconds that its last call took."""
+
+    def add(self, number: int, ended: float) -> None:
+        """Take note that the answer of this task is in the outbox."""
+        if self.last < 0:
+            self._since = ended
+        self.last = number
+
+    def is_due_before(self, slot: int, now: float, *, more: bool) -> bool:
+        """Return whether they would wait too long if the next call took as long as the last one did; *more* come after it."""
+        lasts = self.lasted.get(slot)
+        if lasts is None or (lasts > QUICK and not more):
+            return True
+        return now - self._since + lasts > max(_AFTER, min(_CALLS * lasts, _AFTER_CALLS))
+
+    def up_to(self) -> bytes:
+        """Return the frame that tells of all of them."""
+        number, self.last = self.last, -1
+        return channel.REPLY.pack(0, channel.UP_TO, number, 0.0, 0.0, 0.0, 0)
