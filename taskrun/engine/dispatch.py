@@ -1,6 +1,6 @@
 """Which tasks go to which worker, in what batches, and how a task becomes a frame.
 
-A batch is a bet that its tasks are short: about five milliseconds of work by the moving average of each function, an unknown
+A batch is a bet that its tasks are short: about six milliseconds of work by the moving average of each function, an unknown
 function alone (`chunksize` overrides the estimate), never more than a fair share of the queue. A worker gets its next batch
 before it has finished the last, if that will be a short while. When the bet is lost, what the worker has not begun is taken
 back (`reclaim`).
@@ -42,7 +42,7 @@ PULLED = object()
 RECALLED = object()
 """`task.place` when somebody asked for it back meanwhile."""
 
-_BUDGET = 0.005  # seconds of work in a batch
+_BUDGET = 0.006  # seconds of work in a batch
 _OVERHEAD = 5e-6  # seconds that a task costs besides its own
 _TOP_UP_BELOW = 0.0007  # seconds of work left in a worker when it gets its next batch already, or half of what that is
 _HEADER = channel.TASK_HEADER.pack

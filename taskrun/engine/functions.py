@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Functions", "Slot"]
 
 _MOST = 512
+_TIMES, _MORE = 4, 0.0002  # a call counts as no slower than so many times what is known, and so many seconds more
 
 
 class Slot:
@@ -51,8 +52,10 @@ class Slot:
         known = self.seconds
         if known is None:
             self.seconds = seconds
+        elif seconds > known:  # not wholly at once: one that was interrupted, or is the only one of its kind, tells little
+            self.seconds = known + (min(seconds, _TIMES * known + _MORE) - known) * 0.5
         else:
-            self.seconds = known + (seconds - known) * (0.5 if seconds > known else 0.2)
+            self.seconds = known + (seconds - known) * 0.2
 
 
 class Functions:

@@ -3,7 +3,7 @@
 A system call for each answer, and a parent that it wakes, cost more than a tiny task. So while more tasks are at hand a worker
 puts its answers here, a place for each by its number, and says now and then up to which they are there (`channel.UP_TO`):
 before it waits or sends anything else, before a function's first call and the last one at hand, and before a call that ends
-half a millisecond later than the first of them, or four such calls (as far as the last one tells). What it has not said the
+half a millisecond later than the first of them, or eight such calls (as far as the last one tells). What it has not said the
 parent finds out for itself:
 
 - When the worker has claimed the next task, the answer to the last one is here. Both look at the pipe of tokens, and the

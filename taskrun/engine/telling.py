@@ -7,7 +7,7 @@ from taskrun.engine import channel
 __all__ = ["QUICK", "Telling"]
 
 _AFTER = 0.0005  # seconds after an answer went into the outbox when the parent is told of it, at the latest ...
-_CALLS, _AFTER_CALLS = 4, 0.004  # ... or so many calls as long as the next one, but no longer than that
+_CALLS, _AFTER_CALLS = 8, 0.004  # ... or so many calls as long as the next one, but no longer than that
 QUICK = 0.0002
 """Seconds: before a longer call that is the last one at hand, the parent is told, to send more meanwhile."""
 
