@@ -90,12 +90,13 @@ class Reach:
         if self._looked == now:
             return True
         try:
-            same = all(owner.unchanged() for owner in self._owners)
+            for owner in self._owners:  # for each task: `all` would take twice as long
+                if not owner.unchanged():
+                    return False
         except Exception:  # as above
             return False
-        if same:
-            self._looked = now
-        return same
+        self._looked = now
+        return True
 
 
 class _Owner:
@@ -124,7 +125,10 @@ class _Owner:
         if self._size is not None and len(table) != self._size:
             return False
         get = table.get
-        return all(witness(get(name, _MISSING)) for name, witness in self.witnesses)
+        for name, witness in self.witnesses:  # noqa: SIM110 - as above
+            if not witness(get(name, _MISSING)):
+                return False
+        return True
 
 
 # -- places --------------------------------------------------------------------------------------------------------------------

@@ -49,10 +49,10 @@ class Answers:
         """Read what a worker has sent and note the outcomes; False when there is no more."""
         if handle.trouble is not None:
             return False
-        read, more = handle.reader.read, True
+        reader, more = handle.reader, True
         for _ in range(_READS):
             try:
-                frames = read()
+                frames = reader.read()
             except BlockingIOError:
                 more = False
                 break
@@ -68,12 +68,15 @@ class Answers:
                 return False
             if frames:
                 self._take_frames(handle, frames)
+            if reader.drained:  # what has come since is told of again
+                more = False
+                break
         return more
 
-    def look(self, now: float) -> float | None:
-        """Find the answers that workers have had no occasion to tell of; return when to look again, or None."""
+    def look(self, busy: list[Handle], now: float) -> float | None:
+        """Find the answers that *busy* workers have had no occasion to tell of; return when to look again, or None."""
         following: float | None = None
-        for handle in self._fleet.workers.values():
+        for handle in busy:
             if len(handle.flight) < 2:
                 continue
             due = handle.heard + _TICK

@@ -52,6 +52,7 @@ MAX_AHEAD: Final = 240
 _CHUNK = 1 << 18
 _JOIN_BELOW = 1 << 16
 _IOV_MAX = 512
+_CLOSE_ON_EXEC, _CUT_OFF = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)  # `&` of an enum's flags takes a microsecond
 _ANCILLARY = socket.CMSG_SPACE(64 * 4)
 """Room for as many descriptors as come at a time."""
 
@@ -70,6 +71,8 @@ class FrameReader:
         self._buffer = posix.fresh_memory(_CHUNK)
         self._view = memoryview(self._buffer)
         self._have = 0
+        self.drained = False
+        """Whether the last read took all that was there: another one would find nothing, or what has come since."""
         self._big: bytearray | None = None  # the payload under way, when it is larger than the buffer
         self._big_header: tuple[int, ...] = ()
         self._big_have = 0
@@ -88,16 +91,17 @@ class FrameReader:
         if self._big is not None:
             return self._read_big(self._big)
         try:
-            got = self._recv_into(self._view[self._have :])
+            got = self._recv_into(self._view[self._have :] if self._have else self._view)
         except ConnectionResetError:
             got = 0
         if not got:
             raise EOFError
+        self.drained = self._have + got < _CHUNK
         return self._cut(self._have + got)
 
     def _recv_with_descriptors(self, view: memoryview) -> int:
-        got, ancillary, flags, _ = self._sock.recvmsg_into((view,), _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
-        if ancillary or flags & socket.MSG_CTRUNC:  # the second alone: there were no descriptors left to receive them
+        got, ancillary, flags, _ = self._sock.recvmsg_into((view,), _ANCILLARY, _CLOSE_ON_EXEC)
+        if ancillary or flags & _CUT_OFF:  # the second alone: there were no descriptors left to receive them
             self.batches.append(posix.descriptors_in(ancillary))
         return got
 
@@ -140,6 +144,7 @@ class FrameReader:
                 got = 0
         if not got:
             raise EOFError
+        self.drained = self._big_have + got < len(big)
         self._big_have += got
         if self._big_have < len(big):
             return []
@@ -167,12 +172,24 @@ class FrameWriter:
         Raises OSError when the other side is gone.
         """
         if sum(map(len, parts)) < _JOIN_BELOW:
-            parts = [b"".join(parts)]
+            data = b"".join(parts)
+            if shipment is None and not self._waiting:  # the common case
+                self._send_or_keep(data)
+                return
+            parts = [data]
         views = [memoryview(part) for part in parts if part]
         if shipment is not None:
             self._carried[id(views[0])] = shipment
         self._waiting.extend(views)
         self.flush()
+
+    def _send_or_keep(self, data: bytes) -> None:
+        try:
+            sent = self._sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(data):
+            self._waiting.append(memoryview(data)[sent:])
 
     def flush(self) -> None:
         """Send what waits, as far as it goes. Raises OSError when the other side is gone."""

@@ -89,19 +89,21 @@ class Dispatcher:
         scheduler, fleet = self._scheduler, self._fleet
         if self.suspects:
             self._prepare_for_suspects()
-        while scheduler.queued or self.suspects:
-            handle = self._next_worker(bool(scheduler.queued))
+        queued = scheduler.queued
+        while queued or self.suspects:
+            handle = self._next_worker(queued)
             if handle is None:
                 break
-            self._give_batch(handle)
+            self._give_batch(handle, queued)
+            queued = scheduler.queued
         if self.suspects:
             self._prepare_for_suspects()
-        waiting = scheduler.queued + len(self.suspects)
+        waiting = queued + len(self.suspects)
         if waiting > 0:
             for _ in range(min(waiting - fleet.starting(), fleet.room_to_start())):
                 if not fleet.start_worker():
                     break
-        return fleet.room_to_start() > 0 or self._next_worker(True) is not None
+        return self._next_worker(queued or 1) is not None or fleet.room_to_start() > 0
 
     def _prepare_for_suspects(self) -> None:
         """See to it that there is, or will be, a fresh worker for a suspect: else one that was used makes room."""
@@ -116,8 +118,8 @@ class Dispatcher:
         if current and all(handle.assigned for handle in current):
             fleet.retire(max(current, key=lambda handle: (not handle.flight, handle.moved)))
 
-    def _next_worker(self, queued: bool) -> Handle | None:
-        """Return the worker to give a batch to: a free one, else one that will soon be, else None."""
+    def _next_worker(self, queued: int) -> Handle | None:
+        """Return whom to give some of so many *queued* tasks, or a suspect: a free worker, one that will soon be, or None."""
         best: Handle | None = None
         fresh: Handle | None = None
         busy = 0
@@ -139,7 +141,7 @@ class Dispatcher:
                 return None  # a new one is the better choice
             return best if queued else None
         now = time.monotonic()
-        share = self._scheduler.queued / self._fleet.limit
+        share = queued / self._fleet.limit
         for handle in self._fleet.workers.values():
             left = len(handle.flight) * handle.pace
             if (
@@ -160,7 +162,7 @@ class Dispatcher:
             room = min(room, self._max_tasks - handle.assigned)
         return room
 
-    def _give_batch(self, handle: Handle) -> None:
+    def _give_batch(self, handle: Handle, queued: int) -> None:
         if self.suspects and not handle.assigned and not handle.flight:
             task = self.suspects.popleft()
             with self._lock:
@@ -175,9 +177,9 @@ class Dispatcher:
             # Only with frames that were taken back and never read, hundreds of them: tokens would become ambiguous.
             self._fleet.retire(handle)
             return
-        share = -(-self._scheduler.queued // self._fleet.limit)
+        share = -(-queued // self._fleet.limit)
         tasks = self._in_hand = self._scheduler.pull(max(1, min(room, share, self._pull_size)))
-        tasks = self._without_suspects(tasks) if self._fleet.crashed else tasks
+        tasks = self._without_suspects(tasks) if self._fleet.anybody_crashed else tasks
         for task in tasks:
             task.place = PULLED
         batch = self._within_budget(tasks)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 
@@ -28,8 +27,10 @@ class Doorbell:
 
     def heard(self) -> None:
         """Have it silent again. By the one who polls."""
-        with contextlib.suppress(BlockingIOError):  # it was silent
+        try:
             os.eventfd_read(self.fd)
+        except BlockingIOError:
+            return  # it was silent
 
     def close(self) -> None:
         """Close it; what rings from now on, rings nothing."""

@@ -61,6 +61,7 @@ class Fleet(Starting):
             error, cause = crash.verdict(handle, task, oom, template_died)
             if cause == "crashed" and not template_died:
                 self.crashed.add(task.future)
+                self.anybody_crashed = True
             self.outcomes.append((task, False, error, cause, None))
 
     def _died_at_start(self, handle: Handle) -> None:
@@ -173,6 +174,7 @@ class Fleet(Starting):
     def signal(self, handle: Handle, number: int) -> None:
         if self._launcher is not None and not handle.dead:
             self._launcher.signal(handle, number)
+            self._listen_for_room()
 
     def tick(self, now: float) -> float | None:
         """Do what is due; return when to be called next (monotonic), or None."""
@@ -209,8 +211,8 @@ class Fleet(Starting):
         return [] if when is None else [when]
 
     def allow(self, extra: int) -> None:
-        """Let there be *extra* workers more, from now on."""
-        self.extra = extra
+        """Let there be *extra* workers beside `max_workers` from now on: as many are stuck."""
+        self.limit = self._settings.max_workers + extra
 
     # -- recycling -------------------------------------------------------------------------------------------------------------
 
@@ -223,10 +225,10 @@ class Fleet(Starting):
 
     def _recycle(self, handle: Handle, now: float) -> list[float]:
         """Have a worker leave that is too old or idle for too long; return when to look again."""
-        times: list[float] = []
-        if not handle.ready or handle.leaving:
-            return times
         settings = self._settings
+        times: list[float] = []
+        if (settings.max_age_per_child is None and settings.idle_timeout is None) or not handle.ready or handle.leaving:
+            return times
         if settings.max_age_per_child is not None:
             times.append(handle.born + settings.max_age_per_child)  # busy ones too: under load none is ever idle
         if settings.idle_timeout is not None and not handle.flight:

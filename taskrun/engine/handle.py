@@ -150,8 +150,10 @@ class Handle:
 
         A worker that is gone is found out by its death, not here.
         """
-        with contextlib.suppress(OSError):
+        try:
             self.writer.send(parts, shipment)
+        except OSError:
+            return
 
     def put_beside(self, beside: Beside, number: int) -> list[Place] | None:
         """Put the large buffers of the next task where the worker finds them; None: they have to be in its pickle."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from taskrun.engine.fleet import Fleet
+    from taskrun.engine.handle import Handle
 
 __all__ = ["OVERDUE", "Reclaimer"]
 
@@ -33,16 +34,16 @@ class Reclaimer:
         self._lock = lock
         self._run_aside = run_aside
 
-    def look(self, now: float) -> float | None:
-        """Take back what is overdue, if somebody else could run it; return when to look again, or None."""
+    def look(self, busy: list[Handle], now: float) -> float | None:
+        """Take back what is overdue at *busy* workers, if another could run it; return when to look again, or None."""
         following: float | None = None
         somebody: bool | None = None
-        for handle in self._fleet.workers.values():
+        for handle in busy:
             flight = handle.flight
             if not flight or (len(flight) == 1 and handle.seen in flight.values()):
                 continue
             if somebody is None:
-                somebody = self._anybody_free()
+                somebody = self._anybody_free(len(busy))
             if not somebody:
                 return self._somebody_by()
             due = handle.fed + OVERDUE
@@ -57,10 +58,10 @@ class Reclaimer:
             self._fleet.returned += back
         return following
 
-    def look_at_runs(self, now: float) -> float | None:
-        """Look whether workers have given items of a run back; return when to look again, or None."""
+    def look_at_runs(self, busy: list[Handle], now: float) -> float | None:
+        """Look whether *busy* workers have given items of a run back; return when to look again, or None."""
         following: float | None = None
-        for handle in self._fleet.workers.values():
+        for handle in busy:
             task = next(iter(handle.flight.values()), None)
             if task is None or type(task.fn) is not Run or handle.notes < 0:
                 continue
@@ -74,12 +75,11 @@ class Reclaimer:
             following = now + RUN_OVERDUE
         return following
 
-    def _anybody_free(self) -> bool:
-        """Return whether there is, or could be, a worker that may run something beside those that do."""
+    def _anybody_free(self, busy: int) -> bool:
+        """Return whether there is, or could be, a worker that may run something beside the *busy* ones."""
         # A worker on its way out makes room for another, but that one may not run anything as long as it works.
         fleet = self._fleet
-        busy = sum(1 for handle in fleet.workers.values() if handle.flight)
-        return busy < fleet.limit and (bool(fleet.free()) or fleet.room_to_start() > 0)
+        return busy < fleet.limit and (fleet.anybody_free() or fleet.room_to_start() > 0)
 
     def _somebody_by(self) -> float | None:
         """Return when a worker that is shunned may be tried again, or None."""

@@ -56,9 +56,11 @@ class Starting:
         """Tasks taken back unstarted, for `scheduler.give_back`."""
         self.crashed: WeakSet[Future[Any]] = WeakSet()
         """Futures whose task took a worker down: if it runs again, then alone on a fresh worker."""
+        self.anybody_crashed = False
+        """Whether that was ever so: it costs less to ask."""
         self.broken = False
-        self.extra = 0
-        """How many workers there may be beside `max_workers`: as many are stuck."""
+        self.limit = settings.max_workers
+        """How many workers there may be, besides those on their way out."""
         self._scheduler = scheduler
         self._settings = settings
         self._method: StartMethod = method
@@ -73,20 +75,14 @@ class Starting:
 
     # -- counting --------------------------------------------------------------------------------------------------------------
 
-    def free(self) -> list[Handle]:
-        """Return the workers that can be given a task at once, and can be expected to take it up."""
-        return [handle for handle in self.workers.values() if handle.free and not handle.unresponsive]
+    def anybody_free(self) -> bool:
+        """Return whether a worker can be given a task at once, and can be expected to take it up."""
+        return any(handle.free and not handle.unresponsive for handle in self.workers.values())
 
     def room_to_start(self) -> int:
         """Return how many more workers may be started now. Those that are on their way out do not count."""
-        if self.broken or time.monotonic() < self.failures.not_before:
-            return 0
-        return max(0, self.limit - len(self._current()))
-
-    @property
-    def limit(self) -> int:
-        """How many workers there may be, besides those on their way out."""
-        return self._settings.max_workers + self.extra
+        room = self.limit - len(self._current())
+        return room if room > 0 and not self.broken and time.monotonic() >= self.failures.not_before else 0
 
     def _current(self) -> list[Handle]:
         return [handle for handle in self.workers.values() if not (handle.leaving or handle.dead or handle.stop is not None)]
@@ -119,6 +115,7 @@ class Starting:
             handle.path, handle.authkey = list(sys.path), setup["authkey"]
             for event in self._launcher.launch(handle):
                 self.take_event(event)
+            self._listen_for_room()
             self._get_ready()
         except TaskrunError as error:  # the initializer or its arguments do not pickle: no second try will help
             self.broken = True
@@ -198,6 +195,7 @@ class Starting:
         try:
             for event in self._launcher.receive():
                 self.take_event(event)
+            self._listen_for_room()
         except EOFError:
             self._launcher_died()
 
@@ -253,15 +251,10 @@ class Starting:
             self.take_event(self._launcher.reap(handle))
         handle.dead = True
 
-    @property
-    def launcher_fd(self) -> int:
-        """The descriptor of the launcher, or -1."""
-        return -1 if self._launcher is None else self._launcher.fileno()
-
-    @property
-    def launcher_blocked(self) -> bool:
-        """Whether requests to the launcher wait for room."""
-        return self._launcher is not None and self._launcher.blocked
+    def _listen_for_room(self) -> None:
+        """Be told when the launcher takes more requests, if some wait for that."""
+        if self._launcher is not None:
+            self._poller.want_room(self._launcher.fileno(), self._launcher.blocked)
 
     # -- letting go ------------------------------------------------------------------------------------------------------------
 

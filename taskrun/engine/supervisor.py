@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import select
 import signal
@@ -59,6 +60,7 @@ __all__ = ["Supervisor"]
 _log = logging.getLogger("taskrun")
 
 _MOST_TROUBLE = 20
+_MOST_SECONDS = 1e6  # that an epoll can be asked to wait
 _HELD_UP = 0.25  # seconds after which a stop is carried out by another thread
 
 _living: weakref.WeakSet[Supervisor] = weakref.WeakSet()
@@ -236,24 +238,29 @@ class Supervisor:
             del what, args  # they may hold a task, and this frame lives on
         self._report()
         self._hungry = self._dispatcher.feed()
-        now = time.monotonic()
-        times = (self._answers.look(now), self._fleet.tick(now), self._reclaimer.look(now), self._reclaimer.look_at_runs(now))
+        timeout = self._see_to_what_is_due()
         self._report()
         if self._ending and not self._end():
             return False
-        timeout = min((when - now for when in times if when is not None), default=-1.0)
-        if timeout != -1.0:
-            timeout = max(0.0, timeout) if timeout < 1e6 else -1.0
         self._asleep = True
         if self._commands or (self._hungry and self._scheduler.queued) or self._fleet.outcomes or self._fleet.returned:
             timeout = 0.0
-        self._poller.want_room(self._fleet.launcher_fd, self._fleet.launcher_blocked)
         events = self._poller.poll(timeout)
         self._asleep = False
         for fd, mask in events:
             self._handle(fd, mask)
         self._bury()
         return True
+
+    def _see_to_what_is_due(self) -> float:
+        """Return for how many seconds to wait for news, if there is nothing else to do; -1: as long as it takes."""
+        now = time.monotonic()
+        times = [self._fleet.tick(now)]
+        busy = [handle for handle in self._fleet.workers.values() if handle.flight]
+        if busy:
+            times += (self._answers.look(busy, now), self._reclaimer.look(busy, now), self._reclaimer.look_at_runs(busy, now))
+        following = min((when for when in times if when is not None), default=math.inf) - now
+        return max(0.0, following) if following < _MOST_SECONDS else -1.0
 
     def _handle(self, fd: int, mask: int) -> None:
         number, is_pidfd = self._poller.owner(fd)
@@ -273,9 +280,9 @@ class Supervisor:
                 return
             if mask & select.EPOLLOUT:
                 handle.flush()
+                self._poller.want_room(handle.fd, handle.writer.blocked)
             if mask & ~select.EPOLLOUT:
                 self._answers.read(handle)
-            self._poller.want_room(handle.fd, handle.writer.blocked)
 
     def _bury(self) -> None:
         """See the dead off, now that no event of theirs is left: read what they have still sent, then settle the rest."""
