@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GONE_WITHIN", "STACK_PATIENCE", "Stop"]
 
-STACK_PATIENCE = 0.05
-"""Seconds for a worker to write its stack before it is asked to end."""
+STACK_PATIENCE = 0.25
+"""Seconds for a worker to write its stack before it is asked to end: milliseconds, once it has a CPU to itself."""
 _KILL_AFTER = 0.3  # seconds between SIGTERM and SIGKILL
 GONE_WITHIN = 3.0
 """Seconds after SIGKILL when it is looked whether the worker has ended, and whether the template has not said so."""
