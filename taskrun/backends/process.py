@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from taskrun.backends.base import Backend, Capabilities, refuse_waiting_in
 from taskrun.backends.start_methods import MP_CONTEXT, chosen_method, warn_of_threads
+from taskrun.threads import call_soon
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,10 +56,13 @@ class ProcessBackend(Backend):
         chosen_method(options)  # raises
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
+        from taskrun.engine.launch import get_ready
+
+        method = chosen_method(settings.backend_options)
+        call_soon(partial(get_ready, method))  # while the rest is loaded here, and whatever comes before the first task
         from taskrun.engine.supervisor import Supervisor
         from taskrun.engine.surroundings import locate_context_vars
 
-        method = chosen_method(settings.backend_options)
         context_vars = locate_context_vars(settings.context_vars)
         if method == "fork":
             warn_of_threads('start_method="fork"', 'the default start_method="forkserver"')

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from taskrun.engine.handle import Handle
 
-__all__ = ["Event", "Launcher", "StartMethod", "make_launcher"]
+__all__ = ["Event", "Launcher", "StartMethod", "get_ready", "make_launcher"]
 
 StartMethod = Literal["forkserver", "spawn", "fork"]
 
@@ -94,6 +94,12 @@ class _Template:
         self._control: socket.socket | None = None
         self._pidfd = -1
         self.pid: int | None = None
+
+    def begin(self) -> None:
+        """Start one if there is none, for who will need it soon: it takes its time. What prevents it, `connect` meets."""
+        with self._lock, contextlib.suppress(OSError):
+            if self._control is None:
+                self._start()
 
     def connect(self) -> socket.socket:
         """Return a new connection to a living template. Raises OSError."""
@@ -318,6 +324,12 @@ def _become_forked_worker(parent: int, fds: list[int], serve: Callable[..., int]
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)
+
+
+def get_ready(method: StartMethod) -> None:
+    """Begin with what takes long and all executors have in common. In another thread than the main one, for Ctrl-C."""
+    if method == "forkserver":
+        TEMPLATE.begin()
 
 
 def make_launcher(method: StartMethod) -> Launcher:

@@ -8,6 +8,8 @@ import os
 import resource
 import select
 import signal
+import socket
+import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING, NoReturn
@@ -21,7 +23,6 @@ from taskrun.engine import fleet, launch, posix, stopping, template
 from taskrun.engine.launch import TEMPLATE
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
     from pathlib import Path
 
@@ -168,6 +169,23 @@ def test_a_worker_imports_from_where_the_parent_has_learnt_to_look_since(
         assert ex.submit(come_later.answer).result() == 42
         assert ex.submit(jobs.pid).result() == pid
     sys.modules.pop("come_later")
+
+
+def test_a_template_whose_parent_is_gone_before_it_has_started_ends_without_a_word() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as short:
+        pass
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        code = f"import os; os.dup2({theirs.fileno()}, {template.CONTROL_FD}); {template.BOOTSTRAP}"
+        arguments = [sys.executable, "-W", "error", "-c", code, str(short.pid), *map(str, sys.path)]
+        ran = subprocess.run(arguments, pass_fds=[theirs.fileno()], capture_output=True, timeout=PATIENCE, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"", b"")
+
+
+def test_an_executor_begins_with_its_template_before_there_is_a_task(make: Callable) -> None:
+    TEMPLATE.end()
+    with make():
+        assert eventually(lambda: TEMPLATE.pid is not None)
 
 
 def test_the_template_keeps_nothing_of_the_users_open(make: Callable) -> None:
