@@ -35,7 +35,7 @@ class Waits(Completing):
 
     def __init__(self, backend: Backend, settings: WorkerSettings, max_pending: int | None, seed: int | None) -> None:
         super().__init__(backend, settings, max_pending, seed)
-        self._stuck: set[object] = set()  # runs of items that do not end
+        self._stuck: set[object] = set()  # runs of items, and tasks, that do not end
         self._watching = False  # the timer looks after them
         self._allowing = threading.RLock()  # guards `_allowed`; the backend is told under it, so that it hears in order
         self._allowed = 0
@@ -126,26 +126,26 @@ class Waits(Completing):
         else:
             made_up.close()
 
-    # -- runs of items that wait for what they gave back -----------------------------------------------------------------------
+    # -- what waits for what was taken back from behind it ---------------------------------------------------------------------
 
-    def note_stuck(self, run: object) -> None:
-        """Note that *run* does not end and has given back what it could; where nothing else ends either, others run that.
+    def note_stuck(self, what: object) -> None:
+        """Note that a run, or a task, does not end and what came after it was given back; others run that if nothing else ends.
 
         Not at once, as most are only slow, and a worker may cost much; and not for a single worker, whose user may count on its
         being alone: on it nobody could wait for a later item anyway.
         """
         with self.lock:
-            self._stuck.add(run)
+            self._stuck.add(what)
             begin = not self._watching and self.settings.max_workers > 1
             self._watching = self._watching or begin
         if begin:
             self._look_again()
 
-    def note_moving(self, run: object) -> None:
-        """Note that *run* has ended."""
-        if run in self._stuck:
+    def note_moving(self, what: object) -> None:
+        """Note that it has ended, or that all of the rest has begun."""
+        if what in self._stuck:
             with self.lock:
-                self._stuck.discard(run)
+                self._stuck.discard(what)
             self._allow(0)
 
     def _look_again(self) -> None:

@@ -2,6 +2,9 @@
 
 It waits behind a slow task, or at a worker that does not take it up: stopped, or without a CPU. Such a worker is shunned for a
 while: whether it is well again it cannot tell, having nothing to answer.
+
+Where nobody is free it goes back a little later, to be the next that is begun: what is slow may wait for it, and if each worker
+has such a task, nobody would ever be free. Then there is one worker more until all of it is begun (`Waits.note_stuck`).
 """
 
 from __future__ import annotations
@@ -15,24 +18,27 @@ from taskrun.runs import Run
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
 
     from taskrun.engine.fleet import Fleet
     from taskrun.engine.handle import Handle
+    from taskrun.scheduler import Scheduler
+    from taskrun.task import Task
 
 __all__ = ["OVERDUE", "Reclaimer"]
 
 OVERDUE = 0.005
 """Seconds without an answer before the rest of a batch is taken back."""
+_STUCK = 0.02  # seconds without an answer, where nobody is free
 
 
 class Reclaimer:
     """Takes tasks back from the workers of one fleet. The I/O thread's; *lock* is that of the flights."""
 
-    def __init__(self, fleet: Fleet, lock: threading.RLock, run_aside: Callable[[Callable[[], object]], object]) -> None:
+    def __init__(self, fleet: Fleet, lock: threading.RLock, scheduler: Scheduler) -> None:
         self._fleet = fleet
         self._lock = lock
-        self._run_aside = run_aside
+        self._scheduler = scheduler
+        self._slow: list[tuple[Handle, Task, list[Task]]] = []  # by whom, what, and what was taken back while nobody was free
 
     def look(self, busy: list[Handle], now: float) -> float | None:
         """Take back what is overdue at *busy* workers, if another could run it; return when to look again, or None."""
@@ -45,7 +51,7 @@ class Reclaimer:
             if somebody is None:
                 somebody = self._anybody_free(len(busy))
             if not somebody:
-                return self._somebody_by()
+                return self._look_at_slow(busy, now)
             due = handle.fed + OVERDUE
             if due > now:
                 following = due if following is None else min(due, following)
@@ -57,6 +63,37 @@ class Reclaimer:
                     handle.shun(now)
             self._fleet.returned += back
         return following
+
+    def _look_at_slow(self, busy: list[Handle], now: float) -> float | None:
+        """Take back what waits behind tasks that do not end: nobody is free. Return when to look again, or None."""
+        following = self._somebody_by()
+        for handle in busy if self._fleet.limit > 1 else ():
+            flight = handle.flight
+            if len(flight) < 2:
+                continue
+            due = handle.moved + _STUCK
+            if due <= now:
+                with self._lock:
+                    back = handle.take_back() if handle.unclaimed() < len(flight) else []
+                    slow = next(iter(flight.values()), None)
+                self._fleet.returned += back
+                if back and slow is not None and type(slow.fn) is not Run:  # whose map looks after it itself
+                    self._slow.append((handle, slow, back))
+                    self._scheduler.note_stuck(slow)
+                due = now + _STUCK
+            following = due if following is None else min(due, following)
+        return following
+
+    def see_whether_they_move(self) -> None:
+        """Note which of the tasks that were slow have ended, or have nothing behind them any more that has not begun."""
+        if self._slow:
+            self._slow, before = [], self._slow
+            for handle, slow, back in before:
+                runs = any(task is slow for task in handle.flight.values())
+                if runs and any(not (task.pulled or task.settled) for task in back):
+                    self._slow.append((handle, slow, back))
+                else:
+                    self._scheduler.note_moving(slow)
 
     def look_at_runs(self, busy: list[Handle], now: float) -> float | None:
         """Look whether *busy* workers have given items of a run back; return when to look again, or None."""
@@ -71,7 +108,7 @@ class Reclaimer:
                 run = None if number == handle.given_back else handle.flight.get(number)
                 handle.given_back = number
                 if run is not None and run.owner is not None:
-                    self._run_aside(partial(run.owner.rest_given_back, begun))  # not here: it pickles
+                    self._scheduler.run_aside(partial(run.owner.rest_given_back, begun))  # not here: it pickles
             following = now + RUN_OVERDUE
         return following
 

@@ -95,7 +95,7 @@ class Supervisor:
             raise
         self._fleet = fleet = Fleet(scheduler, settings, method, context_vars, self._lock, poller)
         self._dispatcher = Dispatcher(scheduler, settings, fleet, context_vars, self._lock)
-        self._reclaimer = Reclaimer(fleet, self._lock, scheduler.run_aside)
+        self._reclaimer = Reclaimer(fleet, self._lock, scheduler)
         self._answers = Answers(scheduler, fleet, self._dispatcher, poller)
         self.thread = OwnThread(f"{settings.name}-engine", self._run)
         _living.add(self)
@@ -256,6 +256,7 @@ class Supervisor:
         """Return for how many seconds to wait for news, if there is nothing else to do; -1: as long as it takes."""
         now = time.monotonic()
         times = [self._fleet.tick(now)]
+        self._reclaimer.see_whether_they_move()
         busy = [handle for handle in self._fleet.workers.values() if handle.flight]
         if busy:
             times += (self._answers.look(busy, now), self._reclaimer.look(busy, now), self._reclaimer.look_at_runs(busy, now))

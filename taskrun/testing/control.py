@@ -213,6 +213,27 @@ class ControlBehaviours(Behaviours):
             queues = ex.capabilities.cancel_queued
         assert log.read_text().split() == (["b", "d", "a", "e", "c"] if queues else ["a", "b", "c", "d", "e"])
 
+    def test_tasks_may_wait_for_later_ones_however_many_are_sent_at_once(self, tmp_path: Path) -> None:
+        """Ten to each of two workers, the first of which waits for the second: no trouble where one is sent at a time."""
+        with self.executor(max_workers=2) as ex:
+            if not ex.capabilities.concurrent:
+                return
+            together = ex.options(chunksize=10)
+            go_on, held = tmp_path / "go on", [tmp_path / f"held {i}" for i in range(2)]
+            for mark in held:
+                together.submit(tasks.hold, str(mark), str(go_on), "")
+            self.until(lambda: all(mark.exists() for mark in held))
+            workers = len(ex.stats()["workers"])
+            futures = []
+            for first in (0, 10):
+                path = str(tmp_path / str(first))
+                futures.append(together.submit(tasks.wait_for_file, path, first, limit=2 * self.patience))
+                futures.append(together.submit(tasks.make_file, path, first + 1))
+                futures += [together.submit(tasks.add, first + i) for i in range(2, 10)]
+            go_on.touch()
+            assert [future.result(self.patience) for future in futures] == list(range(20))
+            self.until(lambda: len(ex.stats()["workers"]) <= workers)  # who ran it for them leaves
+
     def test_a_task_that_submits_to_its_own_executor_is_not_held_back(self) -> None:
         with self.executor(max_workers=1, max_pending=1) as ex:
             if ex.capabilities.processes or self.pickling(ex.capabilities.pickles):

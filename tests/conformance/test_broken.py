@@ -333,6 +333,28 @@ class PullsAhead(Broken):
         runner.close()
 
 
+class KeepsWhatItTook(Broken):
+    """Each of two workers takes ten tasks at once, and gives none back."""
+
+    def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
+        self._free = threading.Semaphore(2)
+        super().start(scheduler, settings)
+
+    def wake(self) -> None:
+        while self._scheduler.queued and self._free.acquire(blocking=False):
+            threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        runner = CoroutineRunner()
+        while taken := self._scheduler.pull(10):
+            for task in taken:
+                self._scheduler.begin(task)
+                self._scheduler.settle((call(self._scheduler, task, "nobody", runner),))
+        runner.close()
+        self._free.release()
+        self.wake()
+
+
 class CountsTheDead(Broken):
     """Tells the queue of a cancelled task before the task says so itself: a cleaning in between counts it twice."""
 
@@ -559,6 +581,7 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_what_the_policy_does_not_name_is_not_retried": (CallsItACrash,),
     "test_back_off_holds_no_worker": (WaitsInTheWorker,),
     "test_higher_priority_goes_first_and_equals_in_their_order": (PullsAhead,),
+    "test_tasks_may_wait_for_later_ones_however_many_are_sent_at_once": (KeepsWhatItTook,),
     "test_a_task_that_submits_to_its_own_executor_is_not_held_back": (WrongValue,),
     "test_submit_waits_while_max_pending_tasks_wait": (NoLimit,),
     # surroundings
