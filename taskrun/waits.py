@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Waits"]
 
-_STUCK_AFTER = 1.0  # seconds
+_STUCK_AFTER = 0.3  # seconds
 _MOST_EXTRA = 32  # workers
 
 

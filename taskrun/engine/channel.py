@@ -49,6 +49,7 @@ TOKENS: Final = 255
 MAX_AHEAD: Final = 240
 """Frames sent and not known to be read; below 255, so that a token means one frame only."""
 
+_NONSENSE = "what came is no frame: a task has written into the descriptor of its worker"
 _CHUNK = 1 << 18
 _JOIN_BELOW = 1 << 16
 _IOV_MAX = 512
@@ -71,6 +72,7 @@ class FrameReader:
         self._buffer = posix.fresh_memory(_CHUNK)
         self._view = memoryview(self._buffer)
         self._have = 0
+        self._nonsense = False  # what is in the buffer is no frame
         self.drained = False
         """Whether the last read took all that was there: another one would find nothing, or what has come since."""
         self._big: bytearray | None = None  # the payload under way, when it is larger than the buffer
@@ -90,14 +92,18 @@ class FrameReader:
         """
         if self._big is not None:
             return self._read_big(self._big)
+        if self._nonsense:
+            raise ValueError(_NONSENSE)
         try:
             got = self._recv_into(self._view[self._have :] if self._have else self._view)
         except ConnectionResetError:
             got = 0
         if not got:
             raise EOFError
-        self.drained = self._have + got < _CHUNK
-        return self._cut(self._have + got)
+        have = self._have + got
+        frames = self._cut(have)
+        self.drained = have < _CHUNK and not self._nonsense
+        return frames
 
     def _recv_with_descriptors(self, view: memoryview) -> int:
         got, ancillary, flags, _ = self._sock.recvmsg_into((view,), _ANCILLARY, _CLOSE_ON_EXEC)
@@ -111,7 +117,10 @@ class FrameReader:
         while have - at >= head:
             header = unpack(view, at)
             if header[1] not in kinds:
-                raise ValueError("what came is no frame: a task has written into the descriptor of its worker")
+                self._nonsense = True
+                if not frames:
+                    raise ValueError(_NONSENSE)
+                break  # first those that came before it; the next call says so
             end = at + head + header[0]
             if end > have:
                 if head + header[0] > len(view):

@@ -133,6 +133,8 @@ class Fleet(Starting):
     def lose(self, handle: Handle, error: BaseException) -> None:
         """Kill a worker whose answer cannot be read; what it has not begun runs elsewhere."""
         handle.trouble = error
+        with self.lock:
+            self.returned += handle.take_back()  # what it has not begun it shall not begin
         self.signal(handle, signal.SIGKILL)
 
     def _lose_silent(self, handle: Handle, due: float, now: float) -> list[float]:
@@ -235,7 +237,7 @@ class Fleet(Starting):
             times.append(handle.moved + settings.idle_timeout)
         if any(when <= now for when in times):
             self.retire(handle)
-            return []
+            return [now]  # the next turn starts another in its place, if there is work for it
         return times
 
     def check_size(self, handle: Handle, rss: int) -> None:

@@ -4,7 +4,7 @@ It waits behind a slow task, or at a worker that does not take it up: stopped, o
 while: whether it is well again it cannot tell, having nothing to answer.
 
 Where nobody is free it goes back a little later, to be the next that is begun: what is slow may wait for it, and if each worker
-has such a task, nobody would ever be free. Then there is one worker more until all of it is begun (`Waits.note_stuck`).
+has such a task, nobody would ever be free. Then there is one worker more until all of it is taken (`Waits.note_stuck`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from taskrun.runs import Run
 if TYPE_CHECKING:
     import threading
 
+    from taskrun.engine.dispatch import Dispatcher
     from taskrun.engine.fleet import Fleet
     from taskrun.engine.handle import Handle
     from taskrun.scheduler import Scheduler
@@ -34,11 +35,13 @@ _STUCK = 0.02  # seconds without an answer, where nobody is free
 class Reclaimer:
     """Takes tasks back from the workers of one fleet. The I/O thread's; *lock* is that of the flights."""
 
-    def __init__(self, fleet: Fleet, lock: threading.RLock, scheduler: Scheduler) -> None:
+    def __init__(self, fleet: Fleet, dispatcher: Dispatcher, lock: threading.RLock, scheduler: Scheduler) -> None:
         self._fleet = fleet
+        self._dispatcher = dispatcher
         self._lock = lock
         self._scheduler = scheduler
-        self._slow: list[tuple[Handle, Task, list[Task]]] = []  # by whom, what, and what was taken back while nobody was free
+        self._owed: list[Task] = []  # what was taken back while nobody was free, until it is pulled
+        self._slow: dict[Task, Handle] = {}  # what does not end meanwhile, and where
 
     def look(self, busy: list[Handle], now: float) -> float | None:
         """Take back what is overdue at *busy* workers, if another could run it; return when to look again, or None."""
@@ -66,33 +69,42 @@ class Reclaimer:
 
     def _look_at_slow(self, busy: list[Handle], now: float) -> float | None:
         """Take back what waits behind tasks that do not end: nobody is free. Return when to look again, or None."""
-        following = self._somebody_by()
+        times = [self.somebody_by()]
         for handle in busy if self._fleet.limit > 1 else ():
-            flight = handle.flight
-            if len(flight) < 2:
+            head, alone = next(iter(handle.flight.values()), None), len(handle.flight) < 2
+            if head is None or head in self._slow or (alone and not self._owed):
                 continue
             due = handle.moved + _STUCK
             if due <= now:
-                with self._lock:
-                    back = handle.take_back() if handle.unclaimed() < len(flight) else []
-                    slow = next(iter(flight.values()), None)
-                self._fleet.returned += back
-                if back and slow is not None and type(slow.fn) is not Run:  # whose map looks after it itself
-                    self._slow.append((handle, slow, back))
-                    self._scheduler.note_stuck(slow)
                 due = now + _STUCK
-            following = due if following is None else min(due, following)
-        return following
+                with self._lock:
+                    begun = handle.unclaimed() < len(handle.flight)
+                    back = handle.take_back() if begun else []
+                if begun:
+                    self._take_note(handle, head, back, now)
+            times.append(due)
+        return min((when for when in times if when is not None), default=None)
+
+    def _take_note(self, handle: Handle, head: Task, back: list[Task], now: float) -> None:
+        """*head* does not end, and *back* was taken back from behind it."""
+        self._fleet.returned += back
+        self._owed += back
+        if type(head.fn) is Run:  # its map looks after it
+            return
+        if self._owed:
+            self._slow[head] = handle
+            self._scheduler.note_stuck(head)
+        slot = self._dispatcher.pace_slot(head.fn) if back else None
+        if slot is not None:  # those that come next travel alone
+            slot.seconds = max(slot.seconds or 0.0, now - handle.moved)
 
     def see_whether_they_move(self) -> None:
-        """Note which of the tasks that were slow have ended, or have nothing behind them any more that has not begun."""
-        if self._slow:
-            self._slow, before = [], self._slow
-            for handle, slow, back in before:
-                runs = any(task is slow for task in handle.flight.values())
-                if runs and any(not (task.pulled or task.settled) for task in back):
-                    self._slow.append((handle, slow, back))
-                else:
+        """Note which of the tasks that were slow have ended; all of them, once nothing that was taken back waits to begin."""
+        if self._slow or self._owed:
+            self._owed = [task for task in self._owed if not (task.pulled or task.settled)]
+            for slow, handle in list(self._slow.items()):
+                if not self._owed or all(task is not slow for task in handle.flight.values()):
+                    del self._slow[slow]
                     self._scheduler.note_moving(slow)
 
     def look_at_runs(self, busy: list[Handle], now: float) -> float | None:
@@ -118,7 +130,7 @@ class Reclaimer:
         fleet = self._fleet
         return busy < fleet.limit and (fleet.anybody_free() or fleet.room_to_start() > 0)
 
-    def _somebody_by(self) -> float | None:
+    def somebody_by(self) -> float | None:
         """Return when a worker that is shunned may be tried again, or None."""
         shunned = [handle.shunned_until for handle in self._fleet.workers.values() if handle.free and handle.unresponsive]
         return min(shunned, default=None)

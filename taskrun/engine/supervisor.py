@@ -95,7 +95,7 @@ class Supervisor:
             raise
         self._fleet = fleet = Fleet(scheduler, settings, method, context_vars, self._lock, poller)
         self._dispatcher = Dispatcher(scheduler, settings, fleet, context_vars, self._lock)
-        self._reclaimer = Reclaimer(fleet, self._lock, scheduler)
+        self._reclaimer = Reclaimer(fleet, self._dispatcher, self._lock, scheduler)
         self._answers = Answers(scheduler, fleet, self._dispatcher, poller)
         self.thread = OwnThread(f"{settings.name}-engine", self._run)
         _living.add(self)
@@ -238,12 +238,13 @@ class Supervisor:
             del what, args  # they may hold a task, and this frame lives on
         self._report()
         self._hungry = self._dispatcher.feed()
-        timeout = self._see_to_what_is_due()
+        left = self._scheduler.queued  # for workers that are being made, or are busy
+        timeout = self._see_to_what_is_due(left)
         self._report()
         if self._ending and not self._end():
             return False
         self._asleep = True
-        if self._commands or (self._hungry and self._scheduler.queued) or self._fleet.outcomes or self._fleet.returned:
+        if self._commands or (self._hungry and self._scheduler.queued > left) or self._fleet.outcomes or self._fleet.returned:
             timeout = 0.0
         events = self._poller.poll(timeout)
         self._asleep = False
@@ -252,10 +253,15 @@ class Supervisor:
         self._bury()
         return True
 
-    def _see_to_what_is_due(self) -> float:
-        """Return for how many seconds to wait for news, if there is nothing else to do; -1: as long as it takes."""
+    def _see_to_what_is_due(self, queued: int) -> float:
+        """Return for how many seconds to wait for news, if there is nothing else to do; -1: as long as it takes.
+
+        So many tasks stay *queued*.
+        """
         now = time.monotonic()
         times = [self._fleet.tick(now)]
+        if queued:
+            times.append(self._reclaimer.somebody_by())
         self._reclaimer.see_whether_they_move()
         busy = [handle for handle in self._fleet.workers.values() if handle.flight]
         if busy:

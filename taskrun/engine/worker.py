@@ -70,6 +70,8 @@ class Worker:
         self._functions: dict[int, Any] = {}  # by slot: what dump_function made, replaced by the function at first use
         self._idle = select.poll()
         self._idle.register(tokens, select.POLLIN)
+        self._line = select.poll()
+        self._line.register(sock, select.POLLIN)
         self._root: int | None = None
         self._setup: dict[str, Any] = {}
         self._runner = CoroutineRunner()
@@ -132,6 +134,9 @@ class Worker:
         """Claim and run tasks until the token to leave comes."""
         tokens, read = self._tokens, os.read
         while True:
+            # Before the next one is claimed: who cannot tell ends here, and has nobody's task in hand.
+            if self._telling.last >= 0 and self._should_tell():
+                self._tell()
             try:
                 token = read(tokens, 1)
             except BlockingIOError:
@@ -216,9 +221,6 @@ class Worker:
             self._answer_error(channel.UNSENDABLE, sequence, started, error, name)
             return
         started = time.monotonic()
-        if self._telling.last >= 0 and self._telling.is_due_before(slot, started, more=bool(self._frames)):
-            self._tell()
-            started = time.monotonic()
         deadline = started + timeout if timeout else None
         current = CurrentTask(name, index, attempt, deadline, self._root, notes.Asked(self._notes, sequence))
         alarm = SoftAlarm(soft, current, self._runner, globals(), type(self)._call.__code__) if soft else None
@@ -273,8 +275,20 @@ class Worker:
         self._telling.add(sequence, ended)
 
     def _more_at_hand(self, duration: float) -> bool:
-        """Return whether another task was sent; what is not received yet is looked for after a longer call only."""
-        return bool(self._frames) or (duration > QUICK and any(event == select.POLLIN for _, event in self._idle.poll(0)))
+        """Return whether more was sent and its parent can be told later; it is looked at anew after a longer call only."""
+        if duration > QUICK:
+            for _, event in self._line.poll(0):
+                if event & select.POLLNVAL:  # the task has closed it: it shall be the one that cannot be answered
+                    return False
+                if event & select.POLLIN and not self._frames:
+                    self._receive()
+        return bool(self._frames)
+
+    def _should_tell(self) -> bool:
+        """Return whether the parent should be told of the answers in the outbox before what comes next."""
+        frames = self._frames
+        slot = frames[0][0][2] if frames and frames[0][0][1] <= channel.TASK_MORE else -1
+        return self._telling.is_due_before(slot, time.monotonic(), more=len(frames) > 1)
 
     def _function(self, slot: int, extras: dict[str, Any] | None, name: str | None) -> Callable[..., Any]:
         if extras is not None and "fn" in extras:

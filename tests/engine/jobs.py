@@ -5,8 +5,10 @@ Large modules are imported where they are needed: a fresh worker imports this on
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import stat
 import sys
 import threading
 import time
@@ -58,6 +60,32 @@ def log(file: str, text: object) -> None:
 
 def lines(file: Path) -> list[str]:
     return file.read_text().split() if file.exists() else []
+
+
+def close_sockets_if(closing: bool, value: int) -> int:
+    """Return *value*, after a millisecond in which it may close what the worker answers on, and nothing else."""
+    time.sleep(0.001)
+    for fd in range(3, 100) if closing else ():
+        if os.path.exists(f"/proc/self/fd/{fd}") and stat.S_ISSOCK(os.fstat(fd).st_mode):
+            os.close(fd)
+    return value
+
+
+def write_nonsense_if(writing: bool, size: int) -> bytes:
+    """Return that many bytes, or write into each descriptor of the worker and hold on."""
+    for fd in range(3, 12) if writing else ():
+        with contextlib.suppress(OSError):
+            os.write(fd, b"\xff" * 100)
+    if writing:
+        time.sleep(60)
+    return bytes(size)
+
+
+def hold_but_first(count: str, path: str) -> None:
+    """An initializer that takes its time in all workers but the first."""
+    log(count, os.getpid())
+    if len(lines(Path(count))) > 1:
+        tell_and_hold(path)
 
 
 def hold_third(count: str, path: str) -> None:

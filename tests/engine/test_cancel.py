@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -98,6 +99,19 @@ class TestSentAhead:
         warm_up(ex, file)
         first, second = ex.submit(release_or_hold, 0, wire.path), ex.submit(release_or_hold, 1, wire.path)
         assert (first.result(20), second.result(20)) == (0, 1)
+
+    def test_tasks_that_meet_in_pairs_do_not_deadlock_however_they_are_dealt_out(self, make: Callable, tmp_path: Path) -> None:
+        def meet(pair: object, me: int) -> int:
+            (tmp_path / f"{pair} {me}").touch()
+            while not (tmp_path / f"{pair} {1 - me}").exists():
+                time.sleep(0.0005)
+            return me
+
+        with make(max_workers=2) as ex:
+            for i in range(10):  # they are known to be quick
+                assert [future.result(20) for future in [ex.submit(meet, f"early {i}", me) for me in range(2)]] == [0, 1]
+            futures = [ex.submit(meet, i, me) for i in range(20) for me in range(2)]
+            assert [future.result(40) for future in futures] == 20 * [0, 1]
 
 
 class TestWhileItIsPickled:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import threading
 from collections import Counter
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import jobs
 import pytest
-from patience import eventually, gone
+from patience import PATIENCE, eventually, gone
 
 import taskrun
+from taskrun.engine import channel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,6 +149,46 @@ def test_a_task_that_closes_every_descriptor_fails_alone(make: Callable, capfd: 
         assert isinstance(ex.submit(jobs.close_every_descriptor).exception(), taskrun.WorkerCrashedError)
         assert list(ex.map(jobs.double, range(5))) == [0, 2, 4, 6, 8]
     assert "Bad file descriptor" in capfd.readouterr().err  # the worker says why it ends
+
+
+def test_a_task_that_closes_the_line_of_its_worker_costs_no_other_task(
+    make: Callable, wire: Wire, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with make(max_workers=1) as ex:
+        together = ex.options(chunksize=20)
+        together.submit(jobs.tell_and_hold, wire.path)
+        wire.hear()
+        futures = [together.submit(jobs.close_sockets_if, i == 5, i) for i in range(20)]
+        wire.release()
+        errors = [future.exception(PATIENCE) for future in futures]
+        assert isinstance(errors[5], taskrun.WorkerCrashedError)
+        assert [error for error in errors if error] == errors[5:6]
+    assert "Bad file descriptor" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("make", ["process"], indirect=True)
+def test_what_was_answered_before_a_task_wrote_nonsense_counts(make: Callable, wire: Wire) -> None:
+    with make(max_workers=1) as ex:
+        together = ex.options(chunksize=20)
+        together.submit(jobs.tell_and_hold, wire.path)
+        wire.hear()
+        futures = [together.submit(jobs.write_nonsense_if, i == 15, 2000) for i in range(20)]  # too large for the outbox
+        wire.release()
+        errors = [future.exception(PATIENCE) for future in futures]
+        assert isinstance(errors[15], taskrun.WorkerCrashedError)
+        assert [error for error in errors if error] == errors[15:16]
+
+
+def test_frames_that_came_with_nonsense_are_read_first() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        reader = channel.FrameReader(ours, channel.REPLY)
+        frame = channel.REPLY.pack(4, channel.DONE, 7, 0.0, 0.0, 0.0, 0) + b"data"
+        theirs.sendall(2 * frame + b"\xff" * 100)
+        assert [payload for _, payload in reader.read()] == [b"data", b"data"]
+        assert not reader.drained
+        with pytest.raises(ValueError, match="no frame"):
+            reader.read()
 
 
 def test_an_answer_cut_off_in_the_middle_is_a_crash(make: Callable) -> None:

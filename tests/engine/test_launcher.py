@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 import jobs
 import pytest
-from patience import PATIENCE, eventually, gone
+from patience import PATIENCE, eventually, gone, stopped
 
 import taskrun
-from taskrun.engine import fleet, launch, posix, stopping, template
+from taskrun.engine import fleet, launch, poller, posix, stopping, template
 from taskrun.engine.launch import TEMPLATE
 
 if TYPE_CHECKING:
@@ -186,6 +186,35 @@ def test_an_executor_begins_with_its_template_before_there_is_a_task(make: Calla
     TEMPLATE.end()
     with make():
         assert eventually(lambda: TEMPLATE.pid is not None)
+
+
+def test_nothing_is_done_while_workers_take_their_time_to_start(
+    make: Callable, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    polls, poll = [], poller.Poller.poll
+    monkeypatch.setattr(poller.Poller, "poll", lambda self, timeout: (polls.append(timeout), poll(self, timeout))[1])
+    with make(max_workers=4, initializer=jobs.tell_and_hold, initargs=(wire.path,)) as ex:
+        future = ex.submit(jobs.double, 1)
+        wire.hear()
+        assert eventually(lambda: polls and polls[-1] != 0)
+        before = len(polls)
+        time.sleep(0.2)
+        assert len(polls) - before < 20
+        wire.release(4)
+        assert future.result(PATIENCE) == 2
+
+
+def test_a_worker_that_was_stopped_for_a_moment_is_used_again_though_another_is_made(
+    make: Callable, wire: Wire, tmp_path: Path
+) -> None:
+    with make(max_workers=2, initializer=jobs.hold_but_first, initargs=(str(tmp_path / "count"), wire.path)) as ex:
+        pid = ex.submit(jobs.pid).result(PATIENCE)
+        stopped(pid)
+        future = ex.submit(jobs.pid)
+        wire.hear()  # it did not claim the task, so another one is made
+        os.kill(pid, signal.SIGCONT)
+        assert future.result(PATIENCE) == pid
+        wire.release()
 
 
 def test_the_template_keeps_nothing_of_the_users_open(make: Callable) -> None:

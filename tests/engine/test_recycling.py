@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jobs
+import pytest
 from patience import PATIENCE, eventually, gone
 
 import taskrun
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
     from patience import Wire
 
 BACKENDS = ("process", "pool")
+
+
+@pytest.mark.parametrize("make", ["process"], indirect=True)
+def test_a_replacement_is_made_while_a_worker_that_is_too_old_still_works(make: Callable, wire: Wire) -> None:
+    with make(max_workers=1, max_age_per_child=0.2) as ex:
+        held = ex.submit(jobs.tell_and_hold, wire.path)
+        wire.hear()
+        follows = ex.submit(jobs.pid)
+        assert eventually(lambda: len(ex.stats()["workers"]) == 2)
+        wire.release()
+        assert follows.result(PATIENCE) != held.result(PATIENCE)
 
 
 def test_no_worker_runs_more_tasks_than_max_tasks_per_child(make: Callable) -> None:
