@@ -68,10 +68,14 @@ class _Window:
 class Flow:
     """One run of *items* through *submit*; `outcomes` is iterated once, in the main thread."""
 
-    def __init__(self, items: Iterator[Item], submit: Submit, *, concurrent: bool) -> None:
+    def __init__(
+        self, items: Iterator[Item], submit: Submit, *, concurrent: bool, before_waiting: Callable[[], object] = lambda: None
+    ) -> None:
+        """*before_waiting* is called in `outcomes` when no further one is ready."""
         self._items = items
         self._submit = submit
         self._concurrent = concurrent
+        self._before_waiting = before_waiting
         # A SimpleQueue may be put to from signal handlers and from whatever thread a callback runs in.
         self._events: SimpleQueue[Outcome | BaseException | None] = SimpleQueue()
         self._window = _Window()
@@ -91,6 +95,8 @@ class Flow:
             return
         threading.Thread(target=self._feed, name="taskrun-reader", daemon=True).start()
         while not self._over():
+            if self._events.empty():
+                self._before_waiting()
             event = self._events.get()
             if isinstance(event, Outcome):
                 with self._lock:
@@ -103,11 +109,6 @@ class Flow:
         """Make room for another item."""
         if self._concurrent:
             self._window.leave(outcome.item)
-
-    @property
-    def idle(self) -> bool:
-        """No further outcome is ready at this moment."""
-        return self._events.empty()
 
     def stop(self) -> None:
         """Read and start nothing more; what runs is waited for. From any thread, but not from a signal handler."""
@@ -162,6 +163,7 @@ class Flow:
                 yield Outcome(item) if item.problem is not None else _outcome(item, self._submit(item))
                 if self._stopped:
                     return
+                self._before_waiting()
         finally:
             self._close_items()
 

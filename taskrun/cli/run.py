@@ -94,6 +94,7 @@ def run(wanted: Run) -> ExitCode:
                 items(sources),
                 _submitter(executor, function, wanted.expand),
                 concurrent=executor.capabilities.concurrent,
+                before_waiting=results.flush,  # let the reader see what there is
             )
             who = _backend_text(executor)
             try:
@@ -127,8 +128,6 @@ def _collect(flow: Flow, wanted: Run, results: Results, tally: Tally, advance: C
                 record = record_of(outcome, tracebacks=wanted.tracebacks, as_repr=wanted.as_repr)
                 results.write(record)
                 tally.count(record)
-                if flow.idle:  # nothing else to do: let the reader see what there is
-                    results.flush()
             advance(tally, outcome.item.weight)
             flow.release(outcome)
             if wanted.fail_fast and tally.failed and not tally.stopped_early:

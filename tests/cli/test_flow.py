@@ -52,6 +52,26 @@ def test_unordered_outcomes_come_as_they_are_ready(pool):
     assert list(outcomes) == []
 
 
+def test_who_receives_is_told_when_nothing_more_is_ready_also_where_the_input_has_just_ended(pool):
+    go_on, told = threading.Event(), []
+    flow = Flow(
+        numbers(2),
+        lambda item: pool.submit(lambda: item.index == 0 or go_on.wait(30)),
+        concurrent=True,
+        before_waiting=lambda: told.append(flow._events.empty()),
+    )
+    outcomes = flow.outcomes()
+    assert next(outcomes).item.index == 0
+    assert eventually(lambda: not flow._events.empty())  # that there is no third one
+    told.clear()
+    receiver = threading.Thread(target=drain, args=(flow, outcomes))
+    receiver.start()
+    assert eventually(lambda: told)
+    go_on.set()
+    receiver.join(30)
+    assert all(told)
+
+
 def test_errors_are_outcomes_even_those_that_are_no_exception(pool):
     def work(number):
         raise [ValueError, SystemExit, KeyboardInterrupt][number](number)
