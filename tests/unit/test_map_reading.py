@@ -160,6 +160,7 @@ def test_a_stream_of_tiny_items_is_read_no_further_than_the_window(backend: str)
 def test_an_input_may_ask_its_own_map_when_items_have_become_tiny(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # Never known as slow: what is slow is read when all results are handed out, and then there is none to ask for.
     monkeypatch.setattr(map_reading, "_HELD_BACK", PATIENCE)
+    monkeypatch.setattr(sharing, "in_use", False)  # else items do not travel together, and a read is slow sooner
     results: Any = None
     asked = []
 
