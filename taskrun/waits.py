@@ -149,14 +149,18 @@ class Waits(Completing):
             self._allow(0)
 
     def _look_again(self) -> None:
-        self.timer.call_at(time.monotonic() + _STUCK_AFTER, self._look_at_stuck, sum(self.counts.values()))
+        self.timer.call_at(time.monotonic() + _STUCK_AFTER, self._look_at_stuck, self._attempts_ended())
+
+    def _attempts_ended(self) -> int:
+        """Return how many attempts have ended; what is cancelled in the queue frees nobody."""
+        return self.counts["succeeded"] + self.counts["failed"] + self.counts["retried"]
 
     def _look_at_stuck(self, ended: int) -> None:
         """Let there be one more worker if nothing has ended since there were *ended* tasks and items. In the timer's thread."""
         with self.lock:
             self._watching = bool(self._stuck)
         if self._watching:
-            self._allow(int(sum(self.counts.values()) == ended))
+            self._allow(int(self._attempts_ended() == ended))
             self._look_again()
 
     def _allow(self, more: int) -> None:

@@ -184,7 +184,7 @@ class Dispatcher:
             task.place = PULLED
         batch = self._within_budget(tasks)
         if len(batch) < len(tasks):
-            self._return(tasks[len(batch) :])
+            self.give_back(tasks[len(batch) :])
         if batch:
             self._send(handle, batch)
         self._in_hand = []
@@ -235,7 +235,15 @@ class Dispatcher:
             return self._functions.slot(fn.__func__)  # type: ignore[attr-defined]
         return self._functions.slot(kind)
 
-    def _return(self, tasks: list[Task]) -> None:
+    def pull_to_give_back(self, limit: int) -> list[Task]:
+        """Take up to so many tasks from the queue; none where some of them may be among the suspects as well."""
+        tasks = [] if self._fleet.anybody_crashed else self._scheduler.pull(limit)
+        for task in tasks:
+            task.place = PULLED
+        return tasks
+
+    def give_back(self, tasks: list[Task]) -> None:
+        """Return pulled tasks to the queue, but for those that were asked back meanwhile."""
         back = []
         with self._lock:
             for task in tasks:

@@ -250,8 +250,10 @@ class Fleet(Starting):
     def retire(self, handle: Handle) -> None:
         """Have a worker end in order after the task it runs; what it has not begun goes back."""
         with self.lock:
-            self.returned += handle.take_back()
+            back = handle.take_back()
             handle.leave()
+        self.returned += back
+        self.owed += back
 
     def close(self) -> None:
         """Close everything."""

@@ -31,7 +31,7 @@ _TIMES, _MORE = 4, 0.0002  # a call counts as no slower than so many times what 
 class Slot:
     """A function that workers keep, and what is known of its pace."""
 
-    __slots__ = ("data", "name", "number", "reach", "ref", "refers", "seconds", "version")
+    __slots__ = ("data", "name", "number", "reach", "ref", "refers", "seconds", "version", "waits")
 
     def __init__(self, number: int, version: int, ref: weakref.ref[Any], fn: Callable[..., Any]) -> None:
         self.number = number
@@ -46,10 +46,14 @@ class Slot:
         """What it is made of, where that may change."""
         self.seconds: float | None = None
         """Moving average of what one call takes; None: never seen."""
+        self.waits = False
+        """Its calls have waited for later ones, and all workers stood still: each travels alone from then on."""
 
     def observe(self, seconds: float) -> None:
         """Note how long a call took. Quick to believe in slowness, slow to believe in speed: a wrong bet blocks others."""
         known = self.seconds
+        if self.waits:
+            return
         if known is None:
             self.seconds = seconds
         elif seconds > known:  # not wholly at once: one that was interrupted, or is the only one of its kind, tells little

@@ -4,7 +4,8 @@ It waits behind a slow task, or at a worker that does not take it up: stopped, o
 while: whether it is well again it cannot tell, having nothing to answer.
 
 Where nobody is free it goes back a little later, to be the next that is begun: what is slow may wait for it, and if each worker
-has such a task, nobody would ever be free. Then there is one worker more until all of it is taken (`Waits.note_stuck`).
+has such a task, nobody would ever be free. Then there is one worker more for each that began before its turn, until what should
+have begun earlier has (`Waits.note_stuck`): with one task at a time sent to each worker, that one would not run yet.
 """
 
 from __future__ import annotations
@@ -40,8 +41,7 @@ class Reclaimer:
         self._dispatcher = dispatcher
         self._lock = lock
         self._scheduler = scheduler
-        self._owed: list[Task] = []  # what was taken back while nobody was free, until it is pulled
-        self._slow: dict[Task, Handle] = {}  # what does not end meanwhile, and where
+        self._slow: dict[Task, Handle] = {}  # what does not end, has begun before its turn, and where
 
     def look(self, busy: list[Handle], now: float) -> float | None:
         """Take back what is overdue at *busy* workers, if another could run it; return when to look again, or None."""
@@ -54,7 +54,7 @@ class Reclaimer:
             if somebody is None:
                 somebody = self._anybody_free(len(busy))
             if not somebody:
-                return self._look_at_slow(busy, now)
+                break
             due = handle.fed + OVERDUE
             if due > now:
                 following = due if following is None else min(due, following)
@@ -65,14 +65,17 @@ class Reclaimer:
                 if handle.seen is None:  # nothing claimed, or nothing but what it has answered without our having read it
                     handle.shun(now)
             self._fleet.returned += back
-        return following
+            self._fleet.owed += back
+        if somebody is None and self._fleet.owed:
+            somebody = self._anybody_free(len(busy))
+        return self._look_at_slow(busy, now) if somebody is False else following
 
     def _look_at_slow(self, busy: list[Handle], now: float) -> float | None:
         """Take back what waits behind tasks that do not end: nobody is free. Return when to look again, or None."""
         times = [self.somebody_by()]
         for handle in busy if self._fleet.limit > 1 else ():
             head, alone = next(iter(handle.flight.values()), None), len(handle.flight) < 2
-            if head is None or head in self._slow or (alone and not self._owed):
+            if head is None or head in self._slow or (alone and not self._fleet.owed):
                 continue
             due = handle.moved + _STUCK
             if due <= now:
@@ -80,32 +83,45 @@ class Reclaimer:
                 with self._lock:
                     begun = handle.unclaimed() < len(handle.flight)
                     back = handle.take_back() if begun else []
-                if begun:
-                    self._take_note(handle, head, back, now)
+                if back:
+                    self._give_back(handle, head, back, now)
+                if begun and type(head.fn) is not Run and self._is_before_its_turn(head):  # a run's map looks after it
+                    self._slow[head] = handle
+                    self._scheduler.note_stuck(head)
             times.append(due)
         return min((when for when in times if when is not None), default=None)
 
-    def _take_note(self, handle: Handle, head: Task, back: list[Task], now: float) -> None:
-        """*head* does not end, and *back* was taken back from behind it."""
-        self._fleet.returned += back
-        self._owed += back
-        if type(head.fn) is Run:  # its map looks after it
-            return
-        if self._owed:
-            self._slow[head] = handle
-            self._scheduler.note_stuck(head)
-        slot = self._dispatcher.pace_slot(head.fn) if back else None
+    def _give_back(self, handle: Handle, head: Task, back: list[Task], now: float) -> None:
+        """Give *back* what was taken back from behind *head*, so that all of that kind waits in the order of submission."""
+        fleet = self._fleet
+        again = self._dispatcher.pull_to_give_back(len(fleet.owed)) if fleet.owed else []  # they are the first of the queue
+        self._dispatcher.give_back(sorted(back + again, key=_turn))
+        fleet.owed += back
+        slot = self._dispatcher.pace_slot(head.fn)
         if slot is not None:  # those that come next travel alone
             slot.seconds = max(slot.seconds or 0.0, now - handle.moved)
 
+    def _is_before_its_turn(self, task: Task) -> bool:
+        """Return whether one that was submitted earlier has not begun: with a task at a time *task* would not run yet."""
+        turn = _turn(task)
+        return any(_turn(each) < turn for each in self._fleet.owed)
+
     def see_whether_they_move(self) -> None:
-        """Note which of the tasks that were slow have ended; all of them, once nothing that was taken back waits to begin."""
-        if self._slow or self._owed:
-            self._owed = [task for task in self._owed if not (task.pulled or task.settled)]
-            for slow, handle in list(self._slow.items()):
-                if not self._owed or all(task is not slow for task in handle.flight.values()):
-                    del self._slow[slow]
-                    self._scheduler.note_moving(slow)
+        """Note which of the tasks that were slow have ended, or run in their turn since what came before them was pulled."""
+        fleet = self._fleet
+        if fleet.owed:
+            fleet.owed = [task for task in fleet.owed if not (task.pulled or task.settled)]
+        for slow, handle in list(self._slow.items()):
+            if all(task is not slow for task in handle.flight.values()) or not self._is_before_its_turn(slow):
+                del self._slow[slow]
+                self._scheduler.note_moving(slow)
+
+    def have_them_travel_alone(self) -> None:
+        """All workers stood still: what they are at waits for others, it seems."""
+        for task in self._slow:
+            slot = self._dispatcher.pace_slot(task.fn)
+            if slot is not None:
+                slot.seconds, slot.waits = 1.0, True
 
     def look_at_runs(self, busy: list[Handle], now: float) -> float | None:
         """Look whether *busy* workers have given items of a run back; return when to look again, or None."""
@@ -134,3 +150,7 @@ class Reclaimer:
         """Return when a worker that is shunned may be tried again, or None."""
         shunned = [handle.shunned_until for handle in self._fleet.workers.values() if handle.free and handle.unresponsive]
         return min(shunned, default=None)
+
+
+def _turn(task: Task) -> tuple[float, int]:
+    return task.queued, task.index

@@ -160,7 +160,7 @@ class Supervisor:
 
     def allow(self, extra: int) -> None:
         """Let there be *extra* workers beside `max_workers`."""
-        self.tell(self._fleet.allow, extra)
+        self.tell(self._allow, extra)
 
     def abort(self, force: bool) -> None:
         """Stop all workers."""
@@ -313,6 +313,11 @@ class Supervisor:
                 self._scheduler.give_back(returned)
 
     # -- commands --------------------------------------------------------------------------------------------------------------
+
+    def _allow(self, extra: int) -> None:
+        self._fleet.allow(extra)
+        if extra:
+            self._reclaimer.have_them_travel_alone()
 
     def _abort(self, force: bool) -> None:
         self._fleet.abort(force=force)

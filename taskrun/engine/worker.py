@@ -135,7 +135,8 @@ class Worker:
         tokens, read = self._tokens, os.read
         while True:
             # Before the next one is claimed: who cannot tell ends here, and has nobody's task in hand.
-            if self._telling.last >= 0 and self._should_tell():
+            at_hand = bool(self._frames)
+            if at_hand and self._telling.last >= 0 and self._should_tell():
                 self._tell()
             try:
                 token = read(tokens, 1)
@@ -149,7 +150,10 @@ class Worker:
             if token[0] == channel.LEAVE:
                 self._tell()
                 return
-            self._run(*self._frame_of(token[0]))
+            header, payload = self._frame_of(token[0])
+            if not at_hand and self._telling.last >= 0 and self._should_tell_before(header[2], more=bool(self._frames)):
+                self._tell()
+            self._run(header, payload)
             if self._forked:
                 # os.fork in the task, and the child came back from the task's code: it must not work for our parent.
                 end_a_copy()
@@ -280,15 +284,18 @@ class Worker:
             for _, event in self._line.poll(0):
                 if event & select.POLLNVAL:  # the task has closed it: it shall be the one that cannot be answered
                     return False
-                if event & select.POLLIN and not self._frames:
-                    self._receive()
+                if event & select.POLLIN:  # received once it is claimed: if it is too large, that task is to blame
+                    return True
         return bool(self._frames)
 
     def _should_tell(self) -> bool:
         """Return whether the parent should be told of the answers in the outbox before what comes next."""
         frames = self._frames
         slot = frames[0][0][2] if frames and frames[0][0][1] <= channel.TASK_MORE else -1
-        return self._telling.is_due_before(slot, time.monotonic(), more=len(frames) > 1)
+        return self._should_tell_before(slot, more=len(frames) > 1)
+
+    def _should_tell_before(self, slot: int, *, more: bool) -> bool:
+        return self._telling.is_due_before(slot, time.monotonic(), more=more)
 
     def _function(self, slot: int, extras: dict[str, Any] | None, name: str | None) -> Callable[..., Any]:
         if extras is not None and "fn" in extras:
