@@ -207,7 +207,12 @@ class Dispatcher:
         """Return the beginning of *tasks* that makes a batch, and learn how many to pull next time."""
         chunk = tasks[0].options.chunksize if tasks else None
         if chunk is not None:  # the user knows better
+            slot = self.pace_slot(tasks[0].fn)
+            if slot is not None and slot.waits:  # ... but for that
+                chunk = 1
             self._pull_size = min(chunk, channel.MAX_AHEAD // 2)
+            if chunk == 1:
+                return tasks[:1]
             return list(takewhile(lambda task: task.options.chunksize == chunk, tasks[: self._pull_size]))
         total = each = 0.0
         fn: Any = None

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import jobs
 import pytest
-from patience import eventually
+from patience import PATIENCE, eventually
 
 import taskrun
+from taskrun import waits
 from taskrun.engine import channel
 from taskrun.engine.handle import Handle
 
@@ -99,6 +100,25 @@ class TestSentAhead:
         warm_up(ex, file)
         first, second = ex.submit(release_or_hold, 0, wire.path), ex.submit(release_or_hold, 1, wire.path)
         assert (first.result(20), second.result(20)) == (0, 1)
+
+    def test_there_is_one_worker_more_for_those_before_their_turn_and_no_third_one(
+        self, make: Callable, wire: Wire, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(waits, "_STUCK_AFTER", 0.05)
+        with make(max_workers=2) as ex:
+            together = ex.options(chunksize=10)
+            gates = [together.submit(jobs.tell_and_hold, wire.path, i) for i in range(2)]
+            assert {wire.hear(), wire.hear()} == {"0", "1"}
+            futures = [together.submit(jobs.hold_if, wire.path, i) for i in range(20)]
+            wire.release(2)
+            for _ in range(3):
+                assert wire.hear() == "held"  # the first of two batches, and the second of the one that is older
+            assert all(gate.done() for gate in gates)
+            time.sleep(0.5)
+            assert len(ex.stats()["workers"]) == 3
+            wire.release(20)
+            assert [future.result(PATIENCE) for future in futures] == list(range(20))
+            assert eventually(lambda: len(ex.stats()["workers"]) == 2)
 
     def test_tasks_that_meet_in_pairs_do_not_deadlock_however_they_are_dealt_out(self, make: Callable, tmp_path: Path) -> None:
         def meet(pair: object, me: int) -> int:
