@@ -67,6 +67,8 @@ class Dispatcher:
         self._max_tasks = settings.max_tasks_per_child
         self._functions = Functions()
         self._pull_size = 1
+        self.left = 0
+        """How many tasks `feed` has left in the queue, as it saw it: what is there beyond that has come since."""
         self.suspects: deque[Task] = deque()
         """Tasks that took a worker down and run again: each alone, on a fresh worker."""
         self._in_hand: list[Task] = []  # pulled and neither sent nor returned yet
@@ -98,6 +100,7 @@ class Dispatcher:
             queued = scheduler.queued
         if self.suspects:
             self._prepare_for_suspects()
+        self.left = queued
         waiting = queued + len(self.suspects)
         if waiting > 0:
             for _ in range(min(waiting - fleet.starting(), fleet.room_to_start())):

@@ -238,7 +238,7 @@ class Supervisor:
             del what, args  # they may hold a task, and this frame lives on
         self._report()
         self._hungry = self._dispatcher.feed()
-        left = self._scheduler.queued  # for workers that are being made, or are busy
+        left = self._dispatcher.left  # for workers that are being made, or are busy; not looked at anew: it may have grown
         timeout = self._see_to_what_is_due(left)
         self._report()
         if self._ending and not self._end():
