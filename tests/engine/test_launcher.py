@@ -19,7 +19,7 @@ import pytest
 from patience import PATIENCE, eventually, gone, stopped
 
 import taskrun
-from taskrun.engine import fleet, launch, poller, posix, stopping, template
+from taskrun.engine import dispatch, fleet, launch, poller, posix, stopping, template
 from taskrun.engine.launch import TEMPLATE
 
 if TYPE_CHECKING:
@@ -186,6 +186,28 @@ def test_an_executor_begins_with_its_template_before_there_is_a_task(make: Calla
     TEMPLATE.end()
     with make():
         assert eventually(lambda: TEMPLATE.pid is not None)
+
+
+@pytest.mark.parametrize("make", ["process"], indirect=True)
+def test_what_is_submitted_just_after_the_look_at_the_queue_is_not_left_there(
+    make: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed, late = dispatch.Dispatcher.feed, []
+
+    def feed_and_submit(dispatcher: dispatch.Dispatcher) -> bool:
+        hungry = feed(dispatcher)
+        if asked and not late:
+            late.append(ex.submit(jobs.double, 2))
+        return hungry
+
+    asked = False
+    monkeypatch.setattr(dispatch.Dispatcher, "feed", feed_and_submit)
+    with make(max_workers=1) as ex:
+        assert ex.submit(jobs.double, 1).result(PATIENCE) == 2
+        asked = True
+        assert ex.submit(jobs.double, 3).result(PATIENCE) == 6
+        assert eventually(lambda: late)
+        assert late[0].result(PATIENCE) == 4
 
 
 def test_nothing_is_done_while_workers_take_their_time_to_start(
