@@ -196,7 +196,7 @@ def test_what_is_submitted_just_after_the_look_at_the_queue_is_not_left_there(
 
     def feed_and_submit(dispatcher: dispatch.Dispatcher) -> bool:
         hungry = feed(dispatcher)
-        if asked and not late:
+        if asked and not late and not any(handle.flight for handle in dispatcher._fleet.workers.values()):
             late.append(ex.submit(jobs.double, 2))
         return hungry
 
