@@ -68,7 +68,7 @@ class Dispatcher:
         self._functions = Functions()
         self._pull_size = 1
         self.left = 0
-        """How many tasks `feed` has left in the queue, as it saw it: what is there beyond that has come since."""
+        """How many tasks `feed` has left in the queue, as it saw it, for workers that are busy or being made."""
         self.suspects: deque[Task] = deque()
         """Tasks that took a worker down and run again: each alone, on a fresh worker."""
         self._in_hand: list[Task] = []  # pulled and neither sent nor returned yet
@@ -209,13 +209,8 @@ class Dispatcher:
     def _within_budget(self, tasks: list[Task]) -> list[Task]:
         """Return the beginning of *tasks* that makes a batch, and learn how many to pull next time."""
         chunk = tasks[0].options.chunksize if tasks else None
-        if chunk is not None:  # the user knows better
-            slot = self.pace_slot(tasks[0].fn)
-            if slot is not None and slot.waits:  # ... but for that
-                chunk = 1
+        if chunk is not None and not self._waits(tasks[0]):  # the user knows better, but for that
             self._pull_size = min(chunk, channel.MAX_AHEAD // 2)
-            if chunk == 1:
-                return tasks[:1]
             return list(takewhile(lambda task: task.options.chunksize == chunk, tasks[: self._pull_size]))
         total = each = 0.0
         fn: Any = None
@@ -230,6 +225,10 @@ class Dispatcher:
                 return tasks[:i]
         self._pull_size = max(1, min(int(_BUDGET / total * len(tasks)), channel.MAX_AHEAD // 2)) if tasks else 1
         return tasks
+
+    def _waits(self, task: Task) -> bool:
+        slot = self.pace_slot(task.fn)
+        return slot is not None and slot.waits
 
     def pace_slot(self, fn: Callable[..., Any]) -> Slot | None:
         """Return where the pace of *fn* is kept: that of the function inside for partials, methods and callable objects."""

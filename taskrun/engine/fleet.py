@@ -250,10 +250,8 @@ class Fleet(Starting):
     def retire(self, handle: Handle) -> None:
         """Have a worker end in order after the task it runs; what it has not begun goes back."""
         with self.lock:
-            back = handle.take_back()
+            self.returned += handle.take_back()
             handle.leave()
-        self.returned += back
-        self.owed += back
 
     def close(self) -> None:
         """Close everything."""

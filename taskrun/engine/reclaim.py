@@ -41,6 +41,7 @@ class Reclaimer:
         self._dispatcher = dispatcher
         self._lock = lock
         self._scheduler = scheduler
+        self._owed: list[Task] = []  # what was taken back, until it is pulled again
         self._slow: dict[Task, Handle] = {}  # what does not end, has begun before its turn, and where
 
     def look(self, busy: list[Handle], now: float) -> float | None:
@@ -65,8 +66,7 @@ class Reclaimer:
                 if handle.seen is None:  # nothing claimed, or nothing but what it has answered without our having read it
                     handle.shun(now)
             self._fleet.returned += back
-            self._fleet.owed += back
-        if somebody is None and self._fleet.owed:
+        if somebody is None and self._owed:
             somebody = self._anybody_free(len(busy))
         return self._look_at_slow(busy, now) if somebody is False else following
 
@@ -75,7 +75,7 @@ class Reclaimer:
         times = [self.somebody_by()]
         for handle in busy if self._fleet.limit > 1 else ():
             head, alone = next(iter(handle.flight.values()), None), len(handle.flight) < 2
-            if head is None or head in self._slow or (alone and not self._fleet.owed):
+            if head is None or head in self._slow or (alone and not self._owed):
                 continue
             due = handle.moved + _STUCK
             if due <= now:
@@ -84,33 +84,35 @@ class Reclaimer:
                     begun = handle.unclaimed() < len(handle.flight)
                     back = handle.take_back() if begun else []
                 if back:
-                    self._give_back(handle, head, back, now)
+                    self._fleet.returned += back
+                    slot = self._dispatcher.pace_slot(head.fn)
+                    if slot is not None:  # those that come next travel alone
+                        slot.seconds = max(slot.seconds or 0.0, now - handle.moved)
                 if begun and type(head.fn) is not Run and self._is_before_its_turn(head):  # a run's map looks after it
                     self._slow[head] = handle
                     self._scheduler.note_stuck(head)
             times.append(due)
         return min((when for when in times if when is not None), default=None)
 
-    def _give_back(self, handle: Handle, head: Task, back: list[Task], now: float) -> None:
-        """Give *back* what was taken back from behind *head*, so that all of that kind waits in the order of submission."""
-        fleet = self._fleet
-        again = self._dispatcher.pull_to_give_back(len(fleet.owed)) if fleet.owed else []  # they are the first of the queue
-        self._dispatcher.give_back(sorted(back + again, key=_turn))
-        fleet.owed += back
-        slot = self._dispatcher.pace_slot(head.fn)
-        if slot is not None:  # those that come next travel alone
-            slot.seconds = max(slot.seconds or 0.0, now - handle.moved)
+    def give_back(self, returned: list[Task]) -> None:
+        """Give back what was taken back, so that all of that kind waits in the order of submission, and remember it."""
+        self._forget_what_is_taken()
+        again = self._dispatcher.pull_to_give_back(len(self._owed)) if self._owed else []  # they are the first of the queue
+        self._dispatcher.give_back(sorted(returned + again, key=_turn))
+        self._owed += returned
+
+    def _forget_what_is_taken(self) -> None:
+        if self._owed:
+            self._owed = [task for task in self._owed if not (task.pulled or task.settled)]
 
     def _is_before_its_turn(self, task: Task) -> bool:
         """Return whether one that was submitted earlier has not begun: with a task at a time *task* would not run yet."""
         turn = _turn(task)
-        return any(_turn(each) < turn for each in self._fleet.owed)
+        return any(_turn(each) < turn for each in self._owed)
 
     def see_whether_they_move(self) -> None:
         """Note which of the tasks that were slow have ended, or run in their turn since what came before them was pulled."""
-        fleet = self._fleet
-        if fleet.owed:
-            fleet.owed = [task for task in fleet.owed if not (task.pulled or task.settled)]
+        self._forget_what_is_taken()
         for slow, handle in list(self._slow.items()):
             if all(task is not slow for task in handle.flight.values()) or not self._is_before_its_turn(slow):
                 del self._slow[slow]

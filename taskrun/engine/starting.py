@@ -54,8 +54,6 @@ class Starting:
         self.outcomes: list[Outcome] = []
         self.returned: list[Task] = []
         """Tasks taken back unstarted, for `scheduler.give_back`."""
-        self.owed: list[Task] = []
-        """What was sent and taken back unstarted, until it is pulled again."""
         self.crashed: WeakSet[Future[Any]] = WeakSet()
         """Futures whose task took a worker down: if it runs again, then alone on a fresh worker."""
         self.anybody_crashed = False

@@ -238,13 +238,13 @@ class Supervisor:
             del what, args  # they may hold a task, and this frame lives on
         self._report()
         self._hungry = self._dispatcher.feed()
-        left = self._dispatcher.left  # for workers that are being made, or are busy; not looked at anew: it may have grown
-        timeout = self._see_to_what_is_due(left)
+        timeout = self._see_to_what_is_due()
         self._report()
         if self._ending and not self._end():
             return False
         self._asleep = True
-        if self._commands or (self._hungry and self._scheduler.queued > left) or self._fleet.outcomes or self._fleet.returned:
+        late = self._hungry and self._scheduler.queued > self._dispatcher.left  # they came after the look at the queue
+        if late or self._commands or self._fleet.outcomes or self._fleet.returned:
             timeout = 0.0
         events = self._poller.poll(timeout)
         self._asleep = False
@@ -253,14 +253,11 @@ class Supervisor:
         self._bury()
         return True
 
-    def _see_to_what_is_due(self, queued: int) -> float:
-        """Return for how many seconds to wait for news, if there is nothing else to do; -1: as long as it takes.
-
-        So many tasks stay *queued*.
-        """
+    def _see_to_what_is_due(self) -> float:
+        """Return for how many seconds to wait for news, if there is nothing else to do; -1: as long as it takes."""
         now = time.monotonic()
         times = [self._fleet.tick(now)]
-        if queued:
+        if self._dispatcher.left:
             times.append(self._reclaimer.somebody_by())
         self._reclaimer.see_whether_they_move()
         busy = [handle for handle in self._fleet.workers.values() if handle.flight]
@@ -305,12 +302,10 @@ class Supervisor:
         while fleet.outcomes or fleet.returned:
             outcomes, fleet.outcomes = fleet.outcomes, []
             returned, fleet.returned = fleet.returned, []
-            for task in returned:
-                task.place = None
             if outcomes:
                 self._scheduler.settle_ours(outcomes)
             if returned:
-                self._scheduler.give_back(returned)
+                self._reclaimer.give_back(returned)
 
     # -- commands --------------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ errors of their task, a fork that comes back from the task's code is ended here.
 
 from __future__ import annotations
 
-import importlib
 import os
 import pickle
 import select
@@ -15,19 +14,19 @@ import socket
 import struct
 import sys
 import time
-from collections import deque
 from contextlib import nullcontext, suppress
 from contextvars import copy_context
 from functools import partial
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from taskrun import runs, sharing, shipping
+from taskrun import runs, sharing
 from taskrun.coroutines import CoroutineRunner
 from taskrun.cpu_meter import CpuMeter
 from taskrun.engine import bulk, channel, generators, notes, posix, surroundings
 from taskrun.engine.alarm import SoftAlarm
 from taskrun.engine.ending import end_a_copy, flush, run_exit_handlers
+from taskrun.engine.orders import Orders
 from taskrun.engine.outbox import LARGEST, Outbox
 from taskrun.engine.resident import Resident
 from taskrun.engine.run_watch import RunWatch
@@ -65,15 +64,9 @@ class Worker:
         self._sock = sock
         self._tokens = tokens
         self._notes = notes_fd
-        self._reader = channel.FrameReader(sock, channel.TASK_HEADER, descriptors=True)
-        self._frames: deque[tuple[tuple[int, ...], bytes | bytearray]] = deque()
-        self._functions: dict[int, Any] = {}  # by slot: what dump_function made, replaced by the function at first use
+        self._orders = Orders(sock)
         self._idle = select.poll()
         self._idle.register(tokens, select.POLLIN)
-        self._line = select.poll()
-        self._line.register(sock, select.POLLIN)
-        self._root: int | None = None
-        self._setup: dict[str, Any] = {}
         self._runner = CoroutineRunner()
         self._running = False  # the task's code runs: KeyboardInterrupt may be raised
         self._forked = False
@@ -96,11 +89,12 @@ class Worker:
         self._resident = Resident()
         self._running = True  # the initializer is the user's code too
         try:
-            while not self._setup:
-                self._receive()
-                self._sort_until_task()
-            surroundings.apply(self._setup)
-            self._resident.always = self._setup["weighed"]
+            try:
+                self._orders.wait_for_setup()
+            except EOFError:
+                self._parent_gone()
+            surroundings.apply(self._orders.setup)
+            self._resident.always = self._orders.setup["weighed"]
             self._initialize()
         except BaseException as error:  # an initializer may raise anything; the parent turns it into an InitializerError
             self._running = False
@@ -113,7 +107,7 @@ class Worker:
         return True
 
     def _initialize(self) -> None:
-        setup = self._setup
+        setup = self._orders.setup
         if setup["finalizer"] is not None:
             self._finalizer = load_function(setup["finalizer"], task="finalizer")
         if setup["initializer"] is not None:
@@ -132,11 +126,11 @@ class Worker:
 
     def loop(self) -> None:
         """Claim and run tasks until the token to leave comes."""
-        tokens, read = self._tokens, os.read
+        tokens, read, orders, frames = self._tokens, os.read, self._orders, self._orders.frames
         while True:
             # Before the next one is claimed: who cannot tell ends here, and has nobody's task in hand.
-            at_hand = bool(self._frames)
-            if at_hand and self._telling.last >= 0 and self._should_tell():
+            at_hand = bool(frames)
+            if at_hand and self._should_tell_before(orders.next_slot(), more=len(frames) > 1):
                 self._tell()
             try:
                 token = read(tokens, 1)
@@ -150,52 +144,16 @@ class Worker:
             if token[0] == channel.LEAVE:
                 self._tell()
                 return
-            header, payload = self._frame_of(token[0])
-            if not at_hand and self._telling.last >= 0 and self._should_tell_before(header[2], more=bool(self._frames)):
+            try:
+                header, payload = orders.task_of(token[0])
+            except EOFError:
+                self._parent_gone()
+            if not at_hand and self._should_tell_before(header[2], more=bool(frames)):
                 self._tell()
             self._run(header, payload)
             if self._forked:
                 # os.fork in the task, and the child came back from the task's code: it must not work for our parent.
                 end_a_copy()
-
-    def _frame_of(self, token: int) -> tuple[tuple[Any, ...], bytes | bytearray]:
-        """Return the frame of a claimed task, passing over those that were taken back."""
-        while True:
-            frame = self._sort_until_task()
-            if frame is None:
-                self._receive()
-            elif frame[0][4] % channel.TOKENS == token:
-                return frame
-
-    def _sort_until_task(self) -> tuple[tuple[Any, ...], bytes | bytearray] | None:
-        frames = self._frames
-        while frames:
-            header, payload = frame = frames.popleft()
-            kind = header[1]
-            if kind <= channel.TASK_MORE:
-                return frame
-            if kind == channel.FUNCTION:
-                self._functions[header[2]] = payload
-            elif kind == channel.SHIPMENT:
-                shipping.receive(payload, self._reader.batches.popleft() if header[2] else ())
-            else:
-                state = pickle.loads(payload)
-                self._root = state.get("root", self._root)
-                self._setup = state.get("setup", self._setup)
-                if "unshared" in state:
-                    shipping.forget(state["unshared"])
-                if "path" in state:
-                    sys.path[:] = state["path"]
-                    importlib.invalidate_caches()
-                if "authkey" in state:
-                    surroundings.take_authkey(state["authkey"])
-        return None
-
-    def _receive(self) -> None:
-        try:
-            self._frames.extend(self._reader.read())
-        except EOFError:
-            self._parent_gone()
 
     def _run(self, header: tuple[Any, ...], payload: bytes | bytearray) -> None:
         """Run one task and answer. A method of its own, so that nothing of the task outlives it."""
@@ -226,7 +184,7 @@ class Worker:
             return
         started = time.monotonic()
         deadline = started + timeout if timeout else None
-        current = CurrentTask(name, index, attempt, deadline, self._root, notes.Asked(self._notes, sequence))
+        current = CurrentTask(name, index, attempt, deadline, self._orders.root, notes.Asked(self._notes, sequence))
         alarm = SoftAlarm(soft, current, self._runner, globals(), type(self)._call.__code__) if soft else None
         try:
             self._running = True
@@ -279,31 +237,23 @@ class Worker:
         self._telling.add(sequence, ended)
 
     def _more_at_hand(self, duration: float) -> bool:
-        """Return whether more was sent and its parent can be told later; it is looked at anew after a longer call only."""
-        if duration > QUICK:
-            for _, event in self._line.poll(0):
-                if event & select.POLLNVAL:  # the task has closed it: it shall be the one that cannot be answered
-                    return False
-                if event & select.POLLIN:  # received once it is claimed: if it is too large, that task is to blame
-                    return True
-        return bool(self._frames)
-
-    def _should_tell(self) -> bool:
-        """Return whether the parent should be told of the answers in the outbox before what comes next."""
-        frames = self._frames
-        slot = frames[0][0][2] if frames and frames[0][0][1] <= channel.TASK_MORE else -1
-        return self._should_tell_before(slot, more=len(frames) > 1)
+        """Return whether more was sent, so that the parent can be told later; what is not received is looked for seldom."""
+        frames = self._orders.frames
+        try:
+            return (duration > QUICK and self._orders.look()) or bool(frames)
+        except OSError:  # the answer is sent at once, in vain
+            return False
 
     def _should_tell_before(self, slot: int, *, more: bool) -> bool:
-        return self._telling.is_due_before(slot, time.monotonic(), more=more)
+        return self._telling.last >= 0 and self._telling.is_due_before(slot, time.monotonic(), more=more)
 
     def _function(self, slot: int, extras: dict[str, Any] | None, name: str | None) -> Callable[..., Any]:
         if extras is not None and "fn" in extras:
             return load_function(extras["fn"], task=name)
-        fn = self._functions[slot]
+        fn = self._orders.functions[slot]
         if type(fn) is bytes or type(fn) is bytearray:
             # Loaded after the claim: if it takes the process down, the parent knows with which task.
-            fn = self._functions[slot] = load_function(bytes(fn), task=name)
+            fn = self._orders.functions[slot] = load_function(bytes(fn), task=name)
         return fn  # type: ignore[no-any-return]
 
     def _call(
@@ -318,7 +268,7 @@ class Worker:
         entered.set(current)
         if extras is not None and "vars" in extras:
             surroundings.set_context_vars(extras["vars"])
-        if self._setup["seeded"]:
+        if self._orders.setup["seeded"]:
             generators.seed_generators(current.seed)
         value = fn(*args, **kwargs)
         if type(value) is CoroutineType:

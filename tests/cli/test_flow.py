@@ -183,9 +183,11 @@ def test_without_concurrency_items_run_in_turn_in_this_thread():
         future.set_result(item.value)
         return future
 
-    flow = Flow(numbers(5), submit, concurrent=False)
+    told = []
+    flow = Flow(numbers(5), submit, concurrent=False, before_waiting=lambda: told.append(len(seen)))
     for outcome in flow.outcomes():
         assert len(seen) == outcome.item.index + 1
+        assert told == list(range(1, len(seen)))  # before each that follows another
         if outcome.item.index == 2:
             flow.stop()
     assert seen == [(0, True), (1, True), (2, True)]

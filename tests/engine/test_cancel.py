@@ -120,6 +120,28 @@ class TestSentAhead:
             assert [future.result(PATIENCE) for future in futures] == list(range(20))
             assert eventually(lambda: len(ex.stats()["workers"]) == 2)
 
+    def test_what_workers_give_back_that_are_to_leave_runs_while_they_wait_for_it(
+        self, make: Callable, wire: Wire, tmp_path: Path
+    ) -> None:
+        def act(mine: str, other: str | None = None) -> str:
+            (tmp_path / mine).touch()
+            while other and not (tmp_path / other).exists():
+                time.sleep(0.0005)
+            return mine
+
+        with make(max_workers=2) as ex:
+            together = ex.options(chunksize=2)
+            for i in range(2):
+                together.submit(jobs.tell_and_hold, wire.path, i)
+            assert {wire.hear(), wire.hear()} == {"0", "1"}
+            pairs = [("a0", "c0"), ("c0", None), ("a1", "c1"), ("c1", None)]
+            futures = [together.submit(act, *pair) for pair in pairs]
+            supervisor = ex._backend._supervisor
+            wire.release(2)
+            assert eventually(lambda: (tmp_path / "a0").exists() and (tmp_path / "a1").exists())
+            supervisor.tell(lambda: [supervisor._fleet.retire(handle) for handle in list(supervisor._fleet.workers.values())])
+            assert [future.result(PATIENCE) for future in futures] == ["a0", "c0", "a1", "c1"]
+
     def test_tasks_that_meet_in_pairs_do_not_deadlock_however_they_are_dealt_out(self, make: Callable, tmp_path: Path) -> None:
         def meet(pair: object, me: int) -> int:
             (tmp_path / f"{pair} {me}").touch()

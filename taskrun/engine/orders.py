@@ -1,0 +1,100 @@
+"""What a worker is sent: tasks in the order of their tokens, and between them what holds for those that come."""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import select
+import sys
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from taskrun import shipping
+from taskrun.engine import channel, surroundings
+
+if TYPE_CHECKING:
+    import socket
+
+__all__ = ["Frame", "Orders"]
+
+Frame = tuple[tuple[Any, ...], bytes | bytearray]
+"""Header and payload."""
+
+
+class Orders:
+    """The worker's end of its channel, for reading. Owner: the worker's main thread. EOFError says that the parent is gone."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._reader = channel.FrameReader(sock, channel.TASK_HEADER, descriptors=True)
+        self._line = select.poll()
+        self._line.register(sock, select.POLLIN)
+        self.frames: deque[Frame] = deque()
+        """What was received and not looked at yet."""
+        self.functions: dict[int, Any] = {}
+        """By slot: what dump_function made, replaced by the function at first use."""
+        self.root: int | None = None
+        """The seed that the tasks to come derive theirs from."""
+        self.setup: dict[str, Any] = {}
+        """What the parent has told of itself."""
+
+    def wait_for_setup(self) -> None:
+        """Receive until the parent has told what comes before any task."""
+        while not self.setup:
+            self._receive()
+            self._sort_until_task()
+
+    def task_of(self, token: int) -> Frame:
+        """Return the frame of a claimed task, passing over those that were taken back."""
+        while True:
+            frame = self._sort_until_task()
+            if frame is None:
+                self._receive()
+            elif frame[0][4] % channel.TOKENS == token:
+                return frame
+
+    def _sort_until_task(self) -> Frame | None:
+        frames = self.frames
+        while frames:
+            header, payload = frame = frames.popleft()
+            kind = header[1]
+            if kind <= channel.TASK_MORE:
+                return frame
+            if kind == channel.FUNCTION:
+                self.functions[header[2]] = payload
+            elif kind == channel.SHIPMENT:
+                shipping.receive(payload, self._reader.batches.popleft() if header[2] else ())
+            else:
+                self._take_state(pickle.loads(payload))
+        return None
+
+    def _take_state(self, state: dict[str, Any]) -> None:
+        self.root = state.get("root", self.root)
+        self.setup = state.get("setup", self.setup)
+        if "unshared" in state:
+            shipping.forget(state["unshared"])
+        if "path" in state:
+            sys.path[:] = state["path"]
+            importlib.invalidate_caches()
+        if "authkey" in state:
+            surroundings.take_authkey(state["authkey"])
+
+    def _receive(self) -> None:
+        self.frames.extend(self._reader.read())
+
+    # -- looking ahead ---------------------------------------------------------------------------------------------------------
+
+    def next_slot(self) -> int:
+        """Return the slot of the function of the task that comes next, or -1 if that is not known."""
+        frames = self.frames
+        return frames[0][0][2] if frames and frames[0][0][1] <= channel.TASK_MORE else -1
+
+    def look(self) -> bool:
+        """Return whether more was sent than was received, which is left there: whose it is, that task is to blame for its size.
+
+        Raises OSError where a task has closed the line: then that one shall be the one that cannot be answered.
+        """
+        for _, event in self._line.poll(0):
+            if event & select.POLLNVAL:
+                raise OSError("the line to the parent is closed")
+            return True
+        return False
