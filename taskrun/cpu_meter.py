@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["CpuMeter"]
+__all__ = ["SHORT", "CpuMeter"]
 
-_SHORT = 50e-6  # seconds: of a call as short as this nobody asks what part of it was waiting
+SHORT = 50e-6
+"""Seconds: of a call as short as this nobody asks what part of it was waiting."""
 _EVERY = 1e-3  # seconds between looks at the clock, while calls are short
 
 
@@ -28,14 +29,19 @@ class CpuMeter:
         self._at = 0.0  # time.monotonic() of the last look
         self._used = 0.0
 
+    @property
+    def due(self) -> float:
+        """When the clock is to be looked at next; the CPU time of a short call that ends before is its duration."""
+        return self._at + _EVERY
+
     def reset(self) -> None:
         """Look at the clock: what was used until now was no call's."""
         self._used, self._at = self._clock(), time.monotonic()
 
     def used(self, duration: float, ended: float) -> float:
         """Return the CPU seconds of a call that lasted so long and ended just now (`time.monotonic`)."""
-        if duration < _SHORT and ended - self._at < _EVERY:
+        if duration < SHORT and ended - self._at < _EVERY:
             return duration
         before = self._used
         self._used, self._at = self._clock(), ended
-        return min(duration, self._used - before) if duration < _SHORT else self._used - before
+        return min(duration, self._used - before) if duration < SHORT else self._used - before

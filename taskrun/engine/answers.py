@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pickle
 import time
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from taskrun.engine import channel
@@ -100,13 +99,9 @@ class Answers:
         if last >= 0:
             self._take_frames(handle, [_up_to(last)])
 
-    def _from_outbox(self, handle: Handle, last: int) -> list[tuple[Task | None, tuple[Any, ...], bytes | bytearray]]:
+    def _from_outbox(self, handle: Handle, last: int) -> list[tuple[Task, tuple[Any, ...], bytes]]:
         """Take the tasks up to number *last* out of the flight whose answers are in the outbox. Under the lock."""
-        outbox, flight = handle.outbox, handle.flight
-        if outbox is None:
-            return []
-        found = [(number, outbox.get(number)) for number in takewhile(last.__ge__, flight)]
-        return [(flight.pop(number), *answer) for number, answer in found if answer is not None]
+        return [] if handle.outbox is None else handle.outbox.take(handle.flight, last)
 
     def _sort(
         self, handle: Handle, frames: list[tuple[tuple[Any, ...], bytes | bytearray]]

@@ -4,6 +4,8 @@ A *frame* is a header of fixed size, whose first field is the length of the payl
 
     parent -> worker   TASK      run this: slot of the function, number, options; payload: pickled (args, kwargs)
                        TASK_MORE the same; payload: length of a pickled dict of extras, the extras, (args, kwargs)
+                       TASKS     several first attempts at calls of one function, numbers and indexes in a row; in the header's
+                                 attempt, how many; payload: the pickled list of their args, or of pickles of (args, kwargs)
                        FUNCTION  payload: what `dump_function` made, for the slot in the header
                        STATE     payload: pickled dict of things that hold from here on
                        SHIPMENT  payload: an object that tasks refer to (see `shipping`); in the header's slot, how many
@@ -13,7 +15,7 @@ A *frame* is a header of fixed size, whose first field is the length of the payl
                        BULK, in the place of DONE: the pickle of (places of its large buffers, pickle of the result)
                        UP_TO     the answers up to the task with this number are in the outbox, where they were not sent
 
-A *token* is one byte for each TASK frame, in the same order: the frame's sequence number modulo 255. The worker claims a
+A *token* is one byte for each task, in the same order: its sequence number modulo 255. The worker claims a
 task by reading its token; the parent takes unstarted tasks back by reading their tokens from the same pipe. The kernel
 gives each byte to one of the two, so no memory order has to be relied upon. 255 tells the worker to leave.
 """
@@ -38,7 +40,7 @@ TASK_HEADER: Final = struct.Struct("<QBxHIQqdd")
 REPLY: Final = struct.Struct("<QQQdddQ")
 """length, kind, sequence number, started (monotonic), duration, CPU seconds, resident bytes (0: not measured)."""
 
-TASK, TASK_MORE, FUNCTION, STATE, SHIPMENT = _ORDERS = range(1, 6)
+TASK, TASK_MORE, TASKS, FUNCTION, STATE, SHIPMENT = _ORDERS = range(1, 7)
 _REPLIES = range(0x7461736B72756E00, 0x7461736B72756E08)
 READY, NOT_READY, DONE, RAISED, UNSENDABLE, TIMED_OUT, UP_TO, BULK = _REPLIES
 """Numbers that nothing else has: a task may write what it likes into the descriptor, and is not to be taken for its worker."""

@@ -1,4 +1,4 @@
-"""Which tasks go to which worker, in what batches, and how a task becomes a frame.
+"""Which tasks go to which worker, and in what batches.
 
 A batch is a bet that its tasks are short: about six milliseconds of work by the moving average of each function, an unknown
 function alone (`chunksize` overrides the estimate), never more than a fair share of the queue. A worker gets its next batch
@@ -9,25 +9,20 @@ back (`reclaim`).
 from __future__ import annotations
 
 import functools
-import struct
-import sys
 import time
 from collections import deque
 from itertools import takewhile
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
-from taskrun import shipping
-from taskrun.engine import channel, surroundings
+from taskrun.engine import channel
 from taskrun.engine.functions import Functions, Slot
+from taskrun.engine.packing import Packing
 from taskrun.engine.reclaim import OVERDUE
-from taskrun.errors import SerializationError
-from taskrun.reach import new_moment
-from taskrun.serialization import Beside, dump_arguments, dump_function, not_sent
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from taskrun.engine.fleet import Fleet
     from taskrun.engine.handle import Handle
@@ -45,8 +40,10 @@ RECALLED = object()
 _BUDGET = 0.006  # seconds of work in a batch
 _OVERHEAD = 5e-6  # seconds that a task costs besides its own
 _TOP_UP_BELOW = 0.0007  # seconds of work left in a worker when it gets its next batch already, or half of what that is
-_HEADER = channel.TASK_HEADER.pack
-_EXTRAS = struct.Struct("<I").pack
+
+
+def _tokens(numbers: Iterable[int]) -> bytes:
+    return bytes([number % channel.TOKENS for number in numbers])
 
 
 class Dispatcher:
@@ -62,22 +59,20 @@ class Dispatcher:
     ) -> None:
         self._scheduler = scheduler
         self._fleet = fleet
-        self._context_vars = context_vars
         self._lock = lock
         self._max_tasks = settings.max_tasks_per_child
         self._functions = Functions()
+        self._packing = Packing(fleet, self._functions, context_vars)
         self._pull_size = 1
         self.left = 0
         """How many tasks `feed` has left in the queue, as it saw it, for workers that are busy or being made."""
         self.suspects: deque[Task] = deque()
         """Tasks that took a worker down and run again: each alone, on a fresh worker."""
         self._in_hand: list[Task] = []  # pulled and neither sent nor returned yet
-        self._found: list[shipping.Shipment] = []
-        self._beside = Beside()
 
     def begin(self) -> None:
         """Have what this thread pickles from now on refer to what is shipped: for each task it is looked at what that is."""
-        self._found = shipping.collect_for_good()
+        self._packing.begin()
 
     def drop(self) -> list[Task]:
         """Return the tasks that are in nobody's hands, after an error struck this thread in the middle of something."""
@@ -263,49 +258,34 @@ class Dispatcher:
 
     def _send(self, handle: Handle, batch: list[Task]) -> None:
         """Make frames of a batch and send them, then let the worker claim the tasks."""
-        parts: list[Any] = []
-        sent: list[Task] = []
-        failed: list[tuple[Task, BaseException]] = []
-        first = sequence = handle.next_sequence
-        new_moment()
-        self._tell_what_changed(handle)
-        found = self._found
-        for task in batch:
-            try:
-                self._encode(handle, task, sequence, parts)
-                if found:
-                    if any(one.awaited for one in found):
-                        handle.carrying = {sequence, *(each for each in handle.carrying if each > handle.answered)}
-                    self._ship(handle, found)
-                    found.clear()
-            except BaseException as error:  # pickling runs the user's code, which may raise anything
-                found.clear()
-                failed.append((task, error if isinstance(error, SerializationError) else not_sent(error, task)))
-                continue
-            sent.append(task)
-            sequence += 1
-        if failed:
-            self._not_sent(failed)
-        if parts:
-            handle.next_sequence = sequence
-            self._fleet.send(handle, parts)  # also if there are only functions in it: `handle.has` counts on them
+        first = handle.next_sequence
+        frames = self._packing.pack(handle, batch)
+        sent = frames.sent
+        if frames.failed:
+            self._not_sent(frames.failed)
+        if frames.parts:
+            handle.next_sequence = first + len(sent)
+            self._fleet.send(handle, frames.parts)  # also if there are only functions in it: `handle.has` counts on them
         if not sent:
             return
-        tokens = bytearray()
         was_idle = not handle.flight
         with self._lock:
             flight = handle.flight
-            for i, task in enumerate(sent, first):
+            number = first
+            recalled = False
+            for task in sent:  # a hot loop
                 if task.place is RECALLED:
                     task.place = None  # without a token its frame will be passed over
-                    continue
-                task.place = handle
-                flight[i] = task
-                tokens.append(i % channel.TOKENS)
+                    recalled = True
+                else:
+                    task.place = handle
+                    flight[number] = task
+                number += 1
+            tokens = _tokens(number for number in flight if number >= first) if recalled else _tokens(range(first, number))
             if tokens:
                 handle.assigned += len(tokens)
                 handle.fed = time.monotonic()
-                handle.put_tokens(bytes(tokens))
+                handle.put_tokens(tokens)
                 if (self._max_tasks is not None and handle.assigned >= self._max_tasks) or handle.alone:
                     handle.leave()  # after these; its replacement starts meanwhile
             head = next(iter(flight.values()), None)
@@ -315,84 +295,9 @@ class Dispatcher:
             handle.moved = time.monotonic()
             self._scheduler.begin(head)
 
-    def _tell_what_changed(self, handle: Handle) -> None:
-        """Tell a worker what is otherwise in this process than when it was last sent something."""
-        if sys.path != handle.path:  # a module may be imported from where the worker would not look yet
-            handle.path = list(sys.path)
-            self._fleet.send_state(handle, {"path": list(map(str, handle.path))})
-        if handle.authkey is None:
-            handle.authkey = surroundings.authkey()
-            if handle.authkey is not None:
-                self._fleet.send_state(handle, {"authkey": handle.authkey})
-        unshared = handle.shipped.gone()
-        if unshared:
-            handle.shipped.let_go(unshared)
-            self._fleet.send_state(handle, {"unshared": unshared})
-
     def _not_sent(self, failed: list[tuple[Task, BaseException]]) -> None:
         with self._lock:
             for task, error in failed:
                 if task.place is not RECALLED:  # else it is the scheduler's again
                     self._fleet.outcomes.append((task, False, error, "serialization", None))
                 task.place = None
-
-    def _ship(self, handle: Handle, wanted: list[shipping.Shipment]) -> None:
-        """Send what is *wanted* and the worker lacks, ahead of the frames that refer to it."""
-        for one in handle.shipped.lacking(wanted):
-            self._fleet.send_shipment(handle, one)
-
-    def _encode(self, handle: Handle, task: Task, sequence: int, parts: list[Any]) -> None:
-        """Append the frames of one task to *parts*: its function if the worker lacks it, then the call itself."""
-        fn, options = task.fn, task.options
-        extras: dict[str, Any] | None = None  # a hot loop: most tasks have none
-        number = 0
-        slot = self._functions.slot(fn)
-        if slot is None:
-            extras = {"fn": dump_function(fn, task=task.name)}
-        else:
-            number = slot.number
-            has = handle.has
-            if has.get(number) != slot.version or slot.reach is not None:
-                definition = self._functions.data(slot, fn)
-                if has.get(number) != slot.version:
-                    self._ship(handle, slot.refers)
-                    parts.append(_HEADER(len(definition), channel.FUNCTION, number, 0, 0, 0, 0.0, 0.0))
-                    parts.append(definition)
-                    has[number] = slot.version
-        if options.name is not None:
-            extras = {**(extras or {}), "name": options.name}
-        if task.context is not None:
-            values = surroundings.context_payload(task.context, self._context_vars, task.name)
-            if values is not None:
-                extras = {**(extras or {}), "vars": values}
-        if task.seed_root != handle.root:
-            handle.root = task.seed_root
-            self._fleet.send_state(handle, {"root": task.seed_root})
-        data: bytes | None
-        beside = self._beside
-        try:
-            data = dump_arguments(task.args, task.kwargs, beside=beside)
-        except SerializationError:
-            data = None
-        if data is None:  # again, for an error that names the task; outside of the handler, lest it shows both
-            data = dump_arguments(task.args, task.kwargs, task=task.name)
-        if beside.buffers:
-            places = handle.put_beside(beside, sequence)
-            if places is None:
-                data = dump_arguments(task.args, task.kwargs, task=task.name)
-            else:
-                extras = {**(extras or {}), "bulk": places}
-        kind = channel.TASK
-        if extras:
-            kind = channel.TASK_MORE
-            more = _dumps(extras)
-            data = b"".join((_EXTRAS(len(more)), more, data))
-        timeout, soft = options.timeout or 0.0, options.soft_timeout or 0.0
-        parts.append(_HEADER(len(data), kind, number, task.number, sequence, task.index, timeout, soft))
-        parts.append(data)
-
-
-def _dumps(extras: dict[str, Any]) -> bytes:
-    import pickle
-
-    return pickle.dumps(extras, 5)

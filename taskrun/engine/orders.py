@@ -7,6 +7,7 @@ import pickle
 import select
 import sys
 from collections import deque
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from taskrun import shipping
@@ -14,11 +15,16 @@ from taskrun.engine import channel, surroundings
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Iterable
 
-__all__ = ["Frame", "Orders"]
+__all__ = ["ONE_OF_SEVERAL", "Frame", "Orders"]
 
-Frame = tuple[tuple[Any, ...], bytes | bytearray]
+Frame = tuple[tuple[Any, ...], Any]
 """Header and payload."""
+
+ONE_OF_SEVERAL = 0
+"""The kind of a task that came with others (`channel.TASKS`) and has the header of them all. The payload says which it is, and
+what it is called with: a tuple, the pickle of a call, or the error of who could not take them in."""
 
 
 class Orders:
@@ -45,12 +51,20 @@ class Orders:
 
     def task_of(self, token: int) -> Frame:
         """Return the frame of a claimed task, passing over those that were taken back."""
+        frames = self.frames
         while True:
-            frame = self._sort_until_task()
-            if frame is None:
+            if frames and frames[0][0][1] == ONE_OF_SEVERAL:  # the hot path
+                frame = frames.popleft()
+                if (frame[0][4] + frame[1][0]) % channel.TOKENS == token:
+                    return frame
+                continue
+            found = self._sort_until_task()
+            if found is None:
                 self._receive()
-            elif frame[0][4] % channel.TOKENS == token:
-                return frame
+            elif found[0][1] == ONE_OF_SEVERAL:
+                frames.appendleft(found)
+            elif found[0][4] % channel.TOKENS == token:
+                return found
 
     def _sort_until_task(self) -> Frame | None:
         frames = self.frames
@@ -79,7 +93,11 @@ class Orders:
             surroundings.take_authkey(state["authkey"])
 
     def _receive(self) -> None:
-        self.frames.extend(self._reader.read())
+        for header, payload in self._reader.read():
+            if header[1] == channel.TASKS:
+                self.frames.extend(_taken_apart(header, payload))
+            else:
+                self.frames.append((header, payload))
 
     # -- looking ahead ---------------------------------------------------------------------------------------------------------
 
@@ -98,3 +116,13 @@ class Orders:
                 raise OSError("the line to the parent is closed")
             return True
         return False
+
+
+def _taken_apart(header: tuple[Any, ...], payload: bytes | bytearray) -> Iterable[Frame]:
+    """Return the tasks of a frame of several. What is loaded here runs none of the user's code."""
+    calls: Iterable[Any]
+    try:
+        calls = pickle.loads(payload)
+    except Exception as error:  # there is no memory: each of them shall say so
+        calls = repeat(error, header[3])
+    return zip(repeat((header[0], ONE_OF_SEVERAL, *header[2:])), enumerate(calls), strict=False)

@@ -32,6 +32,11 @@ class Resident:
         self._at = 0.0
         self._statm = os.open(_STATM, os.O_RDONLY | os.O_CLOEXEC)
 
+    @property
+    def due(self) -> float:
+        """When to look next, though tasks are short."""
+        return 0.0 if self.always else self._at + _EVERY
+
     def after(self, duration: float, ended: float) -> int:
         """Return the size in bytes after a task that took *duration* seconds; 0: not looked at, it is as it was."""
         # A long task hides the cost of the look; a short one may have to be passed over.

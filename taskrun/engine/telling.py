@@ -10,6 +10,7 @@ _AFTER = 0.0005  # seconds after an answer went into the outbox when the parent 
 _CALLS, _AFTER_CALLS = 8, 0.004  # ... or so many calls as long as the next one, but no longer than that
 QUICK = 0.0002
 """Seconds: before a longer call that is the last one at hand, the parent is told, to send more meanwhile."""
+_QUIET = _AFTER - QUICK
 
 
 class Telling:
@@ -18,15 +19,18 @@ class Telling:
     def __init__(self) -> None:
         self.last = -1
         """The last task whose answer is in the outbox and was not told of, or -1."""
+        self.quiet = False
+        """The parent need not be told before another call of the function that was called last."""
         self._since = 0.0  # when the first of them ended
         self.lasted: dict[int, float] = {}
         """By slot of the function: seconds that its last call took."""
 
-    def add(self, number: int, ended: float) -> None:
+    def add(self, number: int, duration: float, ended: float) -> None:
         """Take note that the answer of this task is in the outbox."""
         if self.last < 0:
             self._since = ended
         self.last = number
+        self.quiet = duration < QUICK and ended - self._since < _QUIET
 
     def is_due_before(self, slot: int, now: float, *, more: bool) -> bool:
         """Return whether they would wait too long if the next call took as long as the last one did; *more* come after it."""

@@ -14,7 +14,7 @@ import socket
 import struct
 import sys
 import time
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from types import CoroutineType
@@ -22,22 +22,20 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from taskrun import runs, sharing
 from taskrun.coroutines import CoroutineRunner
-from taskrun.cpu_meter import CpuMeter
-from taskrun.engine import bulk, channel, generators, notes, posix, surroundings
+from taskrun.engine import channel, generators, notes, posix, surroundings
 from taskrun.engine.alarm import SoftAlarm
+from taskrun.engine.answering import Answering
 from taskrun.engine.ending import end_a_copy, flush, run_exit_handlers
-from taskrun.engine.orders import Orders
-from taskrun.engine.outbox import LARGEST, Outbox
+from taskrun.engine.orders import ONE_OF_SEVERAL, Orders
 from taskrun.engine.resident import Resident
 from taskrun.engine.run_watch import RunWatch
-from taskrun.engine.telling import QUICK, Telling
 from taskrun.exception_text import is_a, without_frames_of
 from taskrun.exceptions import dump_exception
-from taskrun.serialization import Beside, dump_result, load_arguments, load_function, not_received
-from taskrun.task import CurrentTask, entered, function_name
+from taskrun.serialization import load_arguments, load_function, not_received
+from taskrun.task import NO_KWARGS, CurrentTask, Entered, entered, function_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import FrameType
 
     from taskrun.engine.bulk import Place
@@ -45,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Worker", "main", "serve"]
 
 _EXTRAS = struct.Struct("<I")
-_NO_ALARM = nullcontext()
+_TOLD = 7
 
 
 def serve(channel_fd: int, tokens_fd: int, notes_fd: int) -> int:
@@ -57,25 +55,18 @@ def serve(channel_fd: int, tokens_fd: int, notes_fd: int) -> int:
     return worker.leave()
 
 
-class Worker:
+class Worker(Answering):
     """One worker process. All of it runs in the main thread."""
 
     def __init__(self, sock: socket.socket, tokens: int, notes_fd: int) -> None:
-        self._sock = sock
+        super().__init__(sock, notes_fd)
         self._tokens = tokens
-        self._notes = notes_fd
         self._orders = Orders(sock)
+        self._names: dict[int, str] = {}  # by slot: what tasks of that function are called
         self._idle = select.poll()
         self._idle.register(tokens, select.POLLIN)
         self._runner = CoroutineRunner()
         self._running = False  # the task's code runs: KeyboardInterrupt may be raised
-        self._forked = False
-        self._meter = CpuMeter(time.process_time)
-        self._outbox = Outbox(notes_fd)
-        self._beside = Beside()
-        self._incoming = bulk.Incoming(notes_fd, notes.BULK_DOWN)
-        self._outgoing = bulk.Outgoing(notes_fd, notes.BULK_UP)
-        self._telling = Telling()
         self._sequence = -1  # of the task that runs
         self._finalizer: Callable[[], object] | None = None
 
@@ -126,12 +117,14 @@ class Worker:
 
     def loop(self) -> None:
         """Claim and run tasks until the token to leave comes."""
-        tokens, read, orders, frames = self._tokens, os.read, self._orders, self._orders.frames
+        tokens, read, orders, telling = self._tokens, os.read, self._orders, self._telling
+        frames = orders.frames
+        header: Any = None
         while True:
             # Before the next one is claimed: who cannot tell ends here, and has nobody's task in hand.
             at_hand = bool(frames)
-            if at_hand and self._should_tell_before(orders.next_slot(), more=len(frames) > 1):
-                self._tell()
+            if at_hand and telling.last >= 0 and not (telling.quiet and frames[0][0] is header):
+                self._tell_if_due_before(orders.next_slot(), more=len(frames) > 1)
             try:
                 token = read(tokens, 1)
             except BlockingIOError:
@@ -145,51 +138,68 @@ class Worker:
                 self._tell()
                 return
             try:
-                header, payload = orders.task_of(token[0])
+                frame = orders.task_of(token[0])
             except EOFError:
                 self._parent_gone()
-            if not at_hand and self._should_tell_before(header[2], more=bool(frames)):
-                self._tell()
-            self._run(header, payload)
+            header = frame[0]
+            if not at_hand and telling.last >= 0:
+                self._tell_if_due_before(header[2], more=bool(frames))
+            self._run(*frame)
+            del frame
             if self._forked:
                 # os.fork in the task, and the child came back from the task's code: it must not work for our parent.
                 end_a_copy()
 
-    def _run(self, header: tuple[Any, ...], payload: bytes | bytearray) -> None:
+    def _tell_if_due_before(self, slot: int, *, more: bool) -> None:
+        if self._telling.is_due_before(slot, time.monotonic(), more=more):
+            self._tell()
+
+    def _run(self, header: tuple[Any, ...], arguments: Any) -> None:
         """Run one task and answer. A method of its own, so that nothing of the task outlives it."""
+        # A hot path: each tiny task comes here.
         _, kind, slot, attempt, sequence, index, timeout, soft = header
+        kwargs = NO_KWARGS
+        name = extras = None
+        if kind == ONE_OF_SEVERAL:
+            offset, arguments = arguments
+            sequence += offset
+            index += offset
+            attempt = 1
         self._sequence = sequence
-        extras: dict[str, Any] | None = None
-        buffers: list[Any] | None = None
-        arguments: Any = payload  # bytes, or a bytearray if large
-        name = None
         try:
             if kind == channel.TASK_MORE:
-                (size,) = _EXTRAS.unpack_from(payload)
-                extras = pickle.loads(memoryview(payload)[4 : 4 + size])
-                arguments = payload[4 + size :]
+                extras, arguments = _cut_extras(arguments)
                 name = extras.get("name")
-            fn = self._function(slot, extras, name)
-            if name is None:
-                name = function_name(fn)
-            if extras is not None and "bulk" in extras:
-                buffers = self._take_beside(extras["bulk"], name)
-            args, kwargs = load_arguments(arguments, task=name, buffers=buffers)
-            buffers = None
+            if extras is not None and "fn" in extras:
+                fn = load_function(extras["fn"], task=name)
+                name = name or function_name(fn)
+            else:
+                fn = self._orders.functions[slot]
+                if type(fn) is bytes or type(fn) is bytearray:
+                    fn = self._load_function(slot, fn, name)
+                name = name or self._names[slot]
+            if type(arguments) is tuple:
+                args = arguments
+            else:
+                args, kwargs = self._load_arguments(arguments, extras, name)
             if sharing.in_use:
                 fn, args, kwargs = sharing.unwrapped(fn, args, kwargs)
         except BaseException as error:  # SerializationError, or what a signal handler of the user's raised
             started = time.monotonic()
             self._answer_error(channel.UNSENDABLE, sequence, started, error, name)
             return
+        del arguments
         started = time.monotonic()
         deadline = started + timeout if timeout else None
-        current = CurrentTask(name, index, attempt, deadline, self._orders.root, notes.Asked(self._notes, sequence))
-        alarm = SoftAlarm(soft, current, self._runner, globals(), type(self)._call.__code__) if soft else None
+        current = Claimed((name, index, attempt, deadline, self._orders.root, self._notes, sequence))
+        alarm = SoftAlarm(soft, current.current(), self._runner, globals(), type(self)._call.__code__) if soft else None
         try:
             self._running = True
-            with alarm or _NO_ALARM:
+            if alarm is None:
                 value = copy_context().run(self._call, fn, args, kwargs, current, extras)
+            else:
+                with alarm:
+                    value = copy_context().run(self._call, fn, args, kwargs, current, extras)
             self._running = False
         except BaseException as error:  # SystemExit and KeyboardInterrupt of a task are its outcomes, too
             self._running = False
@@ -203,65 +213,27 @@ class Worker:
             self._answer_error(channel.TIMED_OUT if late else channel.RAISED, sequence, started, error, name)
             return
         del args, kwargs
-        duration = time.monotonic() - started
-        self._telling.lasted[slot] = duration
-        self._answer(sequence, started, duration, value, name)
+        self._answer(slot, sequence, started, time.monotonic(), value, name)
 
-    def _answer(self, sequence: int, started: float, duration: float, value: Any, name: str) -> None:
-        """Say that a task came to *value*, now or, if more work is at hand, among others."""
-        beside, places = self._beside, None
-        try:
-            data = dump_result(value, task=name, beside=beside)
-            if beside.buffers:
-                places = self._put_beside(sequence)
-                if places is None:
-                    data = dump_result(value, task=name)
-        except BaseException as error:  # SerializationError, or what a signal handler of the user's raised
-            self._answer_error(channel.UNSENDABLE, sequence, started, error, name)
-            return
-        ended = started + duration
-        used = self._meter.used(duration, ended)
-        rss = self._resident.after(duration, ended)
-        if rss:
-            rss = self._without_bulk(rss)
-        if places is not None:
-            self._reply(channel.BULK, sequence, started, duration, used, rss, pickle.dumps((places, data), 5))
-            return
-        if len(data) > LARGEST or not self._more_at_hand(duration):
-            self._reply(channel.DONE, sequence, started, duration, used, rss, data)
-            return
-        # More work is at hand: the answer goes where it is safe, and the parent is told of some at a time.
-        if self._forked:
-            end_a_copy()
-        self._outbox.put(sequence, channel.REPLY.pack(len(data), channel.DONE, sequence, started, duration, used, rss), data)
-        self._telling.add(sequence, ended)
+    def _load_function(self, slot: int, data: bytes | bytearray, name: str | None) -> Callable[..., Any]:
+        """Return a function at its first use."""
+        # After the claim: if this takes the process down, the parent knows with which task.
+        fn = self._orders.functions[slot] = load_function(bytes(data), task=name)
+        self._names[slot] = function_name(fn)
+        return fn
 
-    def _more_at_hand(self, duration: float) -> bool:
-        """Return whether more was sent, so that the parent can be told later; what is not received is looked for seldom."""
-        frames = self._orders.frames
-        try:
-            return (duration > QUICK and self._orders.look()) or bool(frames)
-        except OSError:  # the answer is sent at once, in vain
-            return False
-
-    def _should_tell_before(self, slot: int, *, more: bool) -> bool:
-        return self._telling.last >= 0 and self._telling.is_due_before(slot, time.monotonic(), more=more)
-
-    def _function(self, slot: int, extras: dict[str, Any] | None, name: str | None) -> Callable[..., Any]:
-        if extras is not None and "fn" in extras:
-            return load_function(extras["fn"], task=name)
-        fn = self._orders.functions[slot]
-        if type(fn) is bytes or type(fn) is bytearray:
-            # Loaded after the claim: if it takes the process down, the parent knows with which task.
-            fn = self._orders.functions[slot] = load_function(bytes(fn), task=name)
-        return fn  # type: ignore[no-any-return]
+    def _load_arguments(self, call: Any, extras: dict[str, Any] | None, name: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if isinstance(call, Exception):
+            raise not_received(call, value="arguments", side="worker", task=name) from call
+        buffers = None if extras is None or "bulk" not in extras else self._take_beside(extras["bulk"], name)
+        return load_arguments(call, task=name, buffers=buffers)
 
     def _call(
         self,
         fn: Callable[..., Any],
         args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        current: CurrentTask,
+        kwargs: Mapping[str, Any],
+        current: Claimed,
         extras: dict[str, Any] | None,
     ) -> Any:
         """Run the task's code, in a context of its own."""
@@ -269,19 +241,11 @@ class Worker:
         if extras is not None and "vars" in extras:
             surroundings.set_context_vars(extras["vars"])
         if self._orders.setup["seeded"]:
-            generators.seed_generators(current.seed)
+            generators.seed_generators(current.current().seed)
         value = fn(*args, **kwargs)
         if type(value) is CoroutineType:
             value = self._runner.run(value)
         return value
-
-    # -- answering -------------------------------------------------------------------------------------------------------------
-
-    def _answer_error(self, kind: int, sequence: int, started: float, error: BaseException, name: str | None) -> None:
-        duration = time.monotonic() - started
-        data = dump_exception(error, task=name or "")
-        used = self._meter.used(duration, started + duration)
-        self._reply(kind, sequence, started, duration, used, self._without_bulk(self._resident.now()), data)
 
     def _take_beside(self, places: list[Place], name: str) -> list[Any]:
         """Return the large buffers of a call. Raises SerializationError where there is no memory for them."""
@@ -289,43 +253,6 @@ class Worker:
             return self._incoming.take(places)
         except MemoryError as error:
             raise not_received(error, value="arguments", side="worker", task=name) from error
-
-    def _put_beside(self, sequence: int) -> list[Place] | None:
-        """Put the large buffers of a result where the parent finds them; None: they have to be in its pickle."""
-        buffers, self._beside.buffers = self._beside.buffers, []
-        return None if self._forked else self._outgoing.put(buffers, sequence, self._was_taken)
-
-    def _was_taken(self, number: int) -> bool:
-        return notes.read_bulk(self._notes) >= number
-
-    def _reply(self, kind: int, sequence: int, started: float, duration: float, cpu: float, rss: int, data: bytes) -> None:
-        if self._forked:
-            end_a_copy()
-        head = channel.REPLY.pack(len(data), kind, sequence, started, duration, cpu, rss)
-        if self._telling.last >= 0:
-            head = self._telling.up_to() + head
-        try:
-            if len(data) < 1 << 16:
-                self._sock.sendall(head + data)  # one write: the parent finds whole frames
-            else:
-                self._sock.sendall(head)
-                self._sock.sendall(data)
-        except (BrokenPipeError, ConnectionResetError):
-            self._parent_gone()
-
-    def _tell(self) -> None:
-        """Tell the parent of the answers in the outbox."""
-        if self._telling.last >= 0:
-            try:
-                self._sock.sendall(self._telling.up_to())
-            except (BrokenPipeError, ConnectionResetError):
-                self._parent_gone()
-
-    def _without_bulk(self, rss: int) -> int:
-        return max(0, rss - self._incoming.resident - self._outgoing.resident) if rss else 0
-
-    def _parent_gone(self) -> NoReturn:
-        os._exit(0)
 
     def _on_interrupt(self, _: int, __: FrameType | None) -> None:
         if self._running:
@@ -342,6 +269,31 @@ class Worker:
                     os.close(fd)
                 except OSError:
                     continue
+
+
+class Claimed(Entered):
+    """What the task that runs can ask about itself, made when it asks: ``[name, index, ..., notes, sequence]``, then that."""
+
+    __slots__ = ()
+
+    @property
+    def task(self) -> None:
+        """It is another process's."""
+        return
+
+    def current(self) -> CurrentTask:
+        if len(self) == _TOLD:
+            name, index, attempt, deadline, root, fd, sequence = self
+            # Threads that the task has started may ask at the same time: they all get the one that was added first.
+            self.append(CurrentTask(name, index, attempt, deadline, root, notes.Asked(fd, sequence)))
+        made: CurrentTask = self[_TOLD]
+        return made
+
+
+def _cut_extras(payload: bytes | bytearray) -> tuple[dict[str, Any], bytes | bytearray]:
+    """Return the extras of a `channel.TASK_MORE`, and the pickle of its call."""
+    (size,) = _EXTRAS.unpack_from(payload)
+    return pickle.loads(memoryview(payload)[4 : 4 + size]), payload[4 + size :]
 
 
 def main(parent: int) -> NoReturn:

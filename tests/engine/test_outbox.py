@@ -35,20 +35,16 @@ def ends() -> Iterator[tuple[Outbox, Outbox]]:
     os.close(fd)
 
 
-def head(number: int, payload: bytes) -> bytes:
-    return channel.REPLY.pack(len(payload), channel.DONE, number, 1.0, 2.0, 3.0, 4)
-
-
 def test_what_is_put_on_one_side_is_found_on_the_other(ends: tuple[Outbox, Outbox]) -> None:
     for number in (0, 1, 255, 256, 70_000):
         for payload in (b"", b"some", b"x" * LARGEST):
-            ends[0].put(number, head(number, payload), payload)
+            ends[0].put(number, 1.0, 2.0, 3.0, 4, payload)
             assert ends[1].get(number) == ((len(payload), channel.DONE, number, 1.0, 2.0, 3.0, 4), payload)
 
 
 def test_what_was_not_put_is_not_found_whatever_was_in_its_place_before(ends: tuple[Outbox, Outbox]) -> None:
     assert ends[1].get(0) is None
-    ends[0].put(0, head(0, b"old"), b"old")
+    ends[0].put(0, 1.0, 2.0, 3.0, 4, b"old")
     assert ends[1].get(256) is None
     assert ends[1].get(1) is None
 
@@ -90,14 +86,19 @@ def test_a_task_that_is_over_is_not_stopped_in_the_place_of_the_one_after_it(
 ) -> None:
     monkeypatch.setattr(answers, "_TICK", 2 * PATIENCE)  # nobody looks of his own accord
     with make(max_workers=1) as ex:
-        view = batch(ex, wire)
-        futures = [view.submit(jobs.hold_if, wire.path if i == 1 else None, i) for i in range(2)]
-        wire.release()
-        assert wire.hear() == "held"
-        assert futures[0].kill()  # it is over, and nobody has heard of it
+        killed = False
+        for _ in range(100):  # where no time at all was to be had between the two, it was told of
+            view = batch(ex, wire)
+            futures = [view.submit(jobs.hold_if, wire.path if i == 1 else None, i) for i in range(2)]
+            wire.release()
+            assert wire.hear() == "held"
+            killed = futures[0].kill()  # it is over, and nobody has heard of it
+            wire.release()
+            assert futures[1].result(PATIENCE) == 1
+            if killed:
+                break
+        assert killed
         assert isinstance(futures[0].exception(PATIENCE), TaskKilledError)
-        wire.release()
-        assert futures[1].result(PATIENCE) == 1
 
 
 def test_an_answer_is_told_of_before_a_call_that_may_be_long_and_is_the_last_at_hand(

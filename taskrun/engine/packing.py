@@ -1,0 +1,255 @@
+"""How tasks become frames.
+
+What is alike travels together: first attempts at calls of one function, as they were submitted one after the other, are one
+frame and most often one pickle. Each has a token of its own all the same, is claimed, answered and taken back by itself, and
+shares no object with another one: arguments of which that could be noticed have a pickle each.
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import sys
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from taskrun import shipping
+from taskrun.engine import channel, surroundings
+from taskrun.errors import SerializationError
+from taskrun.reach import new_moment
+from taskrun.runs import are_plain
+from taskrun.serialization import Beside, dump_arguments, dump_function, dump_plain, not_sent
+from taskrun.task import NO_KWARGS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from taskrun.engine.fleet import Fleet
+    from taskrun.engine.functions import Functions, Slot
+    from taskrun.engine.handle import Handle
+    from taskrun.task import Task
+
+__all__ = ["Frames", "Packing"]
+
+_MOST = 1 << 16  # bytes of a frame of several tasks: the worker takes all of it in before it begins the first
+_FEWEST = 8  # plain tasks that are worth a frame of several; what is larger has one each
+_HEADER = channel.TASK_HEADER.pack
+_EXTRAS = struct.Struct("<I").pack
+
+
+class Frames:
+    """The frames of a batch as they are made."""
+
+    def __init__(self, first: int) -> None:
+        self._first = first
+        self.parts: list[Any] = []
+        self.sent: list[Task] = []
+        """Their tasks, numbered one after the other."""
+        self.failed: list[tuple[Task, BaseException]] = []
+        """Those that cannot be pickled."""
+        self._group: list[bytes] = []
+        self._size = 0
+        self._slot = 0
+
+    @property
+    def next(self) -> int:
+        """The number of the next task."""
+        return self._first + len(self.sent)
+
+    def add_function(self, number: int, definition: bytes) -> None:
+        """Add what a worker loads the function from that the next task calls."""
+        self.parts += (_HEADER(len(definition), channel.FUNCTION, number, 0, 0, 0, 0.0, 0.0), definition)
+
+    def add(self, task: Task, slot: int, kind: int, data: bytes) -> None:
+        """Add the frame of one task."""
+        self.close_group()
+        options = task.options
+        timeout, soft = options.timeout or 0.0, options.soft_timeout or 0.0
+        self.parts += (_HEADER(len(data), kind, slot, task.number, self.next, task.index, timeout, soft), data)
+        self.sent.append(task)
+
+    def add_several(self, tasks: Sequence[Task], slot: int, data: bytes) -> None:
+        """Add one frame for tasks that are alike; *data*: the pickled list of their arguments."""
+        first = tasks[0]
+        timeout = first.options.timeout or 0.0
+        self.parts += (_HEADER(len(data), channel.TASKS, slot, len(tasks), self.next, first.index, timeout, 0.0), data)
+        self.sent += tasks
+
+    def add_to_group(self, task: Task, slot: int, data: bytes) -> None:
+        """Add a task to those before it, which it is like, if there are any in the group."""
+        if self._size > _MOST:
+            self.close_group()
+        self._slot = slot
+        self._group.append(data)
+        self._size += len(data)
+        self.sent.append(task)
+
+    def close_group(self) -> None:
+        """Make the frame of the group: what comes next is not like them."""
+        group, self._group, self._size = self._group, [], 0
+        if not group:
+            return
+        tasks = self.sent[-len(group) :]
+        del self.sent[-len(group) :]
+        if len(group) == 1:
+            self.add(tasks[0], self._slot, channel.TASK, group[0])
+        else:
+            self.add_several(tasks, self._slot, pickle.dumps(group, 5))
+
+
+class Packing:
+    """Pickles for the workers of one fleet. Used by the I/O thread only, with no lock held: it runs the user's code."""
+
+    def __init__(self, fleet: Fleet, functions: Functions, context_vars: list[tuple[str, Any]]) -> None:
+        self._fleet = fleet
+        self._functions = functions
+        self._context_vars = context_vars
+        self._found: list[shipping.Shipment] = []
+        self._beside = Beside()
+
+    def begin(self) -> None:
+        """Have what this thread pickles from now on refer to what is shipped: for each task it is looked at what that is."""
+        self._found = shipping.collect_for_good()
+
+    def pack(self, handle: Handle, batch: Sequence[Task]) -> Frames:
+        """Return the frames of *batch* for a worker. What has to be there before them is sent."""
+        frames = Frames(handle.next_sequence)
+        new_moment()
+        self._tell_what_changed(handle)
+        at = 0
+        while at < len(batch):
+            alike = _alike(batch, at)
+            at += len(alike)
+            packed = self._pack_plain(handle, alike, frames) if len(alike) > 1 else 0
+            for task in alike[packed:]:
+                try:
+                    self._pack(handle, task, frames, alike=len(alike) > 1)
+                except BaseException as error:  # pickling runs the user's code, which may raise anything
+                    self._found.clear()
+                    frames.close_group()
+                    frames.failed.append((task, error if isinstance(error, SerializationError) else not_sent(error, task)))
+            frames.close_group()
+        return frames
+
+    def _tell_what_changed(self, handle: Handle) -> None:
+        """Tell a worker what is otherwise in this process than when it was last sent something."""
+        if sys.path != handle.path:  # a module may be imported from where the worker would not look yet
+            handle.path = list(sys.path)
+            self._fleet.send_state(handle, {"path": list(map(str, handle.path))})
+        if handle.authkey is None:
+            handle.authkey = surroundings.authkey()
+            if handle.authkey is not None:
+                self._fleet.send_state(handle, {"authkey": handle.authkey})
+        unshared = handle.shipped.gone()
+        if unshared:
+            handle.shipped.let_go(unshared)
+            self._fleet.send_state(handle, {"unshared": unshared})
+
+    def _ship(self, handle: Handle, wanted: list[shipping.Shipment]) -> None:
+        """Send what is *wanted* and the worker lacks, ahead of the frames that refer to it."""
+        for one in handle.shipped.lacking(wanted):
+            self._fleet.send_shipment(handle, one)
+
+    def _send_function(self, handle: Handle, slot: Slot, fn: Callable[..., Any], frames: Frames) -> None:
+        """See to it that the worker has what is in *slot*, as it is now."""
+        has, number = handle.has, slot.number
+        if has.get(number) != slot.version or slot.reach is not None:
+            definition = self._functions.data(slot, fn)
+            if has.get(number) != slot.version:
+                self._ship(handle, slot.refers)
+                frames.close_group()
+                frames.add_function(number, definition)
+                has[number] = slot.version
+
+    def _send_root(self, handle: Handle, task: Task) -> None:
+        if task.seed_root != handle.root:
+            handle.root = task.seed_root
+            self._fleet.send_state(handle, {"root": task.seed_root})
+
+    def _pack_plain(self, handle: Handle, tasks: Sequence[Task], frames: Frames) -> int:
+        """Pack tasks that are alike, as long as nobody could tell that their arguments are one pickle; return how many."""
+        first = tasks[0]
+        slot = self._functions.slot(first.fn)
+        calls = [task.args for task in tasks]
+        if slot is None or not are_plain(calls) or not all(task.kwargs is NO_KWARGS for task in tasks):
+            return 0
+        try:
+            self._send_function(handle, slot, first.fn, frames)
+        except BaseException:  # each of them is to say so
+            return 0
+        self._send_root(handle, first)
+        done, most = 0, len(tasks)
+        while done < len(tasks):
+            some = calls[done : done + most]
+            data = dump_plain(some)
+            if data is None:  # a text that looks like the name of a module
+                break
+            if len(data) > _MOST:
+                most = len(some) * _MOST // (2 * len(data))
+                if most < _FEWEST:
+                    break
+                continue
+            frames.add_several(tasks[done : done + most], slot.number, data)
+            done += len(some)
+        return done
+
+    def _pack(self, handle: Handle, task: Task, frames: Frames, *, alike: bool) -> None:
+        """Pack one task: its function if the worker lacks it, then the call itself; *alike*: it is like those around it."""
+        fn, options = task.fn, task.options
+        extras: dict[str, Any] | None = None  # a hot loop: most tasks have none
+        number = 0
+        slot = self._functions.slot(fn)
+        if slot is None:
+            extras = {"fn": dump_function(fn, task=task.name)}
+        else:
+            number = slot.number
+            self._send_function(handle, slot, fn, frames)
+        if options.name is not None:
+            extras = {**(extras or {}), "name": options.name}
+        if task.context is not None:
+            values = surroundings.context_payload(task.context, self._context_vars, task.name)
+            if values is not None:
+                extras = {**(extras or {}), "vars": values}
+        self._send_root(handle, task)
+        data: bytes | None
+        beside, found = self._beside, self._found
+        try:
+            data = dump_arguments(task.args, task.kwargs, beside=beside)
+        except SerializationError:
+            data = None
+        if data is None:  # again, for an error that names the task; outside of the handler, lest it shows both
+            data = dump_arguments(task.args, task.kwargs, task=task.name)
+        if alike and not (extras or found or beside.buffers):
+            frames.add_to_group(task, number, data)
+            return
+        if beside.buffers:
+            places = handle.put_beside(beside, frames.next)
+            if places is None:
+                data = dump_arguments(task.args, task.kwargs, task=task.name)
+            else:
+                extras = {**(extras or {}), "bulk": places}
+        kind = channel.TASK
+        if extras:
+            kind = channel.TASK_MORE
+            more = pickle.dumps(extras, 5)
+            data = b"".join((_EXTRAS(len(more)), more, data))
+        if found:
+            if any(one.awaited for one in found):
+                handle.carrying = {frames.next, *(each for each in handle.carrying if each > handle.answered)}
+            self._ship(handle, found)
+            found.clear()
+        frames.add(task, number, kind, data)
+
+
+def _alike(batch: Sequence[Task], at: int) -> Sequence[Task]:
+    """Return the task at that position, and those after it that differ in their arguments only."""
+    first = batch[at]
+    fn, options, index = first.fn, first.options, first.index
+    end = at + 1
+    if first.number == 1 and first.context is None and options.name is None and options.soft_timeout is None:
+        for task in islice(batch, end, None):
+            index += 1
+            if task.fn is not fn or task.options is not options or task.index != index or task.number != 1:
+                break
+            end += 1
+    return batch[at:end]

@@ -1,0 +1,182 @@
+"""Tasks that are alike travel in one frame, and each is by itself all the same."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import jobs
+import pytest
+from patience import PATIENCE
+
+from taskrun import current_task
+from taskrun.engine import channel
+from taskrun.engine.packing import Frames, Packing
+from taskrun.errors import SerializationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from patience import Wire
+
+    from taskrun.executor import Executor
+    from taskrun.submitting import OptionsView
+
+BACKENDS = ("process",)
+
+
+@pytest.fixture
+def packed(monkeypatch: pytest.MonkeyPatch) -> list[Frames]:
+    """All frames that are made, as the engine has packed them."""
+    made: list[Frames] = []
+    pack = Packing.pack
+
+    def packing(self: Packing, *args: Any) -> Frames:
+        made.append(pack(self, *args))
+        return made[-1]
+
+    monkeypatch.setattr(Packing, "pack", packing)
+    return made
+
+
+def headers(packed: list[Frames]) -> list[tuple[int, int]]:
+    """Kind and length of the frames with tasks in them."""
+    found = [channel.TASK_HEADER.unpack(header) for frames in packed for header in frames.parts[::2]]
+    return [(header[1], header[0]) for header in found if header[1] <= channel.TASKS]
+
+
+def kinds(packed: list[Frames]) -> list[int]:
+    return [kind for kind, _ in headers(packed)]
+
+
+def together(ex: Executor, wire: Wire) -> OptionsView:
+    """Return a view whose tasks go to the only worker in one batch, once the wire is released."""
+    view = ex.options(chunksize=100)
+    view.submit(jobs.tell_and_hold, wire.path, "held")
+    assert wire.hear() == "held"
+    return view
+
+
+def keep(kept: list[int], value: int) -> list[int]:
+    kept.append(value)
+    return kept
+
+
+def about_me(_: object) -> tuple[int, int]:
+    me = current_task()
+    assert me is not None
+    return me.index, me.seed
+
+
+def both(*args: Any, **kwargs: Any) -> Any:
+    return args, kwargs
+
+
+class FailsToPickle:
+    def __reduce__(self) -> Any:
+        raise ValueError("not this one")
+
+
+class FailsToLoad:
+    def __reduce__(self) -> Any:
+        return int, ("no number",)
+
+
+def test_what_is_alike_and_plain_is_one_frame_with_one_pickle(make: Callable, wire: Wire, packed: list[Frames]) -> None:
+    with make(max_workers=1) as ex:
+        view = together(ex, wire)
+        packed.clear()
+        futures = [view.submit(both, i, "text", None) for i in range(50)]
+        wire.release()
+        assert [future.result(PATIENCE)[0][0] for future in futures] == list(range(50))
+    assert kinds(packed) == [channel.TASKS]
+    calls = pickle.loads(packed[-1].parts[-1])
+    assert calls == [(i, "text", None) for i in range(50)]
+
+
+def test_an_object_given_to_several_tasks_is_another_one_for_each(make: Callable, wire: Wire, packed: list[Frames]) -> None:
+    with make(max_workers=1) as ex:
+        view = together(ex, wire)
+        packed.clear()
+        shared: list[int] = []
+        futures = [view.submit(keep, shared, i) for i in range(20)]
+        wire.release()
+        assert [future.result(PATIENCE) for future in futures] == [[i] for i in range(20)]
+    assert kinds(packed) == [channel.TASKS]  # a frame all the same, of a pickle each
+
+
+@pytest.mark.parametrize("bad", [FailsToPickle, FailsToLoad])
+def test_who_cannot_be_sent_or_loaded_fails_alone(make: Callable, wire: Wire, bad: type) -> None:
+    with make(max_workers=1) as ex:
+        view = together(ex, wire)
+        futures = [view.submit(both, bad() if i == 7 else i) for i in range(20)]
+        wire.release()
+        assert isinstance(futures[7].exception(PATIENCE), SerializationError)
+        assert [f.result(PATIENCE)[0] for i, f in enumerate(futures) if i != 7] == [(i,) for i in range(20) if i != 7]
+
+
+def test_a_task_knows_which_one_it_is_wherever_it_travelled(make: Callable, wire: Wire, packed: list[Frames]) -> None:
+    with make(max_workers=1, seed=3) as ex:
+        view = together(ex, wire)
+        packed.clear()
+        some = [view.submit(about_me, i) for i in range(10)]
+        other = [view.submit(jobs.hold_if, None, 1)]
+        listed = [view.submit(about_me, [i]) for i in range(10)]
+        wire.release()
+        found = [future.result(PATIENCE) for future in some + listed]
+    assert [index for index, _ in found] == [*range(1, 11), *range(12, 22)]
+    assert len({seed for _, seed in found}) == 20
+    assert other[0].result() == 1
+    assert kinds(packed) == [channel.TASKS, channel.TASK, channel.TASKS]
+
+
+def test_keyword_arguments_and_texts_like_names_of_modules_arrive(make: Callable, wire: Wire) -> None:
+    with make(max_workers=1) as ex:
+        view = together(ex, wire)
+        named = [view.submit(both, i, key=i) for i in range(10)]
+        texts = [view.submit(both, "__main__" if i == 5 else "x") for i in range(10)]
+        wire.release()
+        assert [future.result(PATIENCE) for future in named] == [((i,), {"key": i}) for i in range(10)]
+        assert [future.result(PATIENCE)[0][0] for future in texts] == ["__main__" if i == 5 else "x" for i in range(10)]
+
+
+@pytest.mark.parametrize("size", [3000, 40_000, 70_000, 300_000])
+@pytest.mark.parametrize("kind", [bytes, list])
+def test_large_arguments_travel_few_at_a_time_or_alone(
+    make: Callable, wire: Wire, packed: list[Frames], size: int, kind: type
+) -> None:
+    with make(max_workers=1) as ex:
+        view = together(ex, wire)
+        packed.clear()
+        values = [kind(bytes([i]) * (size if kind is bytes else size // 5)) for i in range(40)]
+        futures = [view.submit(both, value) for value in values]
+        wire.release()
+        assert [future.result(PATIENCE)[0][0] for future in futures] == values
+    assert all(length < 1 << 17 for kind, length in headers(packed) if kind == channel.TASKS)
+    if size == 3000:
+        assert channel.TASKS in kinds(packed)
+    if size == 300_000:
+        assert channel.TASKS not in kinds(packed)
+
+
+def test_one_that_is_taken_back_out_of_the_middle_does_not_run(make: Callable, wire: Wire) -> None:
+    with make(max_workers=1) as ex:
+        view = together(ex, wire)
+        futures = [view.submit(jobs.hold_if, wire.path if i == 0 else None, i) for i in range(100)]
+        wire.release()
+        assert wire.hear() == "held"  # the others lie behind it, at the worker or, soon, in the queue
+        cancelled = [future.cancel() for future in futures[10:90:7]]
+        assert all(cancelled)
+        wire.release()
+        rest = [i for i in range(100) if not futures[i].cancelled()]
+        assert len(rest) == 100 - len(cancelled)
+        assert [futures[i].result(PATIENCE) for i in rest] == rest
+
+
+def test_a_worker_without_memory_for_what_came_together_says_so_for_each() -> None:
+    from taskrun.engine.orders import ONE_OF_SEVERAL, _taken_apart
+
+    header = (9, channel.TASKS, 3, 4, 100, 50, 0.0, 0.0)
+    found = list(_taken_apart(header, b"\x80\x05no pickle"))
+    assert [(frame[0][1], frame[1][0]) for frame in found] == [(ONE_OF_SEVERAL, i) for i in range(4)]
+    assert all(isinstance(frame[1][1], Exception) for frame in found)
