@@ -16,7 +16,7 @@ from taskrun.counting import NOBODY
 from taskrun.deadlines import Deadlines
 from taskrun.errors import TaskTimeoutError
 from taskrun.exception_text import add_note
-from taskrun.future_state import CANCELLED, FINISHED, PENDING
+from taskrun.future_state import CANCELLED, DONE, FINISHED, PENDING, hold_states
 from taskrun.task import Cause, Run, Task
 from taskrun.threads import take_politely
 
@@ -88,19 +88,22 @@ class Completing(Closing):
     def settle_ours(self, outcomes: Sequence[Outcome]) -> None:
         """Do as `settle`, in a thread of ours, which no Ctrl-C strikes in the middle."""
         # The hot path of most backends: `_resolve` and `_let_go` in one piece.
-        lock, counts, deadlines, killed = self.lock, self.counts, self._deadlines, self._killed
+        lock, deadlines, killed = self.lock, self._deadlines.noted, self._killed
         over: list[Task] = []
         failed: list[Outcome] = []
         wanted = False  # a map, a callback or who looks at it wants to hear of it
+        ended = 0  # futures that are done
         if not lock.acquire(False):
             take_politely(lock)
+        states = hold_states()
         try:
             for outcome in outcomes:
                 task, succeeded, value, _, run = outcome
                 if task.settled:
                     continue
                 task.settled = True
-                deadlines.drop(task)
+                if deadlines:
+                    deadlines.pop(task, None)
                 if killed and task in killed:
                     succeeded, outcome = False, self._of_killed(outcome)
                 if not succeeded:
@@ -110,20 +113,26 @@ class Completing(Closing):
                 future._records += ((task.number, task.queued, run, None),)
                 future._task = None
                 over.append(task)
-                counts["succeeded"] += 1
-                if not future._finish_unwatched(FINISHED, value, None):
+                if states is not None and future._cond is None and not future._watchers and future._state not in DONE:
+                    future._result = value
+                    future._state = FINISHED
+                elif not future._finish_unwatched(FINISHED, value, None):
                     self._late[task] = FINISHED, value, None
                     self._finishing += 1
                     wanted = True
                     continue
-                self._open -= 1
+                ended += 1
                 if future._callbacks:
                     self.callbacks.add(future._invoke_callbacks)
                     wanted = True
                 elif task.owner is not None:
                     wanted = True
-            ending = (not self._open or self._room.limit is not None) and self._progress()
         finally:
+            if states is not None:
+                states.release()
+            self.counts["succeeded"] += len(over)
+            self._open -= ended
+            ending = (not self._open or self._room.limit is not None) and self._progress()
             lock.release()
         if wanted:
             self._let_go(over)

@@ -26,20 +26,21 @@ class Deadlines:
         self._lock = lock
         self._timer = timer
         self._expire = expire
-        self._noted: dict[Task, float] = {}  # of the tasks that run: never more than there are workers
+        self.noted: dict[Task, float] = {}
+        """Those of the tasks that run: never more than there are workers."""
         self._next = math.inf  # at most the smallest of them
         self._armed = math.inf  # when the timer looks at them next
 
     def note(self, task: Task, when: float) -> None:
         """Note that the time of *task* is up at *when*; follow with `arm` once the lock is released."""
-        self._noted[task] = when
+        self.noted[task] = when
         if when < self._next:
             self._next = when
 
     def drop(self, task: Task) -> None:
         """Forget *task*, if it is noted."""
-        if self._noted:
-            self._noted.pop(task, None)
+        if self.noted:
+            self.noted.pop(task, None)
 
     def arm(self) -> None:
         """See to it that the timer looks at the deadlines in time; it may start the timer's thread."""
@@ -61,11 +62,11 @@ class Deadlines:
     def _look(self) -> None:
         now = time.monotonic()
         with self._lock:
-            due = [task for task, deadline in self._noted.items() if deadline <= now]
+            due = [task for task, deadline in self.noted.items() if deadline <= now]
             for task in due:
-                del self._noted[task]
+                del self.noted[task]
             self._armed = math.inf
-            self._next = min(self._noted.values(), default=math.inf)
+            self._next = min(self.noted.values(), default=math.inf)
         self.arm()
         for task in due:
             self._expire(task, now)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from taskrun.scheduler import Scheduler
     from taskrun.task import Task
 
-__all__ = ["CANCELLED", "DONE", "FINISHED", "PENDING", "RUNNING", "FutureState", "inside_future", "log"]
+__all__ = ["CANCELLED", "DONE", "FINISHED", "PENDING", "RUNNING", "FutureState", "hold_states", "inside_future", "log"]
 
 T = TypeVar("T")
 
@@ -50,6 +50,15 @@ log = logging.getLogger("concurrent.futures")
 def inside_future() -> bool:
     """Return whether the calling thread was interrupted in the middle of a future, so that others cannot end."""
     return inside(_STATE)
+
+
+def hold_states() -> threading.RLock | None:
+    """Acquire what guards the futures that nobody looks at but by `result`, to finish many of them; None: another is inside.
+
+    As in `_finish_unwatched`: for who holds an executor's lock, and not in the main thread. Release it.
+    """
+    lock = _STATE
+    return lock if lock.acquire(False) or lock.acquire(timeout=_A_MOMENT) else None
 
 
 class FutureState(standard.Future[T]):

@@ -224,9 +224,12 @@ def _unwatch(live: Live | None) -> None:
         watch(None)
 
 
-def are_plain(values: Iterable[Any]) -> bool:
+def are_plain(values: Sequence[Any]) -> bool:
     """Return whether nobody can tell if *values* share what they are made of."""
-    kinds = set(map(type, values)) - _PLAIN
+    kinds = set(map(type, values))
+    if kinds == {tuple}:
+        return _PLAIN.issuperset(map(type, chain.from_iterable(values)))
+    kinds -= _PLAIN
     return not kinds or (
         kinds == {tuple} and _PLAIN.issuperset(map(type, chain.from_iterable(v for v in values if type(v) is tuple)))
     )

@@ -174,7 +174,8 @@ class Task:
         self.future = nobody
         self.fn = _nothing
         self.args = ()
-        self.kwargs = NO_KWARGS
+        if self.kwargs is not NO_KWARGS:
+            self.kwargs = NO_KWARGS
         self.context = None
         self.owner = None
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from taskrun.completing import Outcome
     from taskrun.engine.dispatch import Dispatcher
     from taskrun.engine.fleet import Fleet
+    from taskrun.engine.functions import Slot
     from taskrun.engine.handle import Handle
+    from taskrun.engine.outbox import Answer
     from taskrun.engine.poller import Poller
     from taskrun.scheduler import Scheduler
     from taskrun.task import Cause, Task
@@ -99,39 +101,33 @@ class Answers:
         if last >= 0:
             self._take_frames(handle, [_up_to(last)])
 
-    def _from_outbox(self, handle: Handle, last: int) -> list[tuple[Task, tuple[Any, ...], bytes]]:
-        """Take the tasks up to number *last* out of the flight whose answers are in the outbox. Under the lock."""
-        return [] if handle.outbox is None else handle.outbox.take(handle.flight, last)
-
-    def _sort(
-        self, handle: Handle, frames: list[tuple[tuple[Any, ...], bytes | bytearray]]
-    ) -> tuple[list[tuple[Task | None, tuple[Any, ...], bytes | bytearray]], Task | None]:
+    def _sort(self, handle: Handle, frames: list[tuple[tuple[Any, ...], Any]]) -> tuple[list[Answer], Task | None]:
         """Return the answers, each with its task; and the task that it is at."""
         flight = handle.flight
-        answers: list[tuple[Task | None, tuple[Any, ...], bytes | bytearray]] = []
+        answers: list[Answer] = []
         with self._fleet.lock:  # the supervisor's
             for header, payload in frames:
-                if header[1] == channel.UP_TO:
-                    answers += self._from_outbox(handle, header[2])
-                else:
-                    answers.append((flight.pop(header[2], None), header, payload))
+                if header[1] != channel.UP_TO:
+                    answers.append((flight.pop(header[2], None), *header[1:], payload))
+                elif handle.outbox is not None:
+                    answers += handle.outbox.take(flight, header[2])
             head = next(iter(flight.values()), None)
             handle.seen = None if handle.seen is not head else head  # an idle worker keeps no task
         return answers, head
 
-    def _take_frames(self, handle: Handle, frames: list[tuple[tuple[Any, ...], bytes | bytearray]]) -> None:
+    def _take_frames(self, handle: Handle, frames: list[tuple[tuple[Any, ...], Any]]) -> None:
         # The hot loop of the parent: one pass for what the lock guards, one for what runs the user's code.
         answers, head = self._sort(handle, frames)
         outcomes, label, loads = self._fleet.outcomes, handle.label, pickle.loads
         size = 0
         fn: Any = None  # of the last task: most often the next one's too
-        for task, header, payload in answers:
-            _, kind, sequence, started, duration, cpu, rss = header
+        slot: Slot | None = None
+        for task, kind, sequence, started, duration, cpu, rss, payload in answers:
             if task is None:
                 self._life_cycle(handle, kind, rss, payload)
                 continue
-            handle.answered = sequence
-            size = rss or size
+            if rss:
+                size = rss
             run = (label, started, duration, cpu, rss or handle.rss)
             task.place = None
             if kind in _DONE:
@@ -153,6 +149,7 @@ class Answers:
                 outcomes.append(self._with_buffers(handle, task, sequence, payload, run))
             else:
                 outcomes.append((task, False, load_exception(bytes(payload)), _CAUSES[kind], run))
+            handle.answered = sequence
             if handle.stop is not None:
                 self._fleet.answered(handle, task)
         if answers:

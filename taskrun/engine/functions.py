@@ -51,15 +51,15 @@ class Slot:
 
     def observe(self, seconds: float) -> None:
         """Note how long a call took. Quick to believe in slowness, slow to believe in speed: a wrong bet blocks others."""
-        known = self.seconds
+        known = self.seconds  # a hot path: each task comes here
         if self.waits:
             return
         if known is None:
             self.seconds = seconds
-        elif seconds > known:  # not wholly at once: one that was interrupted, or is the only one of its kind, tells little
-            self.seconds = known + (min(seconds, _TIMES * known + _MORE) - known) * 0.5
-        else:
+        elif seconds <= known:
             self.seconds = known + (seconds - known) * 0.2
+        else:  # not wholly at once: one that was interrupted, or is the only one of its kind, tells little
+            self.seconds = known + (min(seconds, _TIMES * known + _MORE) - known) * 0.5
 
 
 class Functions:

@@ -218,7 +218,7 @@ class Handle:
     def works_on(self, task: Task) -> bool:
         """Return whether the worker surely runs *task*, once nothing else can begin: claimed last and not answered."""
         number, last = next(reversed(self.flight.items()), (-1, None))
-        if last is not task or not self.has_claimed(task) or self.outbox is None or self.outbox.get(number) is not None:
+        if last is not task or not self.has_claimed(task) or self.outbox is None or self.outbox.has(number):
             return False
         return self.reader.between_frames and not posix.unread(self.fd)
 

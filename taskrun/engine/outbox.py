@@ -1,80 +1,102 @@
 """Small answers of a worker, in memory that it shares with its parent: written without a system call, and not lost with it.
 
 A system call for each answer, and a parent that it wakes, cost more than a tiny task. So while more tasks are at hand a worker
-puts its answers here, a place for each by its number, and says now and then up to which they are there (`channel.UP_TO`):
-before it waits or sends anything else, before a function's first call and the last one at hand, and before a call that ends
-half a millisecond later than the first of them, or eight such calls (as far as the last one tells). What it has not said the
-parent finds out for itself:
+puts its answers here, and says now and then up to which they are there (`channel.UP_TO`): before it waits or sends anything
+else, before a function's first call and the last one at hand, and before a call that ends half a millisecond later than the
+first of them, or eight such calls (as far as the last one tells). What it has not said the parent finds out for itself:
 
 - When the worker has claimed the next task, the answer to the last one is here. Both look at the pipe of tokens, and the
   kernel's lock of that pipe orders what they do: nothing depends on how processors order memory.
 - When the worker is dead, all is here that it had answered.
 
-A place is used again 256 tasks later; no more than `channel.MAX_AHEAD` are ever sent and not answered.
+Answers lie one after the other, from the beginning again when the end is near. What was not read is never written over: no
+more than `channel.MAX_AHEAD` are sent and not answered, and there is room for more of the largest. Each begins with the number
+of its task, plus one, which is written last; before that a zero, where the next one will begin: so what is numbered is whole,
+whatever was there before.
 """
 
 from __future__ import annotations
 
 import mmap
 import struct
-from itertools import takewhile
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from taskrun.engine import channel
 
 if TYPE_CHECKING:
     from taskrun.task import Task
 
-__all__ = ["LARGEST", "SIZE", "Outbox"]
+__all__ = ["LARGEST", "SIZE", "Answer", "Outbox"]
 
-_BEGIN = 4096
-_PLACES = 256
-_PLACE = 1024
-SIZE: Final = _BEGIN + _PLACES * _PLACE
-"""How much of the notes it is, with what comes before it."""
+Answer = tuple["Task | None", int, int, float, float, float, int, bytes | bytearray]
+"""(task, kind, number, started, duration, CPU seconds, resident bytes, payload): as `channel.REPLY` has it."""
 
-# The number of the task, plus one, then what a reply begins with. The former is written last: what is stamped is whole.
-_HEAD = 8 + channel.REPLY.size
-_unpack = struct.Struct("<Q" + channel.REPLY.format.removeprefix("<")).unpack_from
-_pack, _stamp = channel.REPLY.pack_into, struct.Struct("<Q").pack_into
-LARGEST: Final = _PLACE - _HEAD
+_HEAD = struct.Struct("<QQdddQ")  # number + 1, size of the payload, started, duration, CPU seconds, resident bytes
+_HEAD_SIZE = _HEAD.size
+_NUMBER = struct.Struct("<Q").pack_into
+_NUMBER_AND_SIZE = struct.Struct("<QQ").unpack_from
+_REST, _REST_AT = struct.Struct("<QdddQ").pack_into, 8
+_BEGIN, _ROOM = 4096, 1024  # of the first one; for the largest
+_AGAIN = (1 << 64) - 1  # in the place of a number: the next one is at the beginning
+LARGEST: Final = _ROOM - _HEAD.size
 """Bytes of a payload that has a place here."""
+SIZE: Final = _BEGIN + (channel.MAX_AHEAD + 8) * _ROOM
+"""How much of the notes it is, with what comes before it."""
+_LAST = SIZE - _ROOM - 64  # one that began later might not fit, and the head of another one after it
 
 
 class Outbox:
-    """A view of the notes numbered *fd*; the worker has one and the parent another."""
+    """A view of the notes numbered *fd*; the worker has one, which puts, and the parent another, which takes."""
 
     def __init__(self, fd: int) -> None:
         self._memory = mmap.mmap(fd, SIZE)
+        self._at = _BEGIN  # where the next one will be put, or taken
 
     def put(self, number: int, started: float, duration: float, cpu: float, rss: int, payload: bytes) -> None:
         """Keep the answer of the task with that *number*, which was done; its payload is at most `LARGEST`."""
-        at = _BEGIN + number % _PLACES * _PLACE
-        memory, size = self._memory, len(payload)
-        _pack(memory, at + 8, size, channel.DONE, number, started, duration, cpu, rss)
-        memory[at + _HEAD : at + _HEAD + size] = payload
-        _stamp(memory, at, number + 1)
+        memory, at, size = self._memory, self._at, len(payload)
+        end = at + _HEAD_SIZE + size
+        _REST(memory, at + _REST_AT, size, started, duration, cpu, rss)
+        memory[at + _HEAD_SIZE : end] = payload
+        following = (end + 7) & -8
+        if following > _LAST:
+            _NUMBER(memory, following, _AGAIN)
+            following = _BEGIN
+        _NUMBER(memory, following, 0)
+        self._at = following
+        _NUMBER(memory, at, number + 1)
 
-    def get(self, number: int) -> tuple[tuple[Any, ...], bytes] | None:
-        """Return header and payload of that task's answer; None if it is not here."""
-        at = _BEGIN + number % _PLACES * _PLACE
-        found = _unpack(self._memory, at)
-        if found[0] != number + 1:
-            return None
-        at += _HEAD
-        return found[1:], self._memory[at : at + found[1]]
+    def has(self, number: int) -> bool:
+        """Return whether that task's answer is here, and was not taken."""
+        at = self._at
+        while True:
+            found, size = _NUMBER_AND_SIZE(self._memory, at)
+            if found == _AGAIN:
+                at = _BEGIN
+            elif not found or found > number:
+                return bool(found == number + 1)
+            else:
+                at = (at + _HEAD_SIZE + size + 7) & -8
 
-    def take(self, flight: dict[int, Task], last: int) -> list[tuple[Task, tuple[Any, ...], bytes]]:
-        """Take the tasks up to number *last* out of the *flight* whose answers are here, each with header and payload."""
-        # The hot loop of the parent: as `get`, without a call for each.
-        memory, unpack = self._memory, _unpack
-        answers: list[tuple[Task, tuple[Any, ...], bytes]] = []
-        for number in list(takewhile(last.__ge__, flight)):
-            at = _BEGIN + number % _PLACES * _PLACE
-            found = unpack(memory, at)
-            if found[0] == number + 1:
-                at += _HEAD
-                answers.append((flight.pop(number), found[1:], memory[at : at + found[1]]))
+    def take(self, flight: dict[int, Task], last: int) -> list[Answer]:
+        """Take the answers up to that number, and their tasks out of the *flight*."""
+        # The hot loop of the parent.
+        memory, at, unpack, pop = self._memory, self._at, _HEAD.unpack_from, flight.pop
+        done = channel.DONE
+        answers: list[Answer] = []
+        while True:
+            number, size, started, duration, cpu, rss = unpack(memory, at)
+            if number == _AGAIN:
+                at = _BEGIN
+                continue
+            number -= 1
+            if number < 0 or number > last:
+                break
+            begin = at + _HEAD_SIZE
+            end = begin + size
+            answers.append((pop(number, None), done, number, started, duration, cpu, rss, memory[begin:end]))
+            at = (end + 7) & -8
+        self._at = at
         return answers
 
     def close(self) -> None:

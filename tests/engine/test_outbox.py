@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import random
+from typing import TYPE_CHECKING, Any
 
 import jobs
 import pytest
@@ -35,18 +36,39 @@ def ends() -> Iterator[tuple[Outbox, Outbox]]:
     os.close(fd)
 
 
-def test_what_is_put_on_one_side_is_found_on_the_other(ends: tuple[Outbox, Outbox]) -> None:
+def test_what_is_put_on_one_side_is_found_on_the_other_once(ends: tuple[Outbox, Outbox]) -> None:
+    flight: dict[int, Any] = dict.fromkeys(range(70_001))
     for number in (0, 1, 255, 256, 70_000):
         for payload in (b"", b"some", b"x" * LARGEST):
+            assert not ends[1].has(number)
             ends[0].put(number, 1.0, 2.0, 3.0, 4, payload)
-            assert ends[1].get(number) == ((len(payload), channel.DONE, number, 1.0, 2.0, 3.0, 4), payload)
+            assert ends[1].has(number)
+            assert ends[1].take(flight, number - 1) == []
+            assert ends[1].take(flight, number) == [(None, channel.DONE, number, 1.0, 2.0, 3.0, 4, payload)]
+            assert number not in flight
+
+
+def test_the_most_of_the_largest_have_room_wherever_they_begin(ends: tuple[Outbox, Outbox]) -> None:
+    put = taken = 0
+    sizes = random.Random(1)
+    for _ in range(100):
+        payloads = [sizes.randbytes(sizes.choice((0, 3, 8, LARGEST - 1, LARGEST))) for _ in range(channel.MAX_AHEAD)]
+        for payload in payloads:
+            ends[0].put(put, 1.0, 2.0, 3.0, 4, payload)
+            put += 1
+        answers = ends[1].take({}, taken + 99)
+        answers += ends[1].take({}, put)
+        assert [answer[2] for answer in answers] == list(range(taken, put))
+        assert [answer[-1] for answer in answers] == payloads
+        taken = put
 
 
 def test_what_was_not_put_is_not_found_whatever_was_in_its_place_before(ends: tuple[Outbox, Outbox]) -> None:
-    assert ends[1].get(0) is None
-    ends[0].put(0, 1.0, 2.0, 3.0, 4, b"old")
-    assert ends[1].get(256) is None
-    assert ends[1].get(1) is None
+    for number in range(2000):  # more than once around, and each looks like the numbers of those after it
+        payload = (number + 2).to_bytes(8, "little") * (number % 100)
+        ends[0].put(number, 1.0, 2.0, 3.0, 4, payload)
+        assert not ends[1].has(number + 1)
+        assert len(ends[1].take({}, number + 1)) == 1
 
 
 def batch(ex: Executor, wire: Wire) -> OptionsView:
