@@ -16,7 +16,7 @@ from taskrun.counting import NOBODY
 from taskrun.deadlines import Deadlines
 from taskrun.errors import TaskTimeoutError
 from taskrun.exception_text import add_note
-from taskrun.future_state import CANCELLED, DONE, FINISHED, PENDING, hold_states
+from taskrun.future_state import CANCELLED, DONE, FINISHED, NO_RUN, PENDING, hold_states
 from taskrun.task import Cause, Run, Task
 from taskrun.threads import take_politely
 
@@ -69,7 +69,7 @@ class Completing(Closing):
                     if self._killed and task in self._killed:
                         succeeded, outcome = False, self._of_killed(outcome)
                     if succeeded:
-                        task.future._records += ((task.number, task.queued, run, None),)
+                        task.future._records += (task.number, task.queued, *(run or NO_RUN), None)
                         self._resolve(task, FINISHED, value, None)
                         over.append(task)
                     else:
@@ -110,7 +110,7 @@ class Completing(Closing):
                     failed.append(outcome)
                     continue
                 future = task.future
-                future._records += ((task.number, task.queued, run, None),)
+                future._records += (task.number, task.queued, *(run or NO_RUN), None)
                 future._task = None
                 over.append(task)
                 if states is not None and future._cond is None and not future._watchers and future._state not in DONE:
@@ -164,7 +164,7 @@ class Completing(Closing):
         """Add the record of an attempt that ended; where the worker could not tell, what is known here."""
         if run is None and task.begun is not None:
             run = (task.worker, task.begun, time.monotonic() - task.begun, None, None)
-        task.future._records += ((task.number, task.queued, run, error),)
+        task.future._records += (task.number, task.queued, *(run or NO_RUN), error)
 
     def _settle_plainly(self, outcomes: Sequence[Outcome]) -> None:
         """Settle what is not settled yet; nothing is retried, and it may be called in the middle of `settle`."""
@@ -262,7 +262,7 @@ class Completing(Closing):
         if policy is None or cause is None:
             return None
         records = task.future._records
-        elapsed = time.monotonic() - (records[0][1] if records else task.queued)
+        elapsed = time.monotonic() - (records[1] if records else task.queued)
         try:
             seed = self._seed ^ (task.index * 1_000_003 + task.number)
             if policy.wants_retry(error, cause, task.number, elapsed, seed):

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from taskrun.bell import lock_of, wait_at
-from taskrun.future_state import CANCELLED, DONE, FINISHED, PENDING, RUNNING, FutureState, log
+from taskrun.future_state import CANCELLED, DONE, FINISHED, PENDING, RECORD, RUNNING, FutureState, log
 from taskrun.task import Attempt
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ class Future(FutureState[T]):
     @property
     def attempts(self) -> tuple[Attempt, ...]:
         """The record of each attempt that ended, the first one first."""
-        return tuple(_attempt(*record) for record in self._records)
+        records = self._records
+        return tuple(_attempt(*records[at : at + RECORD]) for at in range(0, len(records), RECORD))
 
     def result(self, timeout: float | None = None) -> T:
         """Return the task's value, waiting at most *timeout* seconds.
@@ -185,6 +186,5 @@ class Future(FutureState[T]):
         raise TypeError(f"{type(self).__name__} objects cannot be pickled: send the task's result, not its future")
 
 
-def _attempt(number: int, queued: float, run: tuple[Any, ...] | None, error: BaseException | None) -> Attempt:
-    worker, started, duration, cpu_seconds, worker_rss = run or (None,) * 5
-    return Attempt(number, worker, queued, started, duration, cpu_seconds, worker_rss, error)
+def _attempt(number: int, queued: float, worker: str | None, *rest: Any) -> Attempt:
+    return Attempt(number, worker, queued, *rest)

@@ -28,7 +28,19 @@ if TYPE_CHECKING:
     from taskrun.scheduler import Scheduler
     from taskrun.task import Task
 
-__all__ = ["CANCELLED", "DONE", "FINISHED", "PENDING", "RUNNING", "FutureState", "hold_states", "inside_future", "log"]
+__all__ = [
+    "CANCELLED",
+    "DONE",
+    "FINISHED",
+    "NO_RUN",
+    "PENDING",
+    "RECORD",
+    "RUNNING",
+    "FutureState",
+    "hold_states",
+    "inside_future",
+    "log",
+]
 
 T = TypeVar("T")
 
@@ -38,6 +50,11 @@ CANCELLED = "CANCELLED_AND_NOTIFIED"
 """The standard library splits cancellation in two steps, for workers that notice it late; here one step does both."""
 FINISHED = "FINISHED"
 DONE = frozenset({"CANCELLED", CANCELLED, FINISHED})
+
+RECORD = 8
+"""How much of `_records` is one attempt's."""
+NO_RUN = (None,) * 5
+"""In the place of a `task.Run`."""
 
 _A_MOMENT = 0.01  # seconds after which a thread inside `_STATE` is believed to have been interrupted
 
@@ -94,7 +111,8 @@ class FutureState(standard.Future[T]):
         self._callbacks: list[Callable[[standard.Future[T]], object]] | None = None
         self._scheduler = scheduler
         self._task: Task | None = None
-        self._records: tuple[tuple[Any, ...], ...] = ()  # (number, queued, run, error): made presentable when asked for
+        # Number, queued, the five of `task.Run`, error; then those of the next attempt. Made presentable when asked for.
+        self._records: tuple[Any, ...] = ()
 
     # -- what clients of the standard class reach into -------------------------------------------------------------------------
 
@@ -165,6 +183,12 @@ class FutureState(standard.Future[T]):
                 self._done_callbacks.append(fn)
                 return True
         return False
+
+    @property
+    def last_duration(self) -> float | None:
+        """Seconds that the last attempt took; None: there was none, or nobody knows."""
+        duration: float | None = self._records[-4] if self._records else None
+        return duration
 
     # -- being done ------------------------------------------------------------------------------------------------------------
 

@@ -65,9 +65,9 @@ class Pace:
         if self.tiny:
             return
         for future in ended:
-            run = future._records[-1][2] if future._records else None
-            if run is not None:
-                self._seen.append(run[2])
+            duration = future.last_duration
+            if duration is not None:
+                self._seen.append(duration)
         if len(self._seen) >= self._looks:
             self.seconds = max(0.0, sorted(self._seen)[len(self._seen) // 2] - self._cold)
             self._seen.clear()

@@ -51,10 +51,10 @@ class Window:
                 return  # on threads tasks end one by one: this is the hot path of a map
             self._skipped = 0
         for future in ended:
-            run = future._records[-1][2] if future._records else None
-            if run is not None:
+            duration = future.last_duration
+            if duration is not None:
                 self._items += 1
-                self._seconds += run[2]
+                self._seconds += duration
         self._follow()
 
     def learn_run(self, items: int, seconds: float) -> None:

@@ -12,7 +12,7 @@ from taskrun.map_window import MAX_BYTES, MAX_ITEMS, Window, weigh
 
 def ended(*seconds: float) -> list[Any]:
     """Return futures whose last attempts took *seconds*."""
-    return [SimpleNamespace(_records=((1, 0.0, ("worker", 0.0, each, 0.0, None), None),)) for each in seconds]
+    return [SimpleNamespace(last_duration=each) for each in seconds]
 
 
 def test_it_starts_with_two_items_for_each_worker() -> None:
@@ -50,7 +50,7 @@ def test_a_fixed_one_learns_nothing() -> None:
 
 def test_attempts_that_no_worker_took_up_teach_nothing() -> None:
     window = Window(2, None)
-    window.learn([SimpleNamespace(_records=()), SimpleNamespace(_records=((1, 0.0, None, None),))])  # type: ignore[list-item]
+    window.learn([SimpleNamespace(last_duration=None)])  # type: ignore[list-item]
     assert window.size == 4
 
 

@@ -181,7 +181,7 @@ def test_a_map_whose_runs_are_taken_back_at_once_is_whole(monkeypatch: pytest.Mo
 
 class Ended:
     def __init__(self, seconds: float) -> None:
-        self._records = ((1, 0.0, ("worker", 0.0, seconds, 0.0, None), None),)
+        self.last_duration = seconds
 
 
 # -- maps, whose every run stops after a few items -----------------------------------------------------------------------------
