@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from taskrun.task import Task
 
 __all__ = [
+    "PLAINEST",
     "Beside",
     "dump_arguments",
     "dump_function",
@@ -92,8 +93,9 @@ class Beside:
 
 
 _RAW = frozenset((bytes, bytearray))
-_PLAINEST = frozenset((int, float, bool, type(None)))  # their pickles name nothing
-_FLAT = _RAW | _PLAINEST | {complex, str}
+PLAINEST = frozenset((int, float, bool, type(None)))
+"""Of these `pickle.dumps` is enough: their pickles name nothing."""
+_FLAT = _RAW | PLAINEST | {complex, str}
 
 
 class _Raw:
@@ -171,8 +173,6 @@ def dump_out_of_band(value: Any) -> tuple[bytes, list[memoryview]]:
 def dump_result(value: Any, *, task: str | None = None, side: Side = "worker", beside: Beside | None = None) -> bytes:
     """Pickle what a task returned, for its parent. Raises SerializationError."""
     try:
-        if type(value) in _PLAINEST:  # what follows would do the same, and ask more
-            return pickle.dumps(value, 5)
         if beside is not None and type(value) in _RAW and len(value) >= LARGE:
             value = _Raw(value)
         return dump_upward(value, beside)

@@ -67,7 +67,8 @@ class ProcessBackend(Backend):
         if method == "fork":
             warn_of_threads('start_method="fork"', 'the default start_method="forkserver"')
         self._pid = os.getpid()
-        self._supervisor = Supervisor(scheduler, settings, method, context_vars)
+        self._supervisor = supervisor = Supervisor(scheduler, settings, method, context_vars)
+        self.wake = supervisor.wake  # type: ignore[method-assign]  # after each submit: one call less
 
     # -- getting workers to work -----------------------------------------------------------------------------------------------
 

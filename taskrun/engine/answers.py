@@ -103,14 +103,16 @@ class Answers:
 
     def _sort(self, handle: Handle, frames: list[tuple[tuple[Any, ...], Any]]) -> tuple[list[Answer], Task | None]:
         """Return the answers, each with its task; and the task that it is at."""
-        flight = handle.flight
+        flight, label, rss = handle.flight, handle.label, handle.rss
         answers: list[Answer] = []
         with self._fleet.lock:  # the supervisor's
             for header, payload in frames:
-                if header[1] != channel.UP_TO:
-                    answers.append((flight.pop(header[2], None), *header[1:], payload))
+                _, kind, number, started, duration, cpu, weighed = header
+                if kind != channel.UP_TO:
+                    run = (label, started, duration, cpu, weighed or rss)
+                    answers.append((flight.pop(number, None), kind, number, weighed, run, payload))
                 elif handle.outbox is not None:
-                    answers += handle.outbox.take(flight, header[2])
+                    answers += handle.outbox.take(flight, number, label, rss)
             head = next(iter(flight.values()), None)
             handle.seen = None if handle.seen is not head else head  # an idle worker keeps no task
         return answers, head
@@ -118,24 +120,25 @@ class Answers:
     def _take_frames(self, handle: Handle, frames: list[tuple[tuple[Any, ...], Any]]) -> None:
         # The hot loop of the parent: one pass for what the lock guards, one for what runs the user's code.
         answers, head = self._sort(handle, frames)
-        outcomes, label, loads = self._fleet.outcomes, handle.label, pickle.loads
-        size = 0
+        outcomes, loads = self._fleet.outcomes, pickle.loads
+        stopping = handle.stop is not None
+        size, answered = 0, handle.answered
         fn: Any = None  # of the last task: most often the next one's too
         slot: Slot | None = None
-        for task, kind, sequence, started, duration, cpu, rss, payload in answers:
+        for task, kind, number, weighed, run, payload in answers:
             if task is None:
-                self._life_cycle(handle, kind, rss, payload)
+                self._life_cycle(handle, kind, weighed, payload)
                 continue
-            if rss:
-                size = rss
-            run = (label, started, duration, cpu, rss or handle.rss)
+            if weighed:
+                size = weighed
+            answered = number
             task.place = None
             if kind in _DONE:
                 if fn is None or task.fn is not fn:
                     fn = task.fn
                     slot = self._dispatcher.pace_slot(fn)
                 if slot is not None:
-                    slot.observe(duration)
+                    slot.observe(run[2])
             if kind == channel.DONE:
                 try:
                     value = loads(payload)
@@ -146,12 +149,12 @@ class Answers:
                 else:  # again, for an error that names the task; outside of the handler, lest it shows both
                     outcomes.append(load_outcome(task, bytes(payload), run))
             elif kind == channel.BULK:
-                outcomes.append(self._with_buffers(handle, task, sequence, payload, run))
+                outcomes.append(self._with_buffers(handle, task, number, payload, run))
             else:
                 outcomes.append((task, False, load_exception(bytes(payload)), _CAUSES[kind], run))
-            handle.answered = sequence
-            if handle.stop is not None:
+            if stopping:
                 self._fleet.answered(handle, task)
+        handle.answered = answered
         if answers:
             handle.moved = handle.heard = time.monotonic()
             handle.forgive()

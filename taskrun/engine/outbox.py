@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import mmap
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from taskrun.engine import channel
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LARGEST", "SIZE", "Answer", "Outbox"]
 
-Answer = tuple["Task | None", int, int, float, float, float, int, bytes | bytearray]
-"""(task, kind, number, started, duration, CPU seconds, resident bytes, payload): as `channel.REPLY` has it."""
+Answer = tuple["Task | None", int, int, int, tuple[Any, ...], bytes | bytearray]
+"""(task, kind, number, resident bytes or 0, what a `task.Run` holds, payload)."""
 
 _HEAD = struct.Struct("<QQdddQ")  # number + 1, size of the payload, started, duration, CPU seconds, resident bytes
 _HEAD_SIZE = _HEAD.size
@@ -78,14 +78,17 @@ class Outbox:
             else:
                 at = (at + _HEAD_SIZE + size + 7) & -8
 
-    def take(self, flight: dict[int, Task], last: int) -> list[Answer]:
-        """Take the answers up to that number, and their tasks out of the *flight*."""
+    def take(self, flight: dict[int, Task], last: int, label: str, rss: int) -> list[Answer]:
+        """Take the answers up to that number, and their tasks out of the *flight*.
+
+        *label*, and *rss* where the worker has not looked, are for the records of the attempts.
+        """
         # The hot loop of the parent.
         memory, at, unpack, pop = self._memory, self._at, _HEAD.unpack_from, flight.pop
         done = channel.DONE
         answers: list[Answer] = []
         while True:
-            number, size, started, duration, cpu, rss = unpack(memory, at)
+            number, size, started, duration, cpu, weighed = unpack(memory, at)
             if number == _AGAIN:
                 at = _BEGIN
                 continue
@@ -94,7 +97,8 @@ class Outbox:
                 break
             begin = at + _HEAD_SIZE
             end = begin + size
-            answers.append((pop(number, None), done, number, started, duration, cpu, rss, memory[begin:end]))
+            run = (label, started, duration, cpu, weighed or rss)
+            answers.append((pop(number, None), done, number, weighed, run, memory[begin:end]))
             at = (end + 7) & -8
         self._at = at
         return answers

@@ -10,7 +10,6 @@ _AFTER = 0.0005  # seconds after an answer went into the outbox when the parent 
 _CALLS, _AFTER_CALLS = 8, 0.004  # ... or so many calls as long as the next one, but no longer than that
 QUICK = 0.0002
 """Seconds: before a longer call that is the last one at hand, the parent is told, to send more meanwhile."""
-_QUIET = _AFTER - QUICK
 
 
 class Telling:
@@ -30,7 +29,8 @@ class Telling:
         if self.last < 0:
             self._since = ended
         self.last = number
-        self.quiet = duration < QUICK and ended - self._since < _QUIET
+        spent = ended - self._since + duration  # when another one like it will have ended: see `is_due_before`
+        self.quiet = duration < QUICK and (spent <= _AFTER or spent <= _CALLS * duration)
 
     def is_due_before(self, slot: int, now: float, *, more: bool) -> bool:
         """Return whether they would wait too long if the next call took as long as the last one did; *more* come after it."""

@@ -68,6 +68,7 @@ class Worker(Answering):
         self._runner = CoroutineRunner()
         self._running = False  # the task's code runs: KeyboardInterrupt may be raised
         self._sequence = -1  # of the task that runs
+        self._seeded = False  # the global generators are to be seeded for each task
         self._finalizer: Callable[[], object] | None = None
 
     # -- beginning and end -----------------------------------------------------------------------------------------------------
@@ -86,6 +87,7 @@ class Worker(Answering):
                 self._parent_gone()
             surroundings.apply(self._orders.setup)
             self._resident.always = self._orders.setup["weighed"]
+            self._seeded = self._orders.setup["seeded"]
             self._initialize()
         except BaseException as error:  # an initializer may raise anything; the parent turns it into an InitializerError
             self._running = False
@@ -240,7 +242,7 @@ class Worker(Answering):
         entered.set(current)
         if extras is not None and "vars" in extras:
             surroundings.set_context_vars(extras["vars"])
-        if self._orders.setup["seeded"]:
+        if self._seeded:
             generators.seed_generators(current.current().seed)
         value = fn(*args, **kwargs)
         if type(value) is CoroutineType:

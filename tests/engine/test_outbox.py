@@ -38,13 +38,14 @@ def ends() -> Iterator[tuple[Outbox, Outbox]]:
 
 def test_what_is_put_on_one_side_is_found_on_the_other_once(ends: tuple[Outbox, Outbox]) -> None:
     flight: dict[int, Any] = dict.fromkeys(range(70_001))
+    run = "me", 1.0, 2.0, 3.0, 4
     for number in (0, 1, 255, 256, 70_000):
         for payload in (b"", b"some", b"x" * LARGEST):
             assert not ends[1].has(number)
             ends[0].put(number, 1.0, 2.0, 3.0, 4, payload)
             assert ends[1].has(number)
-            assert ends[1].take(flight, number - 1) == []
-            assert ends[1].take(flight, number) == [(None, channel.DONE, number, 1.0, 2.0, 3.0, 4, payload)]
+            assert ends[1].take(flight, number - 1, "me", 5) == []
+            assert ends[1].take(flight, number, "me", 5) == [(None, channel.DONE, number, 4, run, payload)]
             assert number not in flight
 
 
@@ -56,8 +57,8 @@ def test_the_most_of_the_largest_have_room_wherever_they_begin(ends: tuple[Outbo
         for payload in payloads:
             ends[0].put(put, 1.0, 2.0, 3.0, 4, payload)
             put += 1
-        answers = ends[1].take({}, taken + 99)
-        answers += ends[1].take({}, put)
+        answers = ends[1].take({}, taken + 99, "me", 5)
+        answers += ends[1].take({}, put, "me", 5)
         assert [answer[2] for answer in answers] == list(range(taken, put))
         assert [answer[-1] for answer in answers] == payloads
         taken = put
@@ -68,7 +69,7 @@ def test_what_was_not_put_is_not_found_whatever_was_in_its_place_before(ends: tu
         payload = (number + 2).to_bytes(8, "little") * (number % 100)
         ends[0].put(number, 1.0, 2.0, 3.0, 4, payload)
         assert not ends[1].has(number + 1)
-        assert len(ends[1].take({}, number + 1)) == 1
+        assert len(ends[1].take({}, number + 1, "me", 5)) == 1
 
 
 def batch(ex: Executor, wire: Wire) -> OptionsView:
