@@ -67,16 +67,17 @@ class Outbox:
         _NUMBER(memory, at, number + 1)
 
     def has(self, number: int) -> bool:
-        """Return whether that task's answer is here, and was not taken."""
+        """Return whether that task's answer is here, and was not taken; the worker may be about to put it."""
         at = self._at
-        while True:
+        for _ in range(channel.MAX_AHEAD + 2):
             found, size = _NUMBER_AND_SIZE(self._memory, at)
             if found == _AGAIN:
                 at = _BEGIN
-            elif not found or found > number:
+            elif not 0 < found <= number or size > LARGEST:
                 return bool(found == number + 1)
             else:
                 at = (at + _HEAD_SIZE + size + 7) & -8
+        return False
 
     def take(self, flight: dict[int, Task], last: int, label: str, rss: int) -> list[Answer]:
         """Take the answers up to that number, and their tasks out of the *flight*.
