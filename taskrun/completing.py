@@ -91,8 +91,8 @@ class Completing(Closing):
         lock, deadlines, killed = self.lock, self._deadlines.noted, self._killed
         over: list[Task] = []
         failed: list[Outcome] = []
-        wanted = False  # a map, a callback or who looks at it wants to hear of it
-        ended = 0  # futures that are done
+        wanted = whole = False  # the former: a map, a callback or who looks at it wants to hear of it
+        settled = ended = 0  # the latter: whose futures are done as well
         if not lock.acquire(False):
             take_politely(lock)
         states = hold_states()
@@ -111,7 +111,6 @@ class Completing(Closing):
                     continue
                 future = task.future
                 future._records += (task.number, task.queued, *(run or NO_RUN), None)
-                future._task = None
                 over.append(task)
                 if states is not None and future._cond is None and not future._watchers and future._state not in DONE:
                     future._result = value
@@ -119,21 +118,29 @@ class Completing(Closing):
                 elif not future._finish_unwatched(FINISHED, value, None):
                     self._late[task] = FINISHED, value, None
                     self._finishing += 1
+                    future._task = None
+                    settled += 1
                     wanted = True
                     continue
+                future._task = None
+                settled += 1
                 ended += 1
                 if future._callbacks:
                     self.callbacks.add(future._invoke_callbacks)
                     wanted = True
                 elif task.owner is not None:
                     wanted = True
+            whole = True
         finally:
             if states is not None:
                 states.release()
-            self.counts["succeeded"] += len(over)
+            self.counts["succeeded"] += settled
             self._open -= ended
             ending = (not self._open or self._room.limit is not None) and self._progress()
             lock.release()
+            if not whole:  # there is no memory, say: nobody else would end the rest
+                self._settle_plainly(outcomes)
+                self._let_go(over)
         if wanted:
             self._let_go(over)
         else:

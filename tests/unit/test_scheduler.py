@@ -345,3 +345,50 @@ class TestEnd:
         assert future.cancelled()
         assert counts(ex) == {"submitted": 2, "cancelled": 1, "queued": 1, "unfinished": 1}
         assert [task.future for task in backend.scheduler.pull(9)] == [other]
+
+
+class TestManyAtOnce:
+    def settle(self, backend: ByHand, outcomes: list[Any]) -> BaseException | None:
+        """Report *outcomes* as a thread of ours does; return what that raised."""
+        raised: list[BaseException] = []
+
+        def report() -> None:
+            try:
+                backend.scheduler.settle_ours(outcomes)
+            except BaseException as error:
+                raised.append(error)
+
+        thread = threading.Thread(target=report)
+        thread.start()
+        thread.join()
+        return raised[0] if raised else None
+
+    @pytest.mark.parametrize("bad", [0, 2, 4])
+    def test_an_error_in_the_middle_leaves_nobody_waiting(self, ex: taskrun.Executor, backend: ByHand, bad: int) -> None:
+        futures = [ex.submit(abs, i) for i in range(5)]
+        called: list[int] = []
+        for future in futures[:4]:
+            future.add_done_callback(lambda done: called.append(futures.index(done)))
+        results = ex.map(abs, range(3))
+        tasks = backend.scheduler.pull(8)
+        backend.scheduler.begin(tasks[3])
+        futures[bad]._records = None  # in the place of what cannot be foreseen: no memory, say
+        outcomes = [(task, i != 3, i if i != 3 else ValueError("its own"), "raised", None) for i, task in enumerate(tasks)]
+        assert isinstance(self.settle(backend, outcomes), TypeError)
+        assert [future.result(10) for i, future in enumerate(futures) if i != 3] == [0, 1, 2, 4]
+        assert isinstance(futures[3].exception(10), ValueError)
+        assert list(results) == [5, 6, 7]
+        assert eventually(lambda: sorted(called) == [0, 1, 2, 3])
+        assert ex.stats()["unfinished"] == 0
+
+    def test_one_that_is_looked_at_is_done_with_the_others(self, ex: taskrun.Executor, backend: ByHand) -> None:
+        futures = [ex.submit(abs, i) for i in range(5)]
+        waiting = concurrent.futures.as_completed(futures[2:4])
+        found: list[Any] = []
+        thread = threading.Thread(target=lambda: found.extend(waiting))
+        thread.start()
+        assert eventually(lambda: futures[3]._waiters)
+        assert self.settle(backend, [(task, True, i, None, None) for i, task in enumerate(backend.scheduler.pull(5))]) is None
+        thread.join(10)
+        assert set(found) == set(futures[2:4])
+        assert counts(ex) == {"submitted": 5, "succeeded": 5}
