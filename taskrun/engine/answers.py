@@ -29,7 +29,6 @@ __all__ = ["Answers"]
 _TICK = 0.005  # seconds between looks, while a worker has more than one task in hand
 _READS = 8  # chunks read from one worker before the others have their turn
 _CAUSES: dict[int, Cause] = {channel.RAISED: "raised", channel.UNSENDABLE: "serialization", channel.TIMED_OUT: "timeout"}
-_DONE = (channel.DONE, channel.BULK)
 _BROKEN: Any = object()  # in the place of a result that does not unpickle
 
 
@@ -120,7 +119,7 @@ class Answers:
     def _take_frames(self, handle: Handle, frames: list[tuple[tuple[Any, ...], Any]]) -> None:
         # The hot loop of the parent: one pass for what the lock guards, one for what runs the user's code.
         answers, head = self._sort(handle, frames)
-        outcomes, loads = self._fleet.outcomes, pickle.loads
+        outcomes, loads, done = self._fleet.outcomes, pickle.loads, channel.DONE
         stopping = handle.stop is not None
         size, answered = 0, handle.answered
         fn: Any = None  # of the last task: most often the next one's too
@@ -133,13 +132,13 @@ class Answers:
                 size = weighed
             answered = number
             task.place = None
-            if kind in _DONE:
+            if kind == done or kind == channel.BULK:
                 if fn is None or task.fn is not fn:
                     fn = task.fn
                     slot = self._dispatcher.pace_slot(fn)
                 if slot is not None:
                     slot.observe(run[2])
-            if kind == channel.DONE:
+            if kind == done:
                 try:
                     value = loads(payload)
                 except BaseException:  # the user's __setstate__ may raise anything, SystemExit included

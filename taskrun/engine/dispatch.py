@@ -22,7 +22,7 @@ from taskrun.engine.reclaim import OVERDUE
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from taskrun.engine.fleet import Fleet
     from taskrun.engine.handle import Handle
@@ -42,8 +42,13 @@ _OVERHEAD = 5e-6  # seconds that a task costs besides its own
 _TOP_UP_BELOW = 0.0007  # seconds of work left in a worker when it gets its next batch already, or half of what that is
 
 
-def _tokens(numbers: Iterable[int]) -> bytes:
-    return bytes([number % channel.TOKENS for number in numbers])
+_IN_A_ROW = bytes(number % channel.TOKENS for number in range(2 * channel.TOKENS))
+
+
+def _tokens(numbers: range) -> bytes:
+    """Return the tokens of tasks with consecutive numbers, no more than there are tokens."""
+    first = numbers.start % channel.TOKENS
+    return _IN_A_ROW[first : first + len(numbers)]
 
 
 class Dispatcher:
@@ -281,7 +286,9 @@ class Dispatcher:
                     task.place = handle
                     flight[number] = task
                 number += 1
-            tokens = _tokens(number for number in flight if number >= first) if recalled else _tokens(range(first, number))
+            tokens = _tokens(range(first, number))
+            if recalled:
+                tokens = b"".join(tokens[each - first : each - first + 1] for each in flight if each >= first)
             if tokens:
                 handle.assigned += len(tokens)
                 handle.fed = time.monotonic()
