@@ -93,12 +93,14 @@ class Completing(Closing):
         failed: list[Outcome] = []
         wanted = whole = False  # the former: a map, a callback or who looks at it wants to hear of it
         settled = ended = 0  # the latter: whose futures are done as well
+        # Made first: what the collector destroys when objects are made may wait for threads that want these locks.
+        records = [(task.number, task.queued, *(run or NO_RUN), None) for task, _, _, _, run in outcomes]
         if not lock.acquire(False):
             take_politely(lock)
         states = hold_states()
         try:
-            for outcome in outcomes:
-                task, succeeded, value, _, run = outcome
+            for outcome, record in zip(outcomes, records, strict=True):
+                task, succeeded, value, _, _ = outcome
                 if task.settled:
                     continue
                 task.settled = True
@@ -110,7 +112,7 @@ class Completing(Closing):
                     failed.append(outcome)
                     continue
                 future = task.future
-                future._records += (task.number, task.queued, *(run or NO_RUN), None)
+                future._records += record
                 over.append(task)
                 if states is not None and future._cond is None and not future._watchers and future._state not in DONE:
                     future._result = value

@@ -173,7 +173,9 @@ class Dispatcher:
                 task.place = PULLED if wanted else None
             if wanted:
                 handle.alone = True
+                self._in_hand = [task]
                 self._send(handle, [task])
+                self._in_hand = []
             return
         room = self._room(handle)
         if room <= 0:

@@ -24,7 +24,7 @@ Frame = tuple[tuple[Any, ...], Any]
 
 ONE_OF_SEVERAL = 0
 """The kind of a task that came with others (`channel.TASKS`) and has the header of them all. The payload says which it is, and
-what it is called with: a tuple, the pickle of a call, or the error of who could not take them in."""
+what it is called with: a tuple, the pickle of a call, or, where there was no memory for it, a view of the pickle of all."""
 
 
 class Orders:
@@ -123,6 +123,6 @@ def _taken_apart(header: tuple[Any, ...], payload: bytes | bytearray) -> Iterabl
     calls: Iterable[Any]
     try:
         calls = pickle.loads(payload)
-    except Exception as error:  # there is no memory: each of them shall say so
-        calls = repeat(error, header[3])
+    except Exception:  # there is no memory now: each of them tries again when it is its turn
+        calls = repeat(memoryview(payload), header[3])
     return zip(repeat((header[0], ONE_OF_SEVERAL, *header[2:])), enumerate(calls), strict=False)

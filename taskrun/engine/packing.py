@@ -10,7 +10,8 @@ from __future__ import annotations
 import pickle
 import struct
 import sys
-from itertools import islice
+from contextlib import suppress
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from taskrun import shipping
@@ -63,21 +64,28 @@ class Frames:
     def add(self, task: Task, slot: int, kind: int, data: bytes) -> None:
         """Add the frame of one task."""
         self.close_group()
+        self._add_alone(task, slot, kind, self.next, data)
+        self.sent.append(task)
+
+    def _add_alone(self, task: Task, slot: int, kind: int, number: int, data: bytes) -> None:
         options = task.options
         timeout, soft = options.timeout or 0.0, options.soft_timeout or 0.0
-        self.parts += (_HEADER(len(data), kind, slot, task.number, self.next, task.index, timeout, soft), data)
-        self.sent.append(task)
+        self.parts += (_HEADER(len(data), kind, slot, task.number, number, task.index, timeout, soft), data)
 
     def add_several(self, tasks: Sequence[Task], slot: int, data: bytes) -> None:
         """Add one frame for tasks that are alike; *data*: the pickled list of their arguments."""
-        first = tasks[0]
-        timeout = first.options.timeout or 0.0
-        self.parts += (_HEADER(len(data), channel.TASKS, slot, len(tasks), self.next, first.index, timeout, 0.0), data)
+        self.close_group()
+        self._add_together(tasks, slot, self.next, data)
         self.sent += tasks
 
+    def _add_together(self, tasks: Sequence[Task], slot: int, number: int, data: bytes) -> None:
+        first = tasks[0]
+        timeout = first.options.timeout or 0.0
+        self.parts += (_HEADER(len(data), channel.TASKS, slot, len(tasks), number, first.index, timeout, 0.0), data)
+
     def add_to_group(self, task: Task, slot: int, data: bytes) -> None:
-        """Add a task to those before it, which it is like, if there are any in the group."""
-        if self._size > _MOST:
+        """Add a task to those before it, which it is like, if there are any in the group and there is room."""
+        if self._size + len(data) > _MOST:
             self.close_group()
         self._slot = slot
         self._group.append(data)
@@ -86,15 +94,20 @@ class Frames:
 
     def close_group(self) -> None:
         """Make the frame of the group: what comes next is not like them."""
-        group, self._group, self._size = self._group, [], 0
+        group = self._group
         if not group:
             return
-        tasks = self.sent[-len(group) :]
-        del self.sent[-len(group) :]
-        if len(group) == 1:
-            self.add(tasks[0], self._slot, channel.TASK, group[0])
+        tasks, number = self.sent[-len(group) :], self.next - len(group)
+        data = None
+        if len(group) > 1:
+            with suppress(MemoryError):
+                data = pickle.dumps(group, 5)
+        if data is not None:
+            self._add_together(tasks, self._slot, number, data)
         else:
-            self.add_several(tasks, self._slot, pickle.dumps(group, 5))
+            for at, task in enumerate(tasks):
+                self._add_alone(task, self._slot, channel.TASK, number + at, group[at])
+        self._group, self._size = [], 0
 
 
 class Packing:
@@ -118,12 +131,15 @@ class Packing:
         self._tell_what_changed(handle)
         at = 0
         while at < len(batch):
-            alike = _alike(batch, at)
+            fn, alike = _alike(batch, at)
             at += len(alike)
-            packed = self._pack_plain(handle, alike, frames) if len(alike) > 1 else 0
-            for task in alike[packed:]:
+            before = len(frames.sent)
+            if len(alike) > 1:
+                with suppress(BaseException):  # no memory, or a function that does not pickle: each of them is to say so
+                    self._pack_plain(handle, fn, alike, frames)
+            for task in alike[len(frames.sent) - before :]:
                 try:
-                    self._pack(handle, task, frames, alike=len(alike) > 1)
+                    self._pack(handle, task, fn, frames, alike=len(alike) > 1)
                 except BaseException as error:  # pickling runs the user's code, which may raise anything
                     self._found.clear()
                     frames.close_group()
@@ -166,36 +182,27 @@ class Packing:
             handle.root = task.seed_root
             self._fleet.send_state(handle, {"root": task.seed_root})
 
-    def _pack_plain(self, handle: Handle, tasks: Sequence[Task], frames: Frames) -> int:
-        """Pack tasks that are alike, as long as nobody could tell that their arguments are one pickle; return how many."""
-        first = tasks[0]
-        slot = self._functions.slot(first.fn)
+    def _pack_plain(self, handle: Handle, fn: Callable[..., Any], tasks: Sequence[Task], frames: Frames) -> None:
+        """Pack calls of *fn* that are alike, from the first on, where nobody could tell that their arguments are one pickle."""
+        slot = self._functions.slot(fn)
         calls = [task.args for task in tasks]
         if slot is None or not are_plain(calls) or not all(task.kwargs is NO_KWARGS for task in tasks):
-            return 0
-        try:
-            self._send_function(handle, slot, first.fn, frames)
-        except BaseException:  # each of them is to say so
-            return 0
-        self._send_root(handle, first)
-        done, most = 0, len(tasks)
-        while done < len(tasks):
-            some = calls[done : done + most]
-            data = dump_plain(some)
-            if data is None:  # a text that looks like the name of a module
-                break
-            if len(data) > _MOST:
-                most = len(some) * _MOST // (2 * len(data))
-                if most < _FEWEST:
-                    break
-                continue
-            frames.add_several(tasks[done : done + most], slot.number, data)
-            done += len(some)
-        return done
+            return
+        # Roughly what they are pickled; not by pickling them, which may be a hundred times as much as there is memory for.
+        most = _MOST * len(calls) // sum(map(sys.getsizeof, chain.from_iterable(calls)), 1)
+        if most < _FEWEST:
+            return
+        self._send_function(handle, slot, fn, frames)
+        self._send_root(handle, tasks[0])
+        for start in range(0, len(tasks), most):
+            data = dump_plain(calls[start : start + most])
+            if data is None or len(data) > 2 * _MOST:  # a text that looks like the name of a module; or few are most of it
+                return
+            frames.add_several(tasks[start : start + most], slot.number, data)
 
-    def _pack(self, handle: Handle, task: Task, frames: Frames, *, alike: bool) -> None:
-        """Pack one task: its function if the worker lacks it, then the call itself; *alike*: it is like those around it."""
-        fn, options = task.fn, task.options
+    def _pack(self, handle: Handle, task: Task, fn: Callable[..., Any], frames: Frames, *, alike: bool) -> None:
+        """Pack one call of *fn*: that, if the worker lacks it, then the call; *alike*: it is like those around it."""
+        options = task.options
         extras: dict[str, Any] | None = None  # a hot loop: most tasks have none
         number = 0
         slot = self._functions.slot(fn)
@@ -219,7 +226,7 @@ class Packing:
             data = None
         if data is None:  # again, for an error that names the task; outside of the handler, lest it shows both
             data = dump_arguments(task.args, task.kwargs, task=task.name)
-        if alike and not (extras or found or beside.buffers):
+        if alike and len(data) <= _MOST and not (extras or found or beside.buffers):
             frames.add_to_group(task, number, data)
             return
         if beside.buffers:
@@ -241,8 +248,11 @@ class Packing:
         frames.add(task, number, kind, data)
 
 
-def _alike(batch: Sequence[Task], at: int) -> Sequence[Task]:
-    """Return the task at that position, and those after it that differ in their arguments only."""
+def _alike(batch: Sequence[Task], at: int) -> tuple[Callable[..., Any], Sequence[Task]]:
+    """Return the task at that position, and those after it that differ in their arguments only; and their function.
+
+    Of a task that is cancelled meanwhile nothing is left: what is looked at twice may be something else by then.
+    """
     first = batch[at]
     fn, options, index = first.fn, first.options, first.index
     end = at + 1
@@ -252,4 +262,4 @@ def _alike(batch: Sequence[Task], at: int) -> Sequence[Task]:
             if task.fn is not fn or task.options is not options or task.index != index or task.number != 1:
                 break
             end += 1
-    return batch[at:end]
+    return fn, batch[at:end]

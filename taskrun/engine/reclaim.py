@@ -74,7 +74,8 @@ class Reclaimer:
         """Take back what waits behind tasks that do not end: nobody is free. Return when to look again, or None."""
         times = [self.somebody_by()]
         for handle in busy if self._fleet.limit > 1 else ():
-            head, alone = next(iter(handle.flight.values()), None), len(handle.flight) < 2
+            with self._lock:
+                head, alone = next(iter(handle.flight.values()), None), len(handle.flight) < 2
             if head is None or head in self._slow or (alone and not self._owed):
                 continue
             due = handle.moved + _STUCK
@@ -114,7 +115,9 @@ class Reclaimer:
         """Note which of the tasks that were slow have ended, or run in their turn since what came before them was pulled."""
         self._forget_what_is_taken()
         for slow, handle in list(self._slow.items()):
-            if all(task is not slow for task in handle.flight.values()) or not self._is_before_its_turn(slow):
+            with self._lock:
+                over = all(task is not slow for task in handle.flight.values())
+            if over or not self._is_before_its_turn(slow):
                 del self._slow[slow]
                 self._scheduler.note_moving(slow)
 
@@ -129,7 +132,8 @@ class Reclaimer:
         """Look whether *busy* workers have given items of a run back; return when to look again, or None."""
         following: float | None = None
         for handle in busy:
-            task = next(iter(handle.flight.values()), None)
+            with self._lock:
+                task = next(iter(handle.flight.values()), None)
             if task is None or type(task.fn) is not Run or handle.notes < 0:
                 continue
             if now >= handle.looked_at + RUN_OVERDUE:

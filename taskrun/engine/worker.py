@@ -162,6 +162,7 @@ class Worker(Answering):
         _, kind, slot, attempt, sequence, index, timeout, soft = header
         kwargs = NO_KWARGS
         name = extras = None
+        offset = 0
         if kind == ONE_OF_SEVERAL:
             offset, arguments = arguments
             sequence += offset
@@ -180,6 +181,8 @@ class Worker(Answering):
                 if type(fn) is bytes or type(fn) is bytearray:
                     fn = self._load_function(slot, fn, name)
                 name = name or self._names[slot]
+            if type(arguments) is memoryview:
+                arguments = _one_of(arguments, offset, name)
             if type(arguments) is tuple:
                 args = arguments
             else:
@@ -220,13 +223,12 @@ class Worker(Answering):
     def _load_function(self, slot: int, data: bytes | bytearray, name: str | None) -> Callable[..., Any]:
         """Return a function at its first use."""
         # After the claim: if this takes the process down, the parent knows with which task.
-        fn = self._orders.functions[slot] = load_function(bytes(data), task=name)
-        self._names[slot] = function_name(fn)
+        fn = load_function(bytes(data), task=name)
+        self._names[slot] = function_name(fn)  # first: who finds the function asks for it
+        self._orders.functions[slot] = fn
         return fn
 
     def _load_arguments(self, call: Any, extras: dict[str, Any] | None, name: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if isinstance(call, Exception):
-            raise not_received(call, value="arguments", side="worker", task=name) from call
         buffers = None if extras is None or "bulk" not in extras else self._take_beside(extras["bulk"], name)
         return load_arguments(call, task=name, buffers=buffers)
 
@@ -290,6 +292,14 @@ class Claimed(Entered):
             self.append(CurrentTask(name, index, attempt, deadline, root, notes.Asked(fd, sequence)))
         made: CurrentTask = self[_TOLD]
         return made
+
+
+def _one_of(calls: memoryview, offset: int, name: str) -> Any:
+    """Return what a task is called with, of several for which there was no memory. Raises SerializationError."""
+    try:
+        return pickle.loads(calls)[offset]
+    except Exception as error:
+        raise not_received(error, value="arguments", side="worker", task=name) from error
 
 
 def _cut_extras(payload: bytes | bytearray) -> tuple[dict[str, Any], bytes | bytearray]:

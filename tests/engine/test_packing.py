@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any
+import types
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import jobs
 import pytest
 from patience import PATIENCE
 
 from taskrun import current_task
-from taskrun.engine import channel
+from taskrun.engine import channel, orders, packing, worker
 from taskrun.engine.packing import Frames, Packing
 from taskrun.errors import SerializationError
 
@@ -173,10 +174,73 @@ def test_one_that_is_taken_back_out_of_the_middle_does_not_run(make: Callable, w
         assert [futures[i].result(PATIENCE) for i in rest] == rest
 
 
-def test_a_worker_without_memory_for_what_came_together_says_so_for_each() -> None:
-    from taskrun.engine.orders import ONE_OF_SEVERAL, _taken_apart
+@pytest.mark.parametrize("listed", [False, True])
+def test_one_that_is_cancelled_while_it_is_packed_changes_nothing_for_the_others(
+    make: Callable, wire: Wire, monkeypatch: pytest.MonkeyPatch, listed: bool
+) -> None:
+    with make(max_workers=1) as ex:
+        view = together(ex, wire)
+        futures = [view.submit(jobs.hold_if, None, [i] if listed else i) for i in range(20)]
+        plain, functions, armed = packing.are_plain, packing.dump_arguments, [True]
 
-    header = (9, channel.TASKS, 3, 4, 100, 50, 0.0, 0.0)
-    found = list(_taken_apart(header, b"\x80\x05no pickle"))
-    assert [(frame[0][1], frame[1][0]) for frame in found] == [(ONE_OF_SEVERAL, i) for i in range(4)]
-    assert all(isinstance(frame[1][1], Exception) for frame in found)
+        def cancel_the_first(ours: Callable) -> Callable:
+            def cancelling(*args: Any, **kwargs: Any) -> Any:
+                if armed and futures[0].cancel():  # in the engine's thread; another one might come here as well
+                    armed.clear()
+                return ours(*args, **kwargs)
+
+            return cancelling
+
+        monkeypatch.setattr(packing, "are_plain", cancel_the_first(plain))
+        monkeypatch.setattr(packing, "dump_arguments", cancel_the_first(functions))
+        wire.release()
+        wanted = [[i] if listed else i for i in range(20)]
+        assert [future.result(PATIENCE) for future in futures[1:]] == wanted[1:]
+        assert futures[0].cancelled()
+        assert ex.submit(jobs.hold_if, None, 5).result(PATIENCE) == 5
+
+
+@pytest.mark.parametrize("where", ["dumps", "dump_plain"])
+def test_without_memory_for_a_frame_of_several_each_has_its_own(
+    make: Callable, wire: Wire, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    with make(max_workers=1) as ex:
+        view = together(ex, wire)
+
+        def no_memory(*_: Any, **__: Any) -> NoReturn:
+            raise MemoryError
+
+        futures = [view.submit(jobs.hold_if, None, i if where == "dump_plain" else [i]) for i in range(20)]
+        lacking = packing if where == "dump_plain" else types.SimpleNamespace(**vars(pickle))
+        if where == "dumps":
+            monkeypatch.setattr(packing, "pickle", lacking)
+        monkeypatch.setattr(lacking, where, no_memory)
+        wire.release()
+        assert [future.result(PATIENCE) for future in futures] == [i if where == "dump_plain" else [i] for i in range(20)]
+
+
+def test_what_is_tiny_does_not_travel_with_what_is_huge(make: Callable, wire: Wire, packed: list[Frames]) -> None:
+    with make(max_workers=1) as ex:
+        view = together(ex, wire)
+        packed.clear()
+        for make_value in (lambda size: [b"x" * 1000] * size, lambda size: b"x" * size):
+            futures = [view.submit(both, make_value(200_000 if i in (5, 11) else 1)) for i in range(20)]
+            wire.release()
+            assert all(future.exception(PATIENCE) is None for future in futures)
+    assert all(length < 1 << 17 for kind, length in headers(packed) if kind == channel.TASKS)
+    assert channel.TASKS in kinds(packed)
+
+
+def test_a_worker_without_memory_for_what_came_together_tries_again_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(_: object) -> NoReturn:
+        raise MemoryError
+
+    payload = pickle.dumps([(i,) for i in range(4)])
+    with monkeypatch.context() as patch:
+        patch.setattr(orders, "pickle", types.SimpleNamespace(loads=no_memory))
+        found = list(orders._taken_apart((9, channel.TASKS, 3, 4, 100, 50, 0.0, 0.0), payload))
+    assert [(frame[0][1], frame[1][0]) for frame in found] == [(orders.ONE_OF_SEVERAL, i) for i in range(4)]
+    assert [worker._one_of(frame[1][1], frame[1][0], "name") for frame in found] == [(i,) for i in range(4)]
+    monkeypatch.setattr(worker, "pickle", types.SimpleNamespace(loads=no_memory))
+    with pytest.raises(SerializationError, match="name"):
+        worker._one_of(found[0][1][1], 0, "name")
