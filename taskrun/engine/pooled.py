@@ -45,6 +45,8 @@ _TAKEN_BY_START = 16
 
 _THREADS_END_WITHIN = 0.5  # seconds; else the user's code hangs in one of them, as it pickles or unpickles
 
+_ENDS_WITHIN = 5.0  # seconds, once it was killed: its memory may take long to free
+
 _lifelines: WeakSet[PooledWorker] = WeakSet()
 
 
@@ -245,6 +247,8 @@ class PooledWorker(KeptProcess):
             until = time.monotonic() + _THREADS_END_WITHIN
             for thread in self.pool.threads():
                 thread.join(max(0.0, until - time.monotonic()))
+            if self.pidfd >= 0:  # its threads have no part in this any more: it is reaped below, or by nobody
+                posix.is_over(self.pidfd, _ENDS_WITHIN)
         self.close()
 
     def _cut(self) -> None:

@@ -248,11 +248,11 @@ def has_ended(pid: int) -> int | None:
     return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
 
-def is_over(pidfd: int) -> bool:
-    """Return whether the process has ended; somebody else's child, too."""
+def is_over(pidfd: int, within: float = 0.0) -> bool:
+    """Return whether the process has ended, or ends within so many seconds; somebody else's child, too."""
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(0))
+    return bool(poll.poll(within * 1000))
 
 
 def is_stopped(pid: int) -> bool:

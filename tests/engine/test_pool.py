@@ -578,3 +578,23 @@ if __name__ == "__main__":
         print(ex.submit(lambda: sys.modules["taskrun"].__file__).result() == taskrun.__file__)
 """
     assert script.run(code) == "True\n"
+
+
+@pytest.mark.filterwarnings("ignore::taskrun.UnsafeForkWarning")
+def test_a_worker_that_nobody_waits_for_any_more_is_reaped_however_long_it_takes_to_die(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from taskrun.engine.pooled import PooledWorker
+
+    worker = PooledWorker(0)
+    worker.make(multiprocessing.get_context("fork"), os.getpid(), print)
+    worker.made = True
+    pid = worker.pid
+    assert pid is not None
+    threads = worker.pool.threads()
+    monkeypatch.setattr(worker.pool, "threads", lambda: ())  # they end before the process does
+    worker.destroy()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
+    for thread in threads:
+        thread.join(PATIENCE)

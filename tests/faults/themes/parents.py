@@ -127,7 +127,9 @@ def it_leaves_by_os_exit(case: Case) -> None:
     code = "ex = executor()\nfor _ in range(2): ex.submit(acts.spin, pids)\nready(2)\nos._exit(5)"
     with program(case, "os._exit", code) as started:
         assert started.process.wait(PATIENCE) == 5
-        assert started.errors() == ""
+        # Who leaves in such a way leaves multiprocessing's tracker to unlink what has a name, and that says so: "spawn" only.
+        said = [line for line in started.errors().splitlines() if "resource_tracker" not in line]
+        assert not said, said
         assert all(gone(pid) for pid in started.pids())
 
 
