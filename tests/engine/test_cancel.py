@@ -102,23 +102,21 @@ class TestSentAhead:
         assert (first.result(20), second.result(20)) == (0, 1)
 
     def test_there_is_one_worker_more_for_those_before_their_turn_and_no_third_one(
-        self, make: Callable, wire: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, make: Callable, wire: Wire, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def gate(name: str) -> None:  # not by the wire: who is through would take what lets the other one go
-            (tmp_path / name).touch()
-            while not (tmp_path / "go").exists():
-                time.sleep(0.0005)
-
         monkeypatch.setattr(waits, "_STUCK_AFTER", 0.05)
         with make(max_workers=2) as ex:
             together = ex.options(chunksize=10)
-            gates = [together.submit(gate, name) for name in ("first", "second")]
-            assert eventually(lambda: (tmp_path / "first").exists() and (tmp_path / "second").exists())
+            ready = [together.submit(jobs.tell_and_hold, wire.path, "ready") for _ in range(2)]
+            assert [wire.hear(), wire.hear()] == ["ready", "ready"]
+            wire.release(2)
+            assert len({future.result(PATIENCE) for future in ready}) == 2
+            all_here = threading.Event()  # both are free, and are given their batches at the same time
+            ex._backend._supervisor.tell(all_here.wait, PATIENCE)
             futures = [together.submit(jobs.hold_if, wire.path, i) for i in range(20)]
-            (tmp_path / "go").touch()
+            all_here.set()
             for _ in range(3):
                 assert wire.hear() == "held"  # the first of two batches, and the second of the one that is older
-            assert all(gate.done() for gate in gates)
             time.sleep(0.5)
             assert len(ex.stats()["workers"]) == 3
             wire.release(20)
