@@ -16,7 +16,7 @@ from taskrun.counting import NOBODY
 from taskrun.deadlines import Deadlines
 from taskrun.errors import TaskTimeoutError
 from taskrun.exception_text import add_note
-from taskrun.future_state import CANCELLED, DONE, FINISHED, NO_RUN, PENDING, hold_states
+from taskrun.future_state import CANCELLED, FINISHED, NO_RUN, PENDING, hold_states
 from taskrun.task import Cause, Run, Task
 from taskrun.threads import take_politely
 
@@ -88,15 +88,43 @@ class Completing(Closing):
     def settle_ours(self, outcomes: Sequence[Outcome]) -> None:
         """Do as `settle`, in a thread of ours, which no Ctrl-C strikes in the middle."""
         # The hot path of most backends: `_resolve` and `_let_go` in one piece.
-        lock, deadlines, killed = self.lock, self._deadlines.noted, self._killed
         over: list[Task] = []
         failed: list[Outcome] = []
-        wanted = whole = False  # the former: a map, a callback or who looks at it wants to hear of it
-        settled = ended = 0  # the latter: whose futures are done as well
-        # Made first: what the collector destroys when objects are made may wait for threads that want these locks.
+        # Made first: what the collector destroys when objects are made may wait for threads that want our locks.
         records = [(task.number, task.queued, *(run or NO_RUN), None) for task, _, _, _, run in outcomes]
-        if not lock.acquire(False):
-            take_politely(lock)
+        if not self.lock.acquire(False):
+            take_politely(self.lock)
+        try:
+            try:
+                wanted = self._finish_all(outcomes, records, over, failed)
+                ending = (not self._open or self._room.limit is not None) and self._progress()
+            finally:
+                self.lock.release()
+        except BaseException:  # there is no memory, say: finish what was begun, nobody else would
+            self._settle_plainly(outcomes)
+            self._let_go(over)
+            raise
+        if wanted:
+            self._let_go(over)
+        else:
+            for task in over:
+                if task.future._gates:
+                    task.future._open_gates()
+                task.forget(NOBODY)
+        for outcome in failed:
+            self._look_at_failure(outcome)
+        if ending:
+            self._end()
+
+    def _finish_all(
+        self, outcomes: Sequence[Outcome], records: Sequence[tuple[Any, ...]], over: list[Task], failed: list[Outcome]
+    ) -> bool:
+        """Add the tasks that succeeded to *over*, their futures done, and what failed to *failed*. Under the lock.
+
+        Return whether anybody but who waits in `result` wants to hear of one: a map, a callback, or who looks at its future.
+        """
+        counts, deadlines, killed = self.counts, self._deadlines.noted, self._killed
+        wanted = False
         states = hold_states()
         try:
             for outcome, record in zip(outcomes, records, strict=True):
@@ -114,46 +142,23 @@ class Completing(Closing):
                 future = task.future
                 future._records += record
                 over.append(task)
-                if states is not None and future._cond is None and not future._watchers and future._state not in DONE:
-                    future._result = value
-                    future._state = FINISHED
-                elif not future._finish_unwatched(FINISHED, value, None):
+                if states is None or not future._finish_held(FINISHED, value, None):
                     self._late[task] = FINISHED, value, None
                     self._finishing += 1
-                    future._task = None
-                    settled += 1
                     wanted = True
-                    continue
+                else:
+                    self._open -= 1
+                    if future._callbacks:
+                        self.callbacks.add(future._invoke_callbacks)
+                        wanted = True
                 future._task = None
-                settled += 1
-                ended += 1
-                if future._callbacks:
-                    self.callbacks.add(future._invoke_callbacks)
+                counts["succeeded"] += 1
+                if task.owner is not None:
                     wanted = True
-                elif task.owner is not None:
-                    wanted = True
-            whole = True
         finally:
             if states is not None:
                 states.release()
-            self.counts["succeeded"] += settled
-            self._open -= ended
-            ending = (not self._open or self._room.limit is not None) and self._progress()
-            lock.release()
-            if not whole:  # there is no memory, say: nobody else would end the rest
-                self._settle_plainly(outcomes)
-                self._let_go(over)
-        if wanted:
-            self._let_go(over)
-        else:
-            for task in over:
-                if task.future._gates:
-                    task.future._open_gates()
-                task.forget(NOBODY)
-        for outcome in failed:
-            self._look_at_failure(outcome)
-        if ending:
-            self._end()
+        return wanted
 
     def _of_killed(self, outcome: Outcome) -> Outcome:
         """Return what becomes of the outcome of a task that was killed just before it was heard. Under the lock."""

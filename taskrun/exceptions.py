@@ -26,7 +26,7 @@ from taskrun.stand_in import base_names, stand_in
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["dump_exception", "load_exception"]
+__all__ = ["dump_exception", "explain_lack", "load_exception"]
 
 _LONGEST_CHAIN = 1_000
 """Exceptions that are sent of one chain; a loop that goes on for ever raising from the last error makes more."""
@@ -87,6 +87,15 @@ def dump_exception(error: BaseException, *, task: str | None = None) -> bytes:
             bases = base_names(type(error))
         node = _Node(None, type_name(type(error)), f"{said(problem)} while it was sent", [], bases, None, -1, -1, False)
         return pickle.dumps(([tuple(node)], text, task), 5)
+
+
+def explain_lack(error: BaseException) -> None:
+    """Say in *error*, which a task has raised in a worker, what it lacks there, if that is what is wrong."""
+    if is_a(error, (ImportError, AttributeError)):
+        from taskrun.blame import explain_missing_name
+
+        with suppress(BaseException):  # it touches the error, whose class is the user's
+            explain_missing_name(error)
 
 
 def load_exception(data: bytes) -> BaseException:

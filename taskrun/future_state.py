@@ -70,9 +70,9 @@ def inside_future() -> bool:
 
 
 def hold_states() -> threading.RLock | None:
-    """Acquire what guards the futures that nobody looks at but by `result`, to finish many of them; None: another is inside.
+    """Acquire what guards the futures that nobody looks at but by `result`, and return it; None: another thread is inside.
 
-    As in `_finish_unwatched`: for who holds an executor's lock, and not in the main thread. Release it.
+    For who holds an executor's lock and wants to finish many of them; not in the main thread. Release it.
     """
     lock = _STATE
     return lock if lock.acquire(False) or lock.acquire(timeout=_A_MOMENT) else None
@@ -197,11 +197,7 @@ class FutureState(standard.Future[T]):
         with _STATE:
             if self._state in DONE:
                 return False
-            unwatched = self._cond is None and not self._watchers  # as in `_finish_unwatched`, which is not for the main thread
-            if unwatched:
-                self._result = result
-                self._exception = exception
-                self._state = state
+            unwatched = self._finish_held(state, result, exception)
         if not unwatched:
             with lock_of(self._condition):
                 if self._state in DONE:
@@ -226,18 +222,23 @@ class FutureState(standard.Future[T]):
         For who holds a lock: it is not waited for. `_open_gates` is left to do once that is given back: to wake a thread may
         cost this one its processor. Not in the main thread: a Ctrl-C may strike before the `try`.
         """
-        if not _STATE.acquire(False) and not _STATE.acquire(timeout=_A_MOMENT):
+        states = hold_states()
+        if states is None:
             return False
         try:
-            if self._cond is not None or self._watchers:
-                return False
-            if self._state not in DONE:
-                self._result = result
-                self._exception = exception
-                self._state = state
-            return True
+            return self._finish_held(state, result, exception)
         finally:
-            _STATE.release()
+            states.release()
+
+    def _finish_held(self, state: str, result: T | None, exception: BaseException | None) -> bool:
+        """Do as `_finish_unwatched`, for who has got `hold_states`."""
+        if self._cond is not None or self._watchers:
+            return False
+        if self._state not in DONE:  # no call from here on: Ctrl-C finds all of it done or nothing
+            self._result = result
+            self._exception = exception
+            self._state = state
+        return True
 
     def _open_gates(self) -> None:
         """Let those go that wait in `result`; the state is final."""

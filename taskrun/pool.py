@@ -115,7 +115,7 @@ class Pool:
     def map(self, func: Callable[..., Any], iterable: Iterable[Any], chunksize: int | None = None) -> list[Any]:
         """Return the results of *func* for each item, in order; raise the first error once all items are through.
 
-        *chunksize* is how many items travel to a worker together, by default about a millisecond and a half of work.
+        *chunksize* is how many items travel to a worker together, by default about six milliseconds of work.
         """
         return self.map_async(func, iterable, chunksize).get()
 

@@ -227,12 +227,10 @@ def _unwatch(live: Live | None) -> None:
 def are_plain(values: Sequence[Any]) -> bool:
     """Return whether nobody can tell if *values* share what they are made of."""
     kinds = set(map(type, values))
-    if kinds == {tuple}:
-        return _PLAIN.issuperset(map(type, chain.from_iterable(values)))
-    kinds -= _PLAIN
-    return not kinds or (
-        kinds == {tuple} and _PLAIN.issuperset(map(type, chain.from_iterable(v for v in values if type(v) is tuple)))
-    )
+    if tuple not in kinds:
+        return _PLAIN.issuperset(kinds)
+    tuples = values if len(kinds) == 1 else [value for value in values if type(value) is tuple]
+    return _PLAIN.issuperset(kinds - {tuple}) and _PLAIN.issuperset(map(type, chain.from_iterable(tuples)))
 
 
 def _load(data: bytes, name: str, spread: bool, packs: bool) -> Run:

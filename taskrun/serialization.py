@@ -28,12 +28,11 @@ if TYPE_CHECKING:
     from taskrun.task import Task
 
 __all__ = [
-    "PLAINEST",
     "Beside",
     "dump_arguments",
+    "dump_downward",
     "dump_function",
     "dump_out_of_band",
-    "dump_plain",
     "dump_result",
     "load_arguments",
     "load_function",
@@ -93,9 +92,8 @@ class Beside:
 
 
 _RAW = frozenset((bytes, bytearray))
-PLAINEST = frozenset((int, float, bool, type(None)))
-"""Of these `pickle.dumps` is enough: their pickles name nothing."""
-_FLAT = _RAW | PLAINEST | {complex, str}
+_PLAINEST = frozenset((int, float, bool, type(None)))  # their pickles name nothing
+_FLAT = _RAW | _PLAINEST | {complex, str}
 
 
 class _Raw:
@@ -149,11 +147,6 @@ def dump_arguments(
         raise arguments_error(args, kwargs, error, side=side, task=task) from error
 
 
-def dump_plain(calls: list[tuple[Any, ...]]) -> bytes | None:
-    """Pickle arguments of several calls that consist of numbers, text and bytes; None: one looks like the name of a module."""
-    return _fast(calls)
-
-
 def dump_out_of_band(value: Any) -> tuple[bytes, list[memoryview]]:
     """Pickle an object, its large buffers beside it and not copied. Raises what its pickling code raises."""
     buffers: list[pickle.PickleBuffer] = []
@@ -173,6 +166,8 @@ def dump_out_of_band(value: Any) -> tuple[bytes, list[memoryview]]:
 def dump_result(value: Any, *, task: str | None = None, side: Side = "worker", beside: Beside | None = None) -> bytes:
     """Pickle what a task returned, for its parent. Raises SerializationError."""
     try:
+        if type(value) in _PLAINEST:  # what follows would do the same, and ask more
+            return pickle.dumps(value, 5)
         if beside is not None and type(value) in _RAW and len(value) >= LARGE:
             value = _Raw(value)
         return dump_upward(value, beside)

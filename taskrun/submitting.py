@@ -58,7 +58,7 @@ class Submitting(standard.Executor):
 
         *timeout* is in seconds from this call. *buffersize* bounds how many items are submitted ahead of the results taken; by
         default what keeps every worker busy for 0.1 s. *chunksize* is how many items travel to a worker process together, by
-        default about a millisecond and a half of work; it changes no outcome. Raises what the first failing task raised,
+        default about six milliseconds of work; it changes no outcome. Raises what the first failing task raised,
         TimeoutError, or RuntimeError after shutdown.
         """
         return self._map(fn, iterables, timeout, chunksize, buffersize, ordered=True)

@@ -18,7 +18,7 @@ from taskrun.backends.soft_timeout import SoftTimeout
 from taskrun.coroutines import CoroutineRunner
 from taskrun.engine.sent import Packed, Piece, Received, pack_whole
 from taskrun.errors import TaskTimeoutError
-from taskrun.exceptions import dump_exception, load_exception
+from taskrun.exceptions import dump_exception, explain_lack, load_exception
 from taskrun.reach import new_moment
 from taskrun.serialization import dump_result, load_outcome
 from taskrun.task import Cause, CurrentTask, entered
@@ -165,9 +165,7 @@ def run_in(place: Place, payload: Payload) -> Answer:
     except BaseException as error:  # SystemExit and its like are outcomes of the task, too
         timed_out = alarm.public(error) if alarm is not None else None
         if not pickling:
-            from taskrun.blame import explain_missing_name
-
-            explain_missing_name(error)
+            explain_lack(error)
         cause: Cause = "serialization" if pickling else "raised" if timed_out is None else "timeout"
         return False, dump_exception(timed_out or error, task=name), cause, _cost(place, started, cpu)
     finally:

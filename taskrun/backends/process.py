@@ -67,8 +67,7 @@ class ProcessBackend(Backend):
         if method == "fork":
             warn_of_threads('start_method="fork"', 'the default start_method="forkserver"')
         self._pid = os.getpid()
-        self._supervisor = supervisor = Supervisor(scheduler, settings, method, context_vars)
-        self.wake = supervisor.wake  # type: ignore[method-assign]  # after each submit: one call less
+        self._supervisor = Supervisor(scheduler, settings, method, context_vars)
 
     # -- getting workers to work -----------------------------------------------------------------------------------------------
 

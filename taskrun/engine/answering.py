@@ -13,7 +13,7 @@ from taskrun.engine.ending import end_a_copy
 from taskrun.engine.outbox import LARGEST, Outbox
 from taskrun.engine.telling import QUICK, Telling
 from taskrun.exceptions import dump_exception
-from taskrun.serialization import PLAINEST, Beside, dump_result
+from taskrun.serialization import Beside, dump_result
 
 if TYPE_CHECKING:
     import socket
@@ -50,14 +50,11 @@ class Answering:
         self._telling.lasted[slot] = duration
         places = None
         try:
-            if type(value) in PLAINEST:  # as `dump_result` would do, which asks more
-                data = pickle.dumps(value, 5)
-            else:
-                data = dump_result(value, task=name, beside=self._beside)
-                if self._beside.buffers:
-                    places = self._put_beside(sequence)
-                    if places is None:
-                        data = dump_result(value, task=name)
+            data = dump_result(value, task=name, beside=self._beside)
+            if self._beside.buffers:
+                places = self._put_beside(sequence)
+                if places is None:
+                    data = dump_result(value, task=name)
         except BaseException as error:  # SerializationError, or what a signal handler of the user's raised
             self._answer_error(channel.UNSENDABLE, sequence, started, error, name)
             return

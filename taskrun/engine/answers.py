@@ -112,7 +112,7 @@ class Answers:
                     answers.append((flight.pop(number, None), kind, number, weighed, run, payload))
                 elif handle.outbox is not None:
                     answers += handle.outbox.take(flight, number, label, rss)
-            head = next(iter(flight.values()), None)
+            head = handle.head
             handle.seen = None if handle.seen is not head else head  # an idle worker keeps no task
         return answers, head
 

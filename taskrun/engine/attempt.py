@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,8 +15,8 @@ from taskrun.engine import generators
 from taskrun.engine.alarm import SoftAlarm
 from taskrun.engine.answer import DONE, LATE, RAISED, UNSENDABLE
 from taskrun.engine.ending import end_a_copy
-from taskrun.exception_text import is_a, without_frames_of
-from taskrun.exceptions import dump_exception
+from taskrun.exception_text import without_frames_of
+from taskrun.exceptions import dump_exception, explain_lack
 from taskrun.serialization import dump_result
 from taskrun.task import CurrentTask, entered
 
@@ -74,11 +74,8 @@ def run_attempt(
         _end_a_copy(me)
         late = alarm is not None and error is alarm.raised
         without_frames_of(globals(), error)
-        if about.fresh and is_a(error, (ImportError, AttributeError)):
-            from taskrun.blame import explain_missing_name
-
-            with suppress(BaseException):  # it touches the error, whose class is the user's
-                explain_missing_name(error)
+        if about.fresh:
+            explain_lack(error)
         return LATE if late else RAISED, started, duration, dump_exception(error, task=name)
     _end_a_copy(me)
     try:

@@ -42,13 +42,7 @@ _OVERHEAD = 5e-6  # seconds that a task costs besides its own
 _TOP_UP_BELOW = 0.0007  # seconds of work left in a worker when it gets its next batch already, or half of what that is
 
 
-_IN_A_ROW = bytes(number % channel.TOKENS for number in range(2 * channel.TOKENS))
-
-
-def _tokens(numbers: range) -> bytes:
-    """Return the tokens of tasks with consecutive numbers, no more than there are tokens."""
-    first = numbers.start % channel.TOKENS
-    return _IN_A_ROW[first : first + len(numbers)]
+_TOKENS = bytes(range(channel.TOKENS)) * 2  # of consecutive numbers, wherever they begin
 
 
 class Dispatcher:
@@ -288,16 +282,16 @@ class Dispatcher:
                     task.place = handle
                     flight[number] = task
                 number += 1
-            tokens = _tokens(range(first, number))
+            tokens = _TOKENS[first % channel.TOKENS :][: len(sent)]
             if recalled:
-                tokens = b"".join(tokens[each - first : each - first + 1] for each in flight if each >= first)
+                tokens = bytes(number % channel.TOKENS for number in flight if number >= first)
             if tokens:
                 handle.assigned += len(tokens)
                 handle.fed = time.monotonic()
                 handle.put_tokens(tokens)
                 if (self._max_tasks is not None and handle.assigned >= self._max_tasks) or handle.alone:
                     handle.leave()  # after these; its replacement starts meanwhile
-            head = next(iter(flight.values()), None)
+            head = handle.head
         slot = self.pace_slot(sent[-1].fn)
         handle.pace = _BUDGET if slot is None or slot.seconds is None else slot.seconds + _OVERHEAD
         if was_idle and head is not None:

@@ -190,7 +190,12 @@ class Handle:
             self.leaving = True
             self.put_tokens(bytes((channel.LEAVE,)))
 
-    # -- tokens (under the lock) -----------------------------------------------------------------------------------------------
+    # -- flight and tokens (under the lock) ------------------------------------------------------------------------------------
+
+    @property
+    def head(self) -> Task | None:
+        """The oldest task of the flight: others take out of it what was not begun, at any time."""
+        return next(iter(self.flight.values()), None)
 
     def _read_tokens(self) -> bytes:
         try:

@@ -47,39 +47,33 @@ class Orders:
         """Receive until the parent has told what comes before any task."""
         while not self.setup:
             self._receive()
-            self._sort_until_task()
+            while self.frames:
+                self._take(*self.frames.popleft())
 
     def task_of(self, token: int) -> Frame:
         """Return the frame of a claimed task, passing over those that were taken back."""
         frames = self.frames
         while True:
-            if frames and frames[0][0][1] == ONE_OF_SEVERAL:  # the hot path
-                frame = frames.popleft()
-                if (frame[0][4] + frame[1][0]) % channel.TOKENS == token:
-                    return frame
-                continue
-            found = self._sort_until_task()
-            if found is None:
+            if not frames:
                 self._receive()
-            elif found[0][1] == ONE_OF_SEVERAL:
-                frames.appendleft(found)
-            elif found[0][4] % channel.TOKENS == token:
-                return found
-
-    def _sort_until_task(self) -> Frame | None:
-        frames = self.frames
-        while frames:
-            header, payload = frame = frames.popleft()
+                continue
+            frame = frames.popleft()
+            header, payload = frame
             kind = header[1]
-            if kind <= channel.TASK_MORE:
+            if kind > channel.TASK_MORE:
+                self._take(header, payload)
+            elif (header[4] + payload[0] if kind == ONE_OF_SEVERAL else header[4]) % channel.TOKENS == token:
                 return frame
-            if kind == channel.FUNCTION:
-                self.functions[header[2]] = payload
-            elif kind == channel.SHIPMENT:
-                shipping.receive(payload, self._reader.batches.popleft() if header[2] else ())
-            else:
-                self._take_state(pickle.loads(payload))
-        return None
+
+    def _take(self, header: tuple[Any, ...], payload: Any) -> None:
+        """Keep what holds for the tasks to come."""
+        kind = header[1]
+        if kind == channel.FUNCTION:
+            self.functions[header[2]] = payload
+        elif kind == channel.SHIPMENT:
+            shipping.receive(payload, self._reader.batches.popleft() if header[2] else ())
+        else:
+            self._take_state(pickle.loads(payload))
 
     def _take_state(self, state: dict[str, Any]) -> None:
         self.root = state.get("root", self.root)

@@ -19,7 +19,7 @@ from taskrun.engine import channel, surroundings
 from taskrun.errors import SerializationError
 from taskrun.reach import new_moment
 from taskrun.runs import are_plain
-from taskrun.serialization import Beside, dump_arguments, dump_function, dump_plain, not_sent
+from taskrun.serialization import Beside, dump_arguments, dump_downward, dump_function, not_sent
 from taskrun.task import NO_KWARGS
 
 if TYPE_CHECKING:
@@ -195,8 +195,8 @@ class Packing:
         self._send_function(handle, slot, fn, frames)
         self._send_root(handle, tasks[0])
         for start in range(0, len(tasks), most):
-            data = dump_plain(calls[start : start + most])
-            if data is None or len(data) > 2 * _MOST:  # a text that looks like the name of a module; or few are most of it
+            data = dump_downward(calls[start : start + most])
+            if len(data) > 2 * _MOST:  # few are most of it
                 return
             frames.add_several(tasks[start : start + most], slot.number, data)
 

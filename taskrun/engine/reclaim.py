@@ -62,7 +62,7 @@ class Reclaimer:
                 continue
             with self._lock:
                 back = handle.take_back()
-                handle.seen = next(iter(flight.values()), None)
+                handle.seen = handle.head
                 if handle.seen is None:  # nothing claimed, or nothing but what it has answered without our having read it
                     handle.shun(now)
             self._fleet.returned += back
@@ -75,7 +75,7 @@ class Reclaimer:
         times = [self.somebody_by()]
         for handle in busy if self._fleet.limit > 1 else ():
             with self._lock:
-                head, alone = next(iter(handle.flight.values()), None), len(handle.flight) < 2
+                head, alone = handle.head, len(handle.flight) < 2
             if head is None or head in self._slow or (alone and not self._owed):
                 continue
             due = handle.moved + _STUCK
@@ -133,7 +133,7 @@ class Reclaimer:
         following: float | None = None
         for handle in busy:
             with self._lock:
-                task = next(iter(handle.flight.values()), None)
+                task = handle.head
             if task is None or type(task.fn) is not Run or handle.notes < 0:
                 continue
             if now >= handle.looked_at + RUN_OVERDUE:

@@ -14,7 +14,6 @@ import socket
 import struct
 import sys
 import time
-from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from types import CoroutineType
@@ -29,8 +28,8 @@ from taskrun.engine.ending import end_a_copy, flush, run_exit_handlers
 from taskrun.engine.orders import ONE_OF_SEVERAL, Orders
 from taskrun.engine.resident import Resident
 from taskrun.engine.run_watch import RunWatch
-from taskrun.exception_text import is_a, without_frames_of
-from taskrun.exceptions import dump_exception
+from taskrun.exception_text import without_frames_of
+from taskrun.exceptions import dump_exception, explain_lack
 from taskrun.serialization import load_arguments, load_function, not_received
 from taskrun.task import NO_KWARGS, CurrentTask, Entered, entered, function_name
 
@@ -181,12 +180,10 @@ class Worker(Answering):
                 if type(fn) is bytes or type(fn) is bytearray:
                     fn = self._load_function(slot, fn, name)
                 name = name or self._names[slot]
-            if type(arguments) is memoryview:
-                arguments = _one_of(arguments, offset, name)
             if type(arguments) is tuple:
                 args = arguments
             else:
-                args, kwargs = self._load_arguments(arguments, extras, name)
+                args, kwargs = self._load_arguments(arguments, offset, extras, name)
             if sharing.in_use:
                 fn, args, kwargs = sharing.unwrapped(fn, args, kwargs)
         except BaseException as error:  # SerializationError, or what a signal handler of the user's raised
@@ -210,11 +207,7 @@ class Worker(Answering):
             self._running = False
             late = alarm is not None and error is alarm.raised
             without_frames_of(globals(), error)
-            if is_a(error, (ImportError, AttributeError)):
-                from taskrun.blame import explain_missing_name
-
-                with suppress(BaseException):  # it touches the error, whose class is the user's
-                    explain_missing_name(error)
+            explain_lack(error)
             self._answer_error(channel.TIMED_OUT if late else channel.RAISED, sequence, started, error, name)
             return
         del args, kwargs
@@ -228,7 +221,13 @@ class Worker(Answering):
         self._orders.functions[slot] = fn
         return fn
 
-    def _load_arguments(self, call: Any, extras: dict[str, Any] | None, name: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    def _load_arguments(
+        self, call: Any, offset: int, extras: dict[str, Any] | None, name: str
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        if type(call) is memoryview:
+            call = _one_of(call, offset, name)
+            if type(call) is tuple:
+                return call, NO_KWARGS
         buffers = None if extras is None or "bulk" not in extras else self._take_beside(extras["bulk"], name)
         return load_arguments(call, task=name, buffers=buffers)
 

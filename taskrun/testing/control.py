@@ -51,6 +51,19 @@ class ControlBehaviours(Behaviours):
             assert running.future.result(self.patience) == "went on"
             assert ex.submit(tasks.add, 1).result(self.patience) == 1
 
+    def test_cancelling_some_of_many_changes_nothing_for_the_others(self, tmp_path: Path) -> None:
+        """Wherever they are at that moment: in the queue, on their way, at a worker."""
+        with self.executor(max_workers=1) as ex:
+            with self.held(ex, tmp_path) as running:
+                futures = [ex.submit(tasks.add, i) for i in range(self.many)]
+                assert all(future.cancel() is ex.capabilities.cancel_queued for future in futures[::14])
+                running.go_on()
+                for future in futures[7::14]:
+                    future.cancel()
+            for i, future in enumerate(futures):
+                if i % 7 or not future.cancelled():
+                    assert future.result(self.patience) == i
+
     def test_a_running_task_learns_that_it_was_asked_to_cancel(self) -> None:
         with self.executor(max_workers=1) as ex:
             if not (ex.capabilities.concurrent and ex.capabilities.cancel_running):

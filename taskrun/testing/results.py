@@ -106,6 +106,16 @@ class ResultBehaviours(Behaviours):
             assert (result is given) is not pickled
             assert given == ([] if pickled else [1])
 
+    def test_an_object_given_to_several_tasks_is_another_one_for_each_where_it_is_pickled(self) -> None:
+        """However many of them travel together."""
+        given: list[int] = []
+        with self.executor(max_workers=1) as ex:
+            pickled = self.pickling(ex.capabilities.pickles) or ex.capabilities.processes
+            futures = [ex.submit(tasks.append_to, given, i) for i in range(self.many)]
+            results = [future.result(self.patience) for future in futures]
+        assert results == ([[i] for i in range(self.many)] if pickled else [given] * self.many)
+        assert sorted(given) == ([] if pickled else list(range(self.many)))
+
     def test_large_buffers_arrive_as_what_they_are(self) -> None:
         """However they travel: private where they are pickled, writable if they were."""
         for value in (bytearray(1 << 20), bytes(1 << 20), array("d", bytes(1 << 20))):

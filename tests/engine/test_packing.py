@@ -200,7 +200,7 @@ def test_one_that_is_cancelled_while_it_is_packed_changes_nothing_for_the_others
         assert ex.submit(jobs.hold_if, None, 5).result(PATIENCE) == 5
 
 
-@pytest.mark.parametrize("where", ["dumps", "dump_plain"])
+@pytest.mark.parametrize("where", ["dumps", "dump_downward"])
 def test_without_memory_for_a_frame_of_several_each_has_its_own(
     make: Callable, wire: Wire, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -210,13 +210,13 @@ def test_without_memory_for_a_frame_of_several_each_has_its_own(
         def no_memory(*_: Any, **__: Any) -> NoReturn:
             raise MemoryError
 
-        futures = [view.submit(jobs.hold_if, None, i if where == "dump_plain" else [i]) for i in range(20)]
-        lacking = packing if where == "dump_plain" else types.SimpleNamespace(**vars(pickle))
+        futures = [view.submit(jobs.hold_if, None, i if where == "dump_downward" else [i]) for i in range(20)]
+        lacking = packing if where == "dump_downward" else types.SimpleNamespace(**vars(pickle))
         if where == "dumps":
             monkeypatch.setattr(packing, "pickle", lacking)
         monkeypatch.setattr(lacking, where, no_memory)
         wire.release()
-        assert [future.result(PATIENCE) for future in futures] == [i if where == "dump_plain" else [i] for i in range(20)]
+        assert [future.result(PATIENCE) for future in futures] == [i if where == "dump_downward" else [i] for i in range(20)]
 
 
 def test_what_is_tiny_does_not_travel_with_what_is_huge(make: Callable, wire: Wire, packed: list[Frames]) -> None:
