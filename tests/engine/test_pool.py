@@ -592,8 +592,11 @@ def test_a_worker_that_nobody_waits_for_any_more_is_reaped_however_long_it_takes
     pid = worker.pid
     assert pid is not None
     threads = worker.pool.threads()
-    monkeypatch.setattr(worker.pool, "threads", lambda: ())  # they end before the process does
+    dying = threading.Timer(0.3, os.kill, (pid, signal.SIGKILL))  # the pool's threads have ended by then
+    monkeypatch.setattr(worker, "signal", lambda number: dying.start())
+    os.kill(pid, signal.SIGSTOP)  # else it ends of itself, when its line is closed
     worker.destroy()
+    dying.join()
     with pytest.raises(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
     for thread in threads:
