@@ -25,6 +25,7 @@ from taskrun.task import Cause, CurrentTask, entered
 from taskrun.timer import Timer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextvars import ContextVar
 
     from taskrun.engine.sent import Sent
@@ -62,19 +63,27 @@ class Place:
         """Return how many bytes the process holds, where it is a worker."""
         return None
 
+    def ends_by(self, error: BaseException) -> bool:
+        """Return whether *error* is how this place is ended while a call runs, and not an outcome of the call."""
+        return False
+
 
 class _Process(Place):
     """A process of somebody's engine."""
 
-    def __init__(self, alone: bool, workers: int) -> None:
+    def __init__(self, alone: bool, workers: int, ends_by: Callable[[BaseException], bool] | None) -> None:
         super().__init__()
         self.alone = alone
         self.workers = workers
+        self._ends_by = ends_by
 
     def rss(self) -> int | None:
         from taskrun.engine.resident import resident_now
 
         return resident_now()
+
+    def ends_by(self, error: BaseException) -> bool:
+        return self._ends_by is not None and self._ends_by(error)
 
 
 def _duplicates(piece: Piece) -> list[int]:
@@ -106,15 +115,17 @@ def dump_call(
     return about, pack_whole(task) if sent is None else sent.pack(task)
 
 
-def run_pickled_call(payload: Payload, *, alone: bool | None = None, workers: int = 1) -> Answer:
-    """Run a call in the process of a worker. Raises nothing.
+def run_pickled_call(
+    payload: Payload, *, alone: bool | None = None, workers: int = 1, ends_by: Callable[[BaseException], bool] | None = None
+) -> Answer:
+    """Run a call in the process of a worker. Raises nothing but what *ends_by* says is how that process is ended.
 
     *alone*: the process runs one at a time (default: whether this is its main thread). *workers*: how many share the CPUs, of
     which an executor that the task makes takes its part only.
     """
     if alone is None:
         alone = threading.current_thread() is threading.main_thread()
-    place = _Process(alone, workers)
+    place = _Process(alone, workers, ends_by)
     try:
         return run_in(place, payload)
     finally:
@@ -122,7 +133,7 @@ def run_pickled_call(payload: Payload, *, alone: bool | None = None, workers: in
 
 
 def run_in(place: Place, payload: Payload) -> Answer:
-    """Run a call in *place*. Raises nothing."""
+    """Run a call in *place*. Raises nothing but what that ends by."""
     from taskrun.engine.surroundings import set_context_vars
 
     about, packed = payload
@@ -163,6 +174,8 @@ def run_in(place: Place, payload: Payload) -> Answer:
         pickling = True
         return True, dump_result(value, task=name), "raised", cost
     except BaseException as error:  # SystemExit and its like are outcomes of the task, too
+        if place.ends_by(error):
+            raise
         timed_out = alarm.public(error) if alarm is not None else None
         if not pickling:
             explain_lack(error)

@@ -22,6 +22,8 @@ from taskrun.task import Task
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from taskrun.backends.pickled_call import Answer
+
 
 def append(path: str) -> int:
     with open(path, "a") as file:
@@ -221,3 +223,21 @@ def test_without_a_seed_nothing_is_seeded_nor_in_a_pool_of_threads() -> None:
         state = random.getstate()
         assert ex.submit(abs, -1).result(PATIENCE) == 1
         assert random.getstate() == state
+
+
+def test_what_an_engine_ends_its_worker_by_is_raised_and_a_tasks_own_exit_is_its_outcome() -> None:
+    def exit_with(code: int) -> None:
+        raise SystemExit(code)
+
+    def is_engines(error: BaseException) -> bool:
+        return isinstance(error, SystemExit) and error.code == 1
+
+    def run(code: int) -> Answer:
+        task = Task(exit_with, (code,), {}, taskrun.Future(), 0)
+        return run_pickled_call(dump_call(task, []), ends_by=is_engines)
+
+    succeeded, _, cause, _ = run(3)
+    assert (succeeded, cause) == (False, "raised")
+    with pytest.raises(SystemExit) as raised:
+        run(1)
+    assert raised.value.code == 1

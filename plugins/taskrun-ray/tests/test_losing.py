@@ -92,6 +92,23 @@ def test_a_worker_that_dies_fails_its_task_alone_and_the_task_is_run_once(cluste
     assert len(runs(log)) == 2  # Ray's own default is three more runs of each
 
 
+@pytest.mark.parametrize("options", [{}, {"timeout": PATIENCE}], ids=["alone", "stream"])
+def test_a_worker_that_is_told_to_end_has_crashed_and_its_task_has_not_asked_to_exit(
+    cluster: Cluster, tmp_path: Path, options: dict[str, float]
+) -> None:
+    """Ray has its workers end by SIGTERM, which is a SystemExit in whatever they run. (A task's own one: conformance.)"""
+    log = tmp_path / "log"
+    with taskrun.Executor("ray", address=cluster.address, **options) as ex:
+        future = ex.submit(note_run, str(log), str(tmp_path / "never"))
+        assert eventually(lambda: runs(log))
+        os.kill(runs(log)[0], signal.SIGTERM)
+        error = future.exception(PATIENCE)
+        assert isinstance(error, taskrun.WorkerCrashedError)
+        assert error.guilt == "known"
+        assert ex.submit(pow, 2, 3).result(PATIENCE) == 8
+    assert len(runs(log)) == 1
+
+
 def test_a_crash_is_tried_again_if_the_policy_says_so(cluster: Cluster, tmp_path: Path) -> None:
     retry = taskrun.Retry(max_attempts=3, on_crash=True, wait="none")
     with taskrun.Executor("ray", address=cluster.address, retry=retry) as ex:

@@ -45,8 +45,16 @@ def _run(label: str, versions: tuple[str, ...], sharers: int | None, payload: Pa
         ours, theirs = ", ".join(versions), ", ".join(VERSIONS)
         raise RuntimeError(f"the worker on {label} has {theirs}; the program that submits has {ours}")
     workers = _like_this() if sharers is None else sharers
-    succeeded, data, cause, (_, *cost) = run_pickled_call(payload, alone=True, workers=workers)
+    succeeded, data, cause, (_, *cost) = run_pickled_call(payload, alone=True, workers=workers, ends_by=_is_rays)
     return succeeded, data, cause, (label, *cost)  # type: ignore[return-value]
+
+
+def _is_rays(error: BaseException) -> bool:
+    """Return whether Ray is ending this worker: its handler of SIGTERM raises a SystemExit in whatever runs, marked by this.
+
+    (`raise_sys_exit_with_custom_error_message`, ray/_private/worker.py.) Ray says of such a task that its worker has died.
+    """
+    return isinstance(error, SystemExit) and hasattr(error, "ray_terminate_msg")
 
 
 def _like_this() -> int:
