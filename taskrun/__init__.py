@@ -1,15 +1,16 @@
 """One Executor over every way Python runs work concurrently; the concurrency model is a setting.
 
-A name is imported from its module when it is first asked for, as `concurrent.futures` does with its executors: whoever
-only imports taskrun pays next to nothing, and so does the process from which workers are forked.
+A name is imported from its module when it is first asked for, as `concurrent.futures` does with its executors. Only what every
+executor and every worker needs is loaded at once: most of it is the standard library's, which `concurrent.futures` loads too.
 """
 
 from __future__ import annotations
 
-import threading  # noqa: F401  # Python asks for the end of threads only if this was loaded before its exit
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-TYPE_CHECKING = False  # read by type checkers as typing's, whose import costs more than the rest of this file
+from taskrun import errors, threads  # noqa: F401  # every executor and every worker needs these
+
 if TYPE_CHECKING:
     from typing import Any
 
@@ -107,8 +108,8 @@ if not TYPE_CHECKING:  # seen by a type checker, it would make every name right
         if name in __all__:
             value = globals()[name] = getattr(import_module(f"taskrun.{_HOME.get(name, 'errors')}"), name)
             return value
-        if name in ("backends", "errors"):  # used through `import taskrun`, without an import of their own
-            return import_module(f"taskrun.{name}")
+        if name == "backends":  # used through `import taskrun`, without an import of its own
+            return import_module("taskrun.backends")
         raise AttributeError(f"module 'taskrun' has no attribute {name!r}")
 
 
