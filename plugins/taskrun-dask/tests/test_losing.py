@@ -233,6 +233,22 @@ def test_a_worker_killed_in_its_own_cluster_is_replaced(tmp_path: Path) -> None:
     assert len(runs(log)) == 2
 
 
+def test_news_of_others_in_the_first_message_does_not_keep_us_out(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask's client asserts that there is none, and a scheduler that is busy with others' tasks now and then has some."""
+    from distributed import Client
+
+    connect, frights = Client._ensure_connected, iter([True, True])
+
+    async def take_fright(client: Client, **limits: float | None) -> None:
+        await connect(client, **limits)
+        assert not next(frights, False)
+
+    monkeypatch.setattr(Client, "_ensure_connected", take_fright)
+    with taskrun.Executor("dask", address=cluster.address) as ex:
+        assert ex.submit(pow, 2, 3).result(PATIENCE) == 8
+    assert next(frights, None) is None
+
+
 def test_a_worker_is_replaced_however_often_it_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dask gives one up that is away when this time has passed since it was lost before: 15 s if nobody says."""
     monkeypatch.setenv("DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT", "1ms")

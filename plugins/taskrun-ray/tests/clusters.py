@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -23,8 +24,6 @@ STORE = 100_000_000
 
 def free_port() -> int:
     """Return a port that nobody listens on at this moment."""
-    import socket
-
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -90,13 +89,20 @@ class Cluster:
     def kill(self) -> None:
         """Kill all of it."""
         there = descendants(self.process.pid)
-        # That which others ask first: a raylet that dies while it lives is a node that was lost, not the cluster.
-        pids = [*sorted(there, key=lambda pid: "gcs_server" not in there[pid]), self.process.pid]
+        # That which others ask first: a raylet that dies while it answers is a node that was lost, not the cluster.
+        first = [pid for pid in there if "gcs_server" in there[pid]]
+        pids = [*first, *(pid for pid in there if pid not in first), self.process.pid]
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+            assert pid not in first or eventually(lambda: not self._answers())
         self.process.wait()
         assert eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+
+    def _answers(self) -> bool:
+        host, _, port = self.address.partition(":")
+        with socket.socket() as probe:
+            return probe.connect_ex((host, int(port))) == 0
 
 
 @contextmanager

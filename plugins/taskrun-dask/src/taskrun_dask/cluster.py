@@ -18,17 +18,23 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from taskrun.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from distributed import Client
 
     from taskrun_dask.options import DaskOptions
 
 __all__ = ["OwnCluster", "connect"]
 
+T = TypeVar("T")
+
+_FRIGHTS = 5  # times that it is tried again to connect, see `_insist`
 _START_LIMIT = 60.0  # seconds for a scheduler and its workers, on a machine under load
 _END_LIMIT = 10.0
 _PROGRAM = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from taskrun_dask.cluster import main; main()"
@@ -49,8 +55,8 @@ def connect(address: str, options: DaskOptions) -> Client:
                 tls_client_key=options.tls_key or options.tls_cert,
                 require_encryption=True,
             )
-        _probe(address, options.connect_timeout, security)
-        return Client(address, timeout=options.connect_timeout, security=security, set_as_default=False)
+        _insist(partial(_probe, address, options.connect_timeout, security))
+        return _insist(partial(Client, address, timeout=options.connect_timeout, security=security, set_as_default=False))
     except Exception as error:  # of Dask, of TLS, of what is at that address instead
         raise BackendUnavailableError(
             f"no Dask scheduler answers at {address}, which was tried for {options.connect_timeout:g} s: {_reasons(error)}. "
@@ -58,6 +64,18 @@ def connect(address: str, options: DaskOptions) -> Client:
             "wants tls_ca_file, tls_cert and tls_key",
             backend="dask",
         ) from error
+
+
+def _insist(connect: Callable[[], T]) -> T:
+    """Call *connect*, and again where Dask's client takes fright.
+
+    A scheduler tells all clients of what becomes of a task that it has forgotten (`Scheduler.report`). One that connects just
+    then finds that in its first message, and asserts that there is nothing but the welcome (`Client._ensure_connected`).
+    """
+    for _ in range(_FRIGHTS):
+        with suppress(AssertionError):
+            return connect()
+    return connect()
 
 
 def _probe(address: str, timeout: float, security: Any) -> None:
