@@ -81,8 +81,7 @@ class PoolBackend(PoolWorkers):
             self._ring()
 
     def _room(self) -> bool:
-        current = self._current()
-        self._all_at_work = len(current) >= self._limit and all(worker.busy for worker in current)
+        self._all_at_work = self._at_work() >= self._limit <= len(self._staying())
         return self._step() is not None  # after that: what is queued from here on wakes us, or one of these takes it
 
     def _feed(self) -> None:
@@ -96,9 +95,9 @@ class PoolBackend(PoolWorkers):
             return None
         if self._broken:
             return self._recall if suspects else None
-        fresh, used = self._free_workers()
+        fresh, used = self._free_workers() if self._at_work() < self._limit else (None, None)
         current = self._current()
-        room = len(current) < self._limit
+        room = len(self._staying()) < self._limit
         if suspects:
             if fresh is not None:
                 return partial(self._give_suspect, fresh)
@@ -156,8 +155,8 @@ class PoolBackend(PoolWorkers):
         worker.task, worker.packing, worker.busy = task, True, True
         worker.answering = False
         worker.sequence += 1
-        worker.done += 1
-        worker.moved = time.monotonic()
+        worker.note_given()
+        self._note_end(worker)
         return True
 
     def _hand_over(self, worker: PooledWorker, task: Task, *, here: bool = False) -> None:
@@ -218,14 +217,15 @@ class PoolBackend(PoolWorkers):
 
     def _goes_on(self, worker: PooledWorker) -> bool:
         """Give a worker that has answered what waits next; False: the keeper has to look at it."""
-        if self._suspects or len(self._processes) > self._limit or self._is_spent(worker):
+        if self._suspects or self._too_many() or self._is_spent(worker):
             return False
+        ended_soon = worker.ends_soon
         task = self._give_next(worker, here=True)
         if task is None:
             return False
         with self._scheduler.lock:
             watched, worker.watched = worker.watched, True
-        if not watched or type(task.fn) is Run:
+        if not watched or type(task.fn) is Run or worker.ends_soon != ended_soon:
             self._have_it_look()
         return True
 

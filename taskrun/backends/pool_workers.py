@@ -34,6 +34,7 @@ __all__ = ["PoolWorkers"]
 _LOOK_EVERY = 0.002  # seconds, while a pool ends
 _REAPED_WITHIN = 0.5  # seconds; else somebody else did it, and the exit status is unknown
 _TAKEN_UP_WITHIN = 0.05  # seconds; then it is looked why not
+_AHEAD = 0.05  # seconds before a worker has done its share that its replacement is made: what that takes, and some more
 
 
 class PoolWorkers(KeptBackend["PooledWorker"]):
@@ -81,6 +82,20 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
     def _current(self) -> list[PooledWorker]:
         """Return the workers that are not on their way out."""
         return [worker for worker in self._processes.values() if not (worker.leaving or worker.dead or worker.stop)]
+
+    def _staying(self) -> list[PooledWorker]:
+        """Return those that do not end soon: there are `max_workers` of them, replacements of the others included."""
+        return [worker for worker in self._current() if not worker.ends_soon]
+
+    def _at_work(self) -> int:
+        return sum(worker.busy for worker in self._current())
+
+    def _too_many(self) -> bool:
+        """Return whether a worker has to leave that has not done its share. In the pools' threads, too."""
+        if len(self._processes) <= self._limit:
+            return False
+        with self._scheduler.lock:
+            return len(self._staying()) > self._limit
 
     def allow(self, extra: int) -> None:
         self._tell(self._allow, extra)
@@ -185,7 +200,7 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
             if worker.dead:
                 times += self._bury(worker, now)
             elif worker.busy:
-                times += self._look_after(worker, now)
+                times += self._look_after(worker, now) + self._replace_in_time(worker, now)
             elif worker.ready and not (worker.leaving or worker.stop):
                 times += self._recycle(worker, now)
         return times
@@ -219,15 +234,31 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
         """Have a free worker leave that is too old, idle for too long or not needed any more; return when to look again."""
         settings = self._settings
         times = []
-        if settings.max_age_per_child is not None:
+        waits = self._scheduler.queued and not worker.done  # for the end of the one that it replaces
+        if settings.max_age_per_child is not None and not waits:
             times.append(worker.born + settings.max_age_per_child)
-        if settings.idle_timeout is not None:
+        if settings.idle_timeout is not None and not waits:
             times.append(worker.moved + settings.idle_timeout)
-        too_many = self._extra == 0 and len(self._current()) > self._limit
+        too_many = self._extra == 0 and self._too_many()
         if too_many or (self._closing and not self._scheduler.queued) or any(when <= now for when in times):
             worker.leave()
             return []
         return times
+
+    def _note_end(self, worker: PooledWorker) -> None:
+        """Note if it is time to make the replacement of a worker. Under the scheduler's lock."""
+        settings = self._settings
+        if worker.has_left(settings.max_tasks_per_child, settings.max_age_per_child) < _AHEAD:
+            worker.ends_soon = True
+
+    def _replace_in_time(self, worker: PooledWorker, now: float) -> list[float]:
+        """Note if a busy worker grows too old; return when to look again."""
+        age = self._settings.max_age_per_child
+        if age is None or worker.ends_soon:
+            return []
+        with self._scheduler.lock:
+            self._note_end(worker)
+        return [max(now, worker.born + age - _AHEAD)]
 
     # -- the end of a worker ---------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ The pool's own threads pickle and unpickle, one worker's each, so that the user'
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import pickle
 import signal
@@ -85,6 +86,9 @@ class PooledWorker(KeptProcess):
         """Its answer has come, and is being unpickled in the pool's thread; which sets it."""
         self.done = 0
         """How many tasks it was given."""
+        self.ends_soon = False
+        """Its replacement is made, and waits for its end. Under the scheduler's lock."""
+        self._first_given = 0.0
         self.rss = 0
         """Its size in bytes after one of its last tasks; the pool's thread's."""
         self._making = 0
@@ -106,6 +110,22 @@ class PooledWorker(KeptProcess):
         self._path: list[str] = []
         self._path_now: list[str] = []
         _lifelines.add(self)
+
+    def note_given(self) -> None:
+        """Count a task."""
+        self.done += 1
+        self.moved = time.monotonic()
+        if self.done == 1:
+            self._first_given = self.moved
+
+    def has_left(self, tasks: int | None, age: float | None) -> float:
+        """Return for how many seconds it will be given tasks, judged by those so far; it ends after *tasks*, and at *age*."""
+        left = math.inf
+        if tasks is not None and self.done >= tasks:
+            left = 0.0
+        elif tasks is not None and self.done > 1:
+            left = (tasks - self.done) * (self.moved - self._first_given) / (self.done - 1)
+        return left if age is None else min(left, self.born + age - time.monotonic())
 
     # -- making it (the maker's thread) ----------------------------------------------------------------------------------------
 

@@ -22,15 +22,34 @@ if TYPE_CHECKING:
 BACKENDS = ("process", "pool")
 
 
-@pytest.mark.parametrize("make", ["process"], indirect=True)
-def test_a_replacement_is_made_while_a_worker_that_is_too_old_still_works(make: Callable, wire: Wire) -> None:
-    with make(max_workers=1, max_age_per_child=0.2) as ex:
+@pytest.mark.parametrize("share", [{"max_age_per_child": 1}, {"max_tasks_per_child": 2}], ids=["age", "count"])
+def test_a_replacement_is_there_before_the_worker_that_it_replaces_leaves(make: Callable, wire: Wire, share: dict) -> None:
+    with make(max_workers=1, **share) as ex:
+        first = ex.submit(jobs.pid).result(PATIENCE)
+        too_old = time.monotonic() + 1
+        held = ex.submit(jobs.tell_and_hold, wire.path)
+        wire.hear()
+        follows = ex.submit(jobs.pid)
+        assert eventually(lambda: len(ex.stats()["workers"]) == 2 and time.monotonic() > too_old)
+        there = set(ex.stats()["workers"])
+        assert not follows.running()  # it would be one more than `max_workers`
+        wire.release()
+        assert held.result(PATIENCE) == first != follows.result(PATIENCE)
+        assert there == {f"pid {first}", f"pid {follows.result()}"}
+
+
+@pytest.mark.parametrize("make", ["pool"], indirect=True)
+def test_a_replacement_that_waits_long_neither_grows_old_nor_is_idle(make: Callable, wire: Wire) -> None:
+    with make(max_workers=1, max_tasks_per_child=1, max_age_per_child=0.01, idle_timeout=0.01) as ex:
         held = ex.submit(jobs.tell_and_hold, wire.path)
         wire.hear()
         follows = ex.submit(jobs.pid)
         assert eventually(lambda: len(ex.stats()["workers"]) == 2)
+        there = set(ex.stats()["workers"])
+        time.sleep(0.2)  # however long it is: it would have been replaced twenty times
+        assert set(ex.stats()["workers"]) == there
         wire.release()
-        assert follows.result(PATIENCE) != held.result(PATIENCE)
+        assert {f"pid {held.result(PATIENCE)}", f"pid {follows.result(PATIENCE)}"} == there
 
 
 def test_no_worker_runs_more_tasks_than_max_tasks_per_child(make: Callable) -> None:
