@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, TypeVarTupl
 
 from taskrun.choice import merged_options
 from taskrun.map_types import typed_as_map
+from taskrun.mapping import start_map
+from taskrun.runs import Star
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
@@ -103,8 +105,6 @@ class Submitting(standard.Executor):
         buffersize: int | None = None,
     ) -> MapResults[Any]:
         """Do as `map` does, with each item of *iterable* holding all the arguments of one call."""
-        from taskrun.runs import Star
-
         return self._map(Star(fn), (iterable,), timeout, chunksize, buffersize, ordered=True)
 
     def _map(
@@ -128,8 +128,6 @@ class Submitting(standard.Executor):
             raise TypeError("buffersize must be an integer or None")
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
-        from taskrun.mapping import start_map  # here, since it and what it needs are a fifth of what an executor loads
-
         options = self._options if chunksize is None else self._options._replace(chunksize=chunksize)
         return start_map(self._scheduler, fn, iterables, options, timeout=timeout, buffersize=buffersize, ordered=ordered)
 

@@ -1,4 +1,4 @@
-"""The workers of the pool backend: how they come to life, grow old and end. The tasks they run are `pool`'s business.
+"""The workers of the pool backend: how they come to life and end. `pool_watch` looks after them, what they run is `pool`.
 
 A pool of one process for each worker: death, kill, timeout and a result that breaks off concern one pool, which is given up
 and replaced; see `engine.small_pool`. Starting a process may take its time (a fork server that has to start first, or was
@@ -16,10 +16,11 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
-from taskrun.backends.kept import MOST_DEATHS, KeptBackend
+from taskrun.backends.kept import MOST_DEATHS
+from taskrun.backends.pool_watch import PoolWatch
 from taskrun.backends.start_methods import chosen_method, warn_of_threads
 from taskrun.errors import SerializationError
-from taskrun.runs import OVERDUE, Run
+from taskrun.serialization import not_received
 from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
@@ -28,19 +29,16 @@ if TYPE_CHECKING:
     from taskrun.future import Future
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Scheduler
+    from taskrun.task import Task
 
 __all__ = ["PoolWorkers"]
 
 _LOOK_EVERY = 0.002  # seconds, while a pool ends
 _REAPED_WITHIN = 0.5  # seconds; else somebody else did it, and the exit status is unknown
-_TAKEN_UP_WITHIN = 0.05  # seconds; then it is looked why not
-_AHEAD = 0.05  # seconds before a worker has done its share that its replacement is made: what that takes, and some more
 
 
-class PoolWorkers(KeptBackend["PooledWorker"]):
+class PoolWorkers(PoolWatch):
     """The part of the backend that makes and buries workers."""
-
-    _keeps_workers = True
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Start the keeper and the maker; workers are made when there is work."""
@@ -66,7 +64,6 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
         self._broken = self._forced = False
         self._orders: SimpleQueue[PooledWorker | None] = SimpleQueue()
         self._making = False
-        self._extra = 0  # workers that there may be beside `max_workers`, as many are stuck; the keeper's
         self._maker = OwnThread(f"{settings.name}-maker", self._make_workers)
         self._maker.start()
         try:
@@ -74,34 +71,6 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
         except BaseException:
             self._orders.put(None)
             raise
-
-    @property
-    def _limit(self) -> int:
-        return self._settings.max_workers + self._extra
-
-    def _current(self) -> list[PooledWorker]:
-        """Return the workers that are not on their way out."""
-        return [worker for worker in self._processes.values() if not (worker.leaving or worker.dead or worker.stop)]
-
-    def _staying(self) -> list[PooledWorker]:
-        """Return those that do not end soon: there are `max_workers` of them, replacements of the others included."""
-        return [worker for worker in self._current() if not worker.ends_soon]
-
-    def _at_work(self) -> int:
-        return sum(worker.busy for worker in self._current())
-
-    def _too_many(self) -> bool:
-        """Return whether a worker has to leave that has not done its share. In the pools' threads, too."""
-        if len(self._processes) <= self._limit:
-            return False
-        with self._scheduler.lock:
-            return len(self._staying()) > self._limit
-
-    def allow(self, extra: int) -> None:
-        self._tell(self._allow, extra)
-
-    def _allow(self, extra: int) -> None:
-        self._extra = extra
 
     # -- coming to life --------------------------------------------------------------------------------------------------------
 
@@ -192,74 +161,6 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
     def _somebody_works(self) -> bool:
         return any(worker.ready and not worker.dead for worker in self._processes.values())
 
-    # -- growing old -----------------------------------------------------------------------------------------------------------
-
-    def _due(self, now: float) -> list[float]:
-        times: list[float] = []
-        for worker in list(self._processes.values()):
-            if worker.dead:
-                times += self._bury(worker, now)
-            elif worker.busy:
-                times += self._look_after(worker, now) + self._replace_in_time(worker, now)
-            elif worker.ready and not (worker.leaving or worker.stop):
-                times += self._recycle(worker, now)
-        return times
-
-    def _look_after(self, worker: PooledWorker, now: float) -> list[float]:
-        """Kill a worker that does not take up its task because somebody has stopped it; it runs elsewhere then, unharmed."""
-        sequence = worker.sequence
-        if worker.seen == sequence or worker.has_taken_up():
-            worker.seen = sequence
-            times = self._look_at_run(worker, now)
-            if not times:
-                with self._scheduler.lock:  # whoever gives it the next task will tell us
-                    worker.watched = worker.sequence != sequence
-            return times if times or not worker.watched else [now + _TAKEN_UP_WITHIN]
-        if now > worker.moved + _TAKEN_UP_WITHIN and not worker.packing and worker.is_stopped():
-            worker.signal(signal.SIGKILL)
-            return []
-        return [max(now, worker.moved) + _TAKEN_UP_WITHIN]
-
-    def _look_at_run(self, worker: PooledWorker, now: float) -> list[float]:
-        """See whether a worker has given items of a run back; return when to look again."""
-        task = worker.task
-        if task is None or type(task.fn) is not Run:
-            return []
-        begun = worker.items_begun()
-        if begun is not None and task.owner is not None:
-            self._scheduler.run_aside(partial(task.owner.rest_given_back, begun))  # not here: it pickles
-        return [now + OVERDUE]
-
-    def _recycle(self, worker: PooledWorker, now: float) -> list[float]:
-        """Have a free worker leave that is too old, idle for too long or not needed any more; return when to look again."""
-        settings = self._settings
-        times = []
-        waits = self._scheduler.queued and not worker.done  # for the end of the one that it replaces
-        if settings.max_age_per_child is not None and not waits:
-            times.append(worker.born + settings.max_age_per_child)
-        if settings.idle_timeout is not None and not waits:
-            times.append(worker.moved + settings.idle_timeout)
-        too_many = self._extra == 0 and self._too_many()
-        if too_many or (self._closing and not self._scheduler.queued) or any(when <= now for when in times):
-            worker.leave()
-            return []
-        return times
-
-    def _note_end(self, worker: PooledWorker) -> None:
-        """Note if it is time to make the replacement of a worker. Under the scheduler's lock."""
-        settings = self._settings
-        if worker.has_left(settings.max_tasks_per_child, settings.max_age_per_child) < _AHEAD:
-            worker.ends_soon = True
-
-    def _replace_in_time(self, worker: PooledWorker, now: float) -> list[float]:
-        """Note if a busy worker grows too old; return when to look again."""
-        age = self._settings.max_age_per_child
-        if age is None or worker.ends_soon:
-            return []
-        with self._scheduler.lock:
-            self._note_end(worker)
-        return [max(now, worker.born + age - _AHEAD)]
-
     # -- the end of a worker ---------------------------------------------------------------------------------------------------
 
     def _heard(self, process: PooledWorker, fd: int) -> None:
@@ -309,6 +210,9 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
             return
         stopped = worker.stop is not None and worker.stop.error_for(task) is not None
         task.place = deaths = (task.place or 0) + 1  # of workers that had it in hand
+        if not stopped and (lack := self._lack_of_memory(worker, task)) is not None:
+            self._scheduler.fail(task, lack, "serialization")
+            return
         if not (stopped or worker.has_taken_up() or deaths >= MOST_DEATHS):
             self._scheduler.give_back([task])  # without blame
             return
@@ -317,6 +221,16 @@ class PoolWorkers(KeptBackend["PooledWorker"]):
         if cause == "crashed":
             self._crashed.add(task.future)
         self._scheduler.fail(task, error, cause)
+
+    def _lack_of_memory(self, worker: PooledWorker, task: Task) -> SerializationError | None:
+        """Return the error of *task* if its worker died since somebody had no memory for what was sent, there or here."""
+        from taskrun.engine.small_pool import NO_MEMORY
+
+        if isinstance(worker.trouble, MemoryError):
+            return not_received(worker.trouble, value="result", side="parent", task=task.name)
+        if worker.exit_status == NO_MEMORY and not worker.has_taken_up():
+            return not_received(MemoryError(), value="arguments", side="worker", task=task.name)
+        return None
 
     def _died_at_start(self, worker: PooledWorker) -> None:
         from taskrun.engine.crash import how_it_ended

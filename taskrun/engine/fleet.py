@@ -25,7 +25,7 @@ __all__ = ["Fleet"]
 _SAID_WITHIN = 5.0
 """Seconds after the end of a worker when the template is given up that has not said so. All workers of the program die with it:
 one that just has no CPU on a busy machine must not be taken for one that somebody stopped."""
-_LOOK_AGAIN = 0.5  # seconds, at a worker that takes its time to die
+_LOOK_AGAIN = 0.5  # seconds, at a worker that takes its time to end
 
 
 class Fleet(Starting):
@@ -165,6 +165,29 @@ class Fleet(Starting):
                 self.lose_launcher()
         return handle.overdue_until
 
+    def is_stopped(self, handle: Handle) -> bool:
+        """Return whether somebody has stopped a worker (SIGSTOP)."""
+        return handle.pid is not None and posix.is_stopped(handle.pid)
+
+    def do_without(self, handle: Handle, now: float) -> None:
+        """Kill a worker that somebody has stopped; if it goes on just now with what it was sent, it lives."""
+        with self.lock:
+            self.returned += handle.take_back()
+            idle = not handle.flight
+        if idle and handle.stop is None:
+            handle.stop = Stop.of_everything(now)
+            handle.stop.kill(handle, now, self.signal)
+
+    def _see_off(self, handle: Handle, now: float) -> list[float]:
+        """See that a worker that has nothing more to do ends, though somebody has stopped it; return when to look again."""
+        if handle.leaves_by == 0.0:
+            handle.leaves_by = now + _LOOK_AGAIN
+        elif now >= handle.leaves_by:
+            handle.leaves_by = now + _LOOK_AGAIN
+            if self.is_stopped(handle):
+                self.do_without(handle, now)
+        return [handle.leaves_by]
+
     def kill_all(self) -> None:
         """Kill and reap every worker at once, whatever state it is in: the engine has lost its thread."""
         for handle in self.workers.values():
@@ -190,6 +213,8 @@ class Fleet(Starting):
                 following += self._step(handle, handle.stop, now)
             elif handle.silent_since is not None:
                 following += self._lose_silent(handle, handle.silent_since + crash.SILENT_FOR, now)
+            elif handle.leaving and not handle.flight:
+                following += self._see_off(handle, now)
             else:
                 following += self._recycle(handle, now)
         if len(self.workers) > self.limit:

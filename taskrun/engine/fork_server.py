@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 from typing import Any
 
+from taskrun.engine import posix
 from taskrun.importable import loaded
 
-__all__ = ["have_loaded", "start", "take_over"]
+__all__ = ["have_loaded", "kill_if_stopped", "start", "take_over"]
 
 _patching = threading.Lock()
 _original: Any = None  # what is replaced while a thread holds the lock
@@ -43,6 +45,14 @@ def start() -> None:
         finally:
             flags._args_from_interpreter_flags = original
             _original = None
+
+
+def kill_if_stopped() -> None:
+    """Kill it if somebody has stopped it: who waits for a process of it would wait for ever. Another one is started then."""
+    pid = getattr(_known(), "_forkserver_pid", None)
+    if pid is not None and posix.is_stopped(pid):
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def take_over() -> None:

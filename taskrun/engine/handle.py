@@ -92,6 +92,10 @@ class Handle:
         """When it last made progress: answered, or was given work while idle."""
         self.fed = self.born
         """When it was last given work: a few milliseconds of it, unless the bet is lost."""
+        self.taken_up = 0.0
+        """When that was which it is known to have taken up."""
+        self.leaves_by = 0.0
+        """When it is looked why it has not ended, if it has nothing more to do."""
         self.heard = self.born
         """When it was last looked into what it has answered."""
         self.seen: Task | None = None

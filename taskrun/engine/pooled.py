@@ -95,6 +95,10 @@ class PooledWorker(KeptProcess):
         """In which thread its process is started."""
         self.born = self.moved = time.monotonic()
         self.dead_since = 0.0
+        self.made_by = 0.0
+        """When it is looked why it is not made."""
+        self.leaves_by = 0.0
+        """When it is looked why it has not ended."""
         try:
             self._theirs, self.lifeline = os.pipe2(os.O_CLOEXEC)
             try:

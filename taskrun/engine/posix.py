@@ -256,10 +256,10 @@ def is_over(pidfd: int, within: float = 0.0) -> bool:
 
 
 def is_stopped(pid: int) -> bool:
-    """Return whether the process is stopped by a signal; False where the system does not say."""
+    """Return whether the process is stopped by a signal, and not by a debugger; False where the system does not say."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+            return file.read().rpartition(b")")[2].split()[0] == b"T"
     except (OSError, IndexError):
         return False
 

@@ -1,7 +1,7 @@
 """What waits at one worker while another could run it: it is taken back, and sent anew.
 
-It waits behind a slow task, or at a worker that does not take it up: stopped, or without a CPU. Such a worker is shunned for a
-while: whether it is well again it cannot tell, having nothing to answer.
+It waits behind a slow task, or at a worker that does not take it up: without a CPU, or stopped by somebody. That one is killed,
+the former shunned for a while: whether it is well again it cannot tell, having nothing to answer.
 
 Where nobody is free it goes back a little later, to be the next that is begun: what is slow may wait for it, and if each worker
 has such a task, nobody would ever be free. Then there is one worker more for each that began before its turn, until what should
@@ -31,6 +31,7 @@ __all__ = ["OVERDUE", "Reclaimer"]
 OVERDUE = 0.005
 """Seconds without an answer before the rest of a batch is taken back."""
 _STUCK = 0.02  # seconds without an answer, where nobody is free
+_TAKEN_UP_WITHIN = 0.05  # seconds; then it is looked why not
 
 
 class Reclaimer:
@@ -94,6 +95,26 @@ class Reclaimer:
                     self._scheduler.note_stuck(head)
             times.append(due)
         return min((when for when in times if when is not None), default=None)
+
+    def look_for_stopped(self, busy: list[Handle], now: float) -> float | None:
+        """Do without *busy* workers that were stopped before they took up what they were sent; return when to look again."""
+        following: float | None = None
+        for handle in busy:
+            if handle.taken_up == handle.fed:
+                continue
+            due = handle.fed + _TAKEN_UP_WITHIN
+            if due <= now:
+                with self._lock:
+                    waits = bool(handle.flight) and handle.unclaimed() == len(handle.flight)
+                if not waits:
+                    handle.taken_up = handle.fed
+                    continue
+                if self._fleet.is_stopped(handle):
+                    self._fleet.do_without(handle, now)
+                    continue
+                due = now + _TAKEN_UP_WITHIN
+            following = due if following is None else min(due, following)
+        return following
 
     def give_back(self, returned: list[Task]) -> None:
         """Give back what was taken back, so that all of that kind waits in the order of submission, and remember it."""

@@ -25,17 +25,28 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
 
-__all__ = ["Attached", "SmallPool"]
+__all__ = ["NO_MEMORY", "Attached", "SmallPool"]
+
+NO_MEMORY = 250
+"""Exit status of a process that had no memory for what it was sent, and so does not know what that was."""
 
 
 class _Line:
     """What the pool takes for a `multiprocessing.SimpleQueue`; with one process at each end it needs no lock."""
 
+    _parent = 0
+
     def __init__(self, context: BaseContext) -> None:
         self._reader, self._writer = context.Pipe(duplex=True)  # sockets, unlike one-way pipes
+        self._parent = os.getpid()
 
     def get(self) -> Any:
-        return self._reader.recv()
+        try:
+            return self._reader.recv()
+        except MemoryError:
+            if os.getpid() == self._parent:
+                raise
+            os._exit(NO_MEMORY)  # half of it lies in the line: nothing more can be read
 
     def put(self, obj: Any) -> None:
         self._writer.send(obj)

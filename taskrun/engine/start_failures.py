@@ -30,7 +30,7 @@ class StartFailures:
             self._since = now
         self._count += weight
         self.not_before = now + min(0.05 * (2 ** min(self._count, 10) - 1), 1.0)
-        passing = isinstance(error, OSError) and error.errno in _PASSING and now - self._since < _SHORTAGE
+        passing = _is_shortage(error) and now - self._since < _SHORTAGE
         if self._count <= _MOST or passing or somebody_works:
             return None
         return (
@@ -45,3 +45,9 @@ class StartFailures:
     def progress(self) -> None:
         """A worker has taken a task up: they can be started here."""
         self._count = 0.0
+
+
+def _is_shortage(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _PASSING
+    return isinstance(error, MemoryError) or "can't start new thread" in str(error)  # CPython's words, a RuntimeError

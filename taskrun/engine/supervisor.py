@@ -238,10 +238,10 @@ class Supervisor:
             del what, args  # they may hold a task, and this frame lives on
         self._report()
         self._hungry = self._dispatcher.feed()
-        timeout = self._see_to_what_is_due()
-        self._report()
         if self._ending and not self._end():
             return False
+        timeout = self._see_to_what_is_due()
+        self._report()
         self._asleep = True
         late = self._hungry and self._scheduler.queued > self._dispatcher.left  # they came after the look at the queue
         if late or self._commands or self._fleet.outcomes or self._fleet.returned:
@@ -263,6 +263,7 @@ class Supervisor:
         busy = [handle for handle in self._fleet.workers.values() if handle.flight]
         if busy:
             times += (self._answers.look(busy, now), self._reclaimer.look(busy, now), self._reclaimer.look_at_runs(busy, now))
+            times.append(self._reclaimer.look_for_stopped(busy, now))
         following = min((when for when in times if when is not None), default=math.inf) - now
         return max(0.0, following) if following < _MOST_SECONDS else -1.0
 

@@ -20,6 +20,7 @@ import pytest
 from patience import PATIENCE, eventually, gone, stopped
 
 import taskrun
+from taskrun.backends import pool_watch
 from taskrun.engine import small_pool
 
 if TYPE_CHECKING:
@@ -367,6 +368,14 @@ class TestForkServer:
             assert ex.submit(jobs.double, 2).result(PATIENCE) == 4
             wire.release()
             assert running.result(PATIENCE) > 0
+
+    def test_one_that_was_stopped_is_done_without(self, make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pool_watch, "_MADE_WITHIN", 0.2)
+        with make(max_workers=1) as ex:
+            ex.submit(jobs.double, 1).result(PATIENCE)
+            stopped(forkserver._forkserver._forkserver_pid)  # type: ignore[attr-defined]
+            assert isinstance(ex.submit(jobs.exit_at_once, 3).exception(PATIENCE), taskrun.WorkerCrashedError)
+            assert ex.submit(jobs.double, 2).result(PATIENCE) == 4
 
     def test_one_that_was_stopped_does_not_keep_the_executor_from_being_killed(self, make: Callable) -> None:
         with make(max_workers=1) as ex:

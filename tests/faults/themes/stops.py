@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import time
 from typing import TYPE_CHECKING, Any
 
 import acts
-from patience import PATIENCE, gone
+from patience import PATIENCE, gone, stopped
 from table import CONCURRENT, PROCESSES, THREADS, fault
 
 import taskrun
@@ -214,15 +213,24 @@ async def wait_for(future: taskrun.Future[Any]) -> Any:
 
 
 @fault("process", "pool", soak=PROCESSES[:-1])
-def a_stopped_worker_is_asked_for_more(case: Case) -> None:
-    """SIGSTOP to an idle worker: what it was sent runs elsewhere or when it goes on; nothing hangs."""
+def stopped_workers_are_asked_for_more(case: Case) -> None:
+    """SIGSTOP to one idle worker, or to all: what they were sent runs elsewhere, on as many workers as there were."""
     with case.executor() as run:
-        for _ in range(case.count(2, 10)):
-            worker = run.ex.submit(acts.pid).result(PATIENCE)
-            os.kill(worker, signal.SIGSTOP)
+        for turn in range(case.count(2, 10)):
+            workers = {future.result(PATIENCE) for future in [run.submit(acts.pid) for _ in range(8)]}
+            for worker in list(workers)[: 1 if turn % 2 else None]:
+                stopped(worker)
             for future in run.innocents(6):
                 future.result(PATIENCE)
-            try:
-                os.kill(worker, signal.SIGCONT)
-            except ProcessLookupError:
-                continue
+            meeting = case.log(f"meeting{turn}")
+            os.mkdir(meeting)
+            both = [run.submit(acts.meet, meeting, number, 2, PATIENCE) for number in range(2)]
+            assert [future.result(PATIENCE) for future in both] == [2, 2]
+
+
+@fault("process", "pool", soak=PROCESSES[:-1])
+def workers_that_are_stopped_are_to_end(case: Case) -> None:
+    """Nothing of theirs is waited for."""
+    with case.executor() as run:
+        for worker in {future.result(PATIENCE) for future in [run.submit(acts.pid) for _ in range(8)]}:
+            stopped(worker)

@@ -1,0 +1,171 @@
+"""What is due at the workers of the pool backend while they live: at one that does not do what it was told, or has grown old.
+
+The keeper looks at them, in its turns and when something is due.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from abc import abstractmethod
+from functools import partial
+from typing import TYPE_CHECKING
+
+from taskrun.backends.kept import KeptBackend
+from taskrun.runs import OVERDUE, Run
+
+if TYPE_CHECKING:
+    from multiprocessing.context import BaseContext
+
+    from taskrun.engine.pooled import PooledWorker
+
+__all__ = ["PoolWatch"]
+
+_TAKEN_UP_WITHIN = 0.05  # seconds; then it is looked why not
+_LOOK_AGAIN = 0.5  # seconds, at a worker that takes its time to end
+_MADE_WITHIN = 2.0  # seconds, however busy the machine is; then it is looked whether somebody has stopped the fork server
+_AHEAD = 0.05  # seconds before a worker has done its share that its replacement is made: what that takes, and some more
+
+
+class PoolWatch(KeptBackend["PooledWorker"]):
+    """The part of the backend that counts workers and looks after them."""
+
+    _keeps_workers = True
+    _context: BaseContext
+    _extra = 0
+    """Workers that there may be beside `max_workers`, as many are stuck. The keeper's."""
+
+    # -- counting --------------------------------------------------------------------------------------------------------------
+
+    @property
+    def _limit(self) -> int:
+        return self._settings.max_workers + self._extra
+
+    def _current(self) -> list[PooledWorker]:
+        """Return the workers that are not on their way out."""
+        return [worker for worker in self._processes.values() if not (worker.leaving or worker.dead or worker.stop)]
+
+    def _staying(self) -> list[PooledWorker]:
+        """Return those that do not end soon: there are `max_workers` of them, replacements of the others included."""
+        return [worker for worker in self._current() if not worker.ends_soon]
+
+    def _at_work(self) -> int:
+        """Return how many workers run something, those included that are being stopped and should not be gone yet."""
+        now = time.monotonic()
+        return sum(
+            worker.busy and not worker.dead and (worker.stop is None or now < worker.stop.gone_by)
+            for worker in self._processes.values()
+        )
+
+    def _too_many(self) -> bool:
+        """Return whether a worker has to leave that has not done its share. In the pools' threads, too."""
+        if len(self._processes) <= self._limit:
+            return False
+        with self._scheduler.lock:
+            return len(self._staying()) > self._limit
+
+    def allow(self, extra: int) -> None:
+        self._tell(self._allow, extra)
+
+    def _allow(self, extra: int) -> None:
+        self._extra = extra
+
+    # -- looking after them ----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _bury(self, worker: PooledWorker, now: float) -> list[float]:
+        """Take the next step of a dead worker's burial; return when to look again."""
+
+    def _due(self, now: float) -> list[float]:
+        times: list[float] = []
+        for worker in list(self._processes.values()):
+            if worker.dead:
+                times += self._bury(worker, now)
+            elif worker.busy:
+                times += self._look_after(worker, now) + self._replace_in_time(worker, now)
+            elif worker.leaving and not worker.stop:
+                times += self._see_off(worker, now)
+            elif worker.ready and not (worker.leaving or worker.stop):
+                times += self._recycle(worker, now)
+            elif not worker.made:
+                times += self._see_it_made(worker, now)
+        return times
+
+    def _look_after(self, worker: PooledWorker, now: float) -> list[float]:
+        """Kill a worker that does not take up its task because somebody has stopped it; it runs elsewhere then, unharmed."""
+        sequence = worker.sequence
+        if worker.seen == sequence or worker.has_taken_up():
+            worker.seen = sequence
+            times = self._look_at_run(worker, now)
+            if not times:
+                with self._scheduler.lock:  # whoever gives it the next task will tell us
+                    worker.watched = worker.sequence != sequence
+            return times if times or not worker.watched else [now + _TAKEN_UP_WITHIN]
+        if now > worker.moved + _TAKEN_UP_WITHIN and not worker.packing and worker.is_stopped():
+            worker.signal(signal.SIGKILL)
+            return []
+        return [max(now, worker.moved) + _TAKEN_UP_WITHIN]
+
+    def _look_at_run(self, worker: PooledWorker, now: float) -> list[float]:
+        """See whether a worker has given items of a run back; return when to look again."""
+        task = worker.task
+        if task is None or type(task.fn) is not Run:
+            return []
+        begun = worker.items_begun()
+        if begun is not None and task.owner is not None:
+            self._scheduler.run_aside(partial(task.owner.rest_given_back, begun))  # not here: it pickles
+        return [now + OVERDUE]
+
+    def _see_off(self, worker: PooledWorker, now: float) -> list[float]:
+        """See that a worker that has nothing more to do ends, though somebody has stopped it; return when to look again."""
+        if worker.leaves_by == 0.0:
+            worker.leaves_by = now + _LOOK_AGAIN
+        elif now >= worker.leaves_by:
+            worker.leaves_by = now + _LOOK_AGAIN
+            if worker.is_stopped():
+                worker.signal(signal.SIGKILL)
+        return [worker.leaves_by]
+
+    def _see_it_made(self, worker: PooledWorker, now: float) -> list[float]:
+        """See that the fork server makes a worker, or another one in its place that nobody has stopped."""
+        if worker.made_by == 0.0:
+            worker.made_by = now + _MADE_WITHIN
+        elif now >= worker.made_by:
+            worker.made_by = now + _MADE_WITHIN
+            if self._context.get_start_method() == "forkserver":
+                from taskrun.engine import fork_server
+
+                fork_server.kill_if_stopped()
+        return [worker.made_by]
+
+    # -- growing old -----------------------------------------------------------------------------------------------------------
+
+    def _recycle(self, worker: PooledWorker, now: float) -> list[float]:
+        """Have a free worker leave that is too old, idle for too long or not needed any more; return when to look again."""
+        settings = self._settings
+        times = []
+        waits = self._scheduler.queued and not worker.done  # for the end of the one that it replaces
+        if settings.max_age_per_child is not None and not waits:
+            times.append(worker.born + settings.max_age_per_child)
+        if settings.idle_timeout is not None and not waits:
+            times.append(worker.moved + settings.idle_timeout)
+        too_many = self._extra == 0 and self._too_many()
+        if too_many or (self._closing and not self._scheduler.queued) or any(when <= now for when in times):
+            worker.leave()
+            return self._see_off(worker, now)
+        return times
+
+    def _note_end(self, worker: PooledWorker) -> None:
+        """Note if it is time to make the replacement of a worker. Under the scheduler's lock."""
+        settings = self._settings
+        if worker.has_left(settings.max_tasks_per_child, settings.max_age_per_child) < _AHEAD:
+            worker.ends_soon = True
+
+    def _replace_in_time(self, worker: PooledWorker, now: float) -> list[float]:
+        """Note if a busy worker grows too old; return when to look again."""
+        age = self._settings.max_age_per_child
+        if age is None or worker.ends_soon:
+            return []
+        with self._scheduler.lock:
+            self._note_end(worker)
+        return [max(now, worker.born + age - _AHEAD)]
