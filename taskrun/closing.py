@@ -150,7 +150,7 @@ class Closing(Counting):
             self._backend.abort(force=force)
             told = True
             quiet = self._wait_ended(_GONE_AFTER if force else _KILL_AFTER)
-            if not quiet:
+            if not (quiet and self._backend.join(_KILL_AFTER)):  # idle workers may not heed what they were asked either
                 self._backend.abort(force=True)
                 quiet = self._wait_ended(_GONE_AFTER)
             quiet = self._backend.join(_GONE_AFTER) and quiet

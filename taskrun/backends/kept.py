@@ -41,6 +41,7 @@ P = TypeVar("P", bound="KeptProcess")
 _log = logging.getLogger("taskrun")
 
 _MOST_TROUBLE = 8  # errors in a row
+_MOST_SECONDS = 3600.0  # that a poll is asked to wait: it takes no more than 24 days
 MOST_DEATHS = 3
 """Of processes before they took up one and the same task; then it is held against the task."""
 
@@ -209,7 +210,7 @@ class KeptBackend(Backend, Generic[P]):
                     self._lose(process, line_closed())
         if now < self._failures.not_before < math.inf:
             times.append(self._failures.not_before)
-        return max(0.0, min(times) - now) * 1000 + 1 if times else None
+        return min(max(0.0, min(times) - now), _MOST_SECONDS) * 1000 + 1 if times else None
 
     def _lose(self, process: P, trouble: BaseException) -> None:
         """Kill a process from which nothing can be read any more; its end is seen as any other's."""

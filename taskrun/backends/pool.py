@@ -81,7 +81,7 @@ class PoolBackend(PoolWorkers):
             self._ring()
 
     def _room(self) -> bool:
-        self._all_at_work = self._at_work() >= self._limit <= len(self._staying())
+        self._all_at_work = self._at_work() >= self._limit and len(self._staying()) >= self._limit
         return self._step() is not None  # after that: what is queued from here on wakes us, or one of these takes it
 
     def _feed(self) -> None:
@@ -91,7 +91,7 @@ class PoolBackend(PoolWorkers):
     def _step(self) -> Callable[[], object] | None:
         """Return what to do next for the tasks that wait, or None."""
         queued, suspects = self._scheduler.queued, self._suspects
-        if not (queued or suspects):
+        if not self._something_waits():
             return None
         if self._broken:
             return self._recall if suspects else None
@@ -156,7 +156,7 @@ class PoolBackend(PoolWorkers):
         worker.answering = False
         worker.sequence += 1
         worker.note_given()
-        self._note_end(worker)
+        self._note_whether_it_ends_soon(worker)
         return True
 
     def _hand_over(self, worker: PooledWorker, task: Task, *, here: bool = False) -> None:
@@ -311,6 +311,9 @@ class PoolBackend(PoolWorkers):
     def _give_up(self, error: BaseException) -> None:
         super()._give_up(error)
         self._recall()  # what was pulled and given to nobody fails with the rest
+
+    def _something_waits(self) -> bool:
+        return bool(self._scheduler.queued or self._suspects)
 
     def _is_over(self) -> bool:
         return super()._is_over() and not self._suspects

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from taskrun.backends.kept import KeptBackend
+from taskrun.engine.stopping import LOOK_AGAIN, TAKEN_UP_WITHIN
 from taskrun.runs import OVERDUE, Run
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PoolWatch"]
 
-_TAKEN_UP_WITHIN = 0.05  # seconds; then it is looked why not
-_LOOK_AGAIN = 0.5  # seconds, at a worker that takes its time to end
 _MADE_WITHIN = 2.0  # seconds, however busy the machine is; then it is looked whether somebody has stopped the fork server
 _AHEAD = 0.05  # seconds before a worker has done its share that its replacement is made: what that takes, and some more
 
@@ -59,7 +58,7 @@ class PoolWatch(KeptBackend["PooledWorker"]):
 
     def _too_many(self) -> bool:
         """Return whether a worker has to leave that has not done its share. In the pools' threads, too."""
-        if len(self._processes) <= self._limit:
+        if len(self._processes) <= self._limit:  # without the lock: the keeper looks again when it has made more
             return False
         with self._scheduler.lock:
             return len(self._staying()) > self._limit
@@ -73,6 +72,10 @@ class PoolWatch(KeptBackend["PooledWorker"]):
     # -- looking after them ----------------------------------------------------------------------------------------------------
 
     @abstractmethod
+    def _something_waits(self) -> bool:
+        """Return whether a task waits for a worker."""
+
+    @abstractmethod
     def _bury(self, worker: PooledWorker, now: float) -> list[float]:
         """Take the next step of a dead worker's burial; return when to look again."""
 
@@ -82,7 +85,7 @@ class PoolWatch(KeptBackend["PooledWorker"]):
             if worker.dead:
                 times += self._bury(worker, now)
             elif worker.busy:
-                times += self._look_after(worker, now) + self._replace_in_time(worker, now)
+                times += self._look_after(worker, now) + self._note_age(worker, now)
             elif worker.leaving and not worker.stop:
                 times += self._see_off(worker, now)
             elif worker.ready and not (worker.leaving or worker.stop):
@@ -100,11 +103,12 @@ class PoolWatch(KeptBackend["PooledWorker"]):
             if not times:
                 with self._scheduler.lock:  # whoever gives it the next task will tell us
                     worker.watched = worker.sequence != sequence
-            return times if times or not worker.watched else [now + _TAKEN_UP_WITHIN]
-        if now > worker.moved + _TAKEN_UP_WITHIN and not worker.packing and worker.is_stopped():
+            return times if times or not worker.watched else [now + TAKEN_UP_WITHIN]
+        late = now > worker.moved + TAKEN_UP_WITHIN and not worker.packing
+        if late and worker.is_stopped() and not worker.has_taken_up():  # asked again: it may have gone on just now
             worker.signal(signal.SIGKILL)
             return []
-        return [max(now, worker.moved) + _TAKEN_UP_WITHIN]
+        return [max(now, worker.moved) + TAKEN_UP_WITHIN]
 
     def _look_at_run(self, worker: PooledWorker, now: float) -> list[float]:
         """See whether a worker has given items of a run back; return when to look again."""
@@ -119,9 +123,9 @@ class PoolWatch(KeptBackend["PooledWorker"]):
     def _see_off(self, worker: PooledWorker, now: float) -> list[float]:
         """See that a worker that has nothing more to do ends, though somebody has stopped it; return when to look again."""
         if worker.leaves_by == 0.0:
-            worker.leaves_by = now + _LOOK_AGAIN
+            worker.leaves_by = now + LOOK_AGAIN
         elif now >= worker.leaves_by:
-            worker.leaves_by = now + _LOOK_AGAIN
+            worker.leaves_by = now + LOOK_AGAIN
             if worker.is_stopped():
                 worker.signal(signal.SIGKILL)
         return [worker.leaves_by]
@@ -144,28 +148,29 @@ class PoolWatch(KeptBackend["PooledWorker"]):
         """Have a free worker leave that is too old, idle for too long or not needed any more; return when to look again."""
         settings = self._settings
         times = []
-        waits = self._scheduler.queued and not worker.done  # for the end of the one that it replaces
-        if settings.max_age_per_child is not None and not waits:
-            times.append(worker.born + settings.max_age_per_child)
-        if settings.idle_timeout is not None and not waits:
-            times.append(worker.moved + settings.idle_timeout)
+        if not worker.done and self._something_waits():  # for the end of the one that it replaces, as this one does
+            worker.moved = now
+        else:
+            if settings.max_age_per_child is not None:
+                times.append(worker.born + settings.max_age_per_child)
+            if settings.idle_timeout is not None:
+                times.append(worker.moved + settings.idle_timeout)
         too_many = self._extra == 0 and self._too_many()
         if too_many or (self._closing and not self._scheduler.queued) or any(when <= now for when in times):
             worker.leave()
             return self._see_off(worker, now)
         return times
 
-    def _note_end(self, worker: PooledWorker) -> None:
-        """Note if it is time to make the replacement of a worker. Under the scheduler's lock."""
+    def _note_whether_it_ends_soon(self, worker: PooledWorker) -> None:
+        """Under the scheduler's lock."""
         settings = self._settings
-        if worker.has_left(settings.max_tasks_per_child, settings.max_age_per_child) < _AHEAD:
-            worker.ends_soon = True
+        worker.ends_soon = worker.has_left(settings.max_tasks_per_child, settings.max_age_per_child) < _AHEAD
 
-    def _replace_in_time(self, worker: PooledWorker, now: float) -> list[float]:
+    def _note_age(self, worker: PooledWorker, now: float) -> list[float]:
         """Note if a busy worker grows too old; return when to look again."""
         age = self._settings.max_age_per_child
         if age is None or worker.ends_soon:
             return []
         with self._scheduler.lock:
-            self._note_end(worker)
+            self._note_whether_it_ends_soon(worker)
         return [max(now, worker.born + age - _AHEAD)]

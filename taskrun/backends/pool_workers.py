@@ -20,7 +20,7 @@ from taskrun.backends.kept import MOST_DEATHS
 from taskrun.backends.pool_watch import PoolWatch
 from taskrun.backends.start_methods import chosen_method, warn_of_threads
 from taskrun.errors import SerializationError
-from taskrun.serialization import not_received
+from taskrun.serialization import not_received, not_sent
 from taskrun.threads import OwnThread
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class PoolWorkers(PoolWatch):
             return
         stopped = worker.stop is not None and worker.stop.error_for(task) is not None
         task.place = deaths = (task.place or 0) + 1  # of workers that had it in hand
-        if not stopped and (lack := self._lack_of_memory(worker, task)) is not None:
+        if not stopped and (lack := self._lack_of_memory(worker, task, deaths)) is not None:
             self._scheduler.fail(task, lack, "serialization")
             return
         if not (stopped or worker.has_taken_up() or deaths >= MOST_DEATHS):
@@ -222,13 +222,16 @@ class PoolWorkers(PoolWatch):
             self._crashed.add(task.future)
         self._scheduler.fail(task, error, cause)
 
-    def _lack_of_memory(self, worker: PooledWorker, task: Task) -> SerializationError | None:
-        """Return the error of *task* if its worker died since somebody had no memory for what was sent, there or here."""
+    def _lack_of_memory(self, worker: PooledWorker, task: Task, deaths: int) -> SerializationError | None:
+        """Return the error of *task* if its worker had to die since there was no memory, here or there, for what was sent."""
         from taskrun.engine.small_pool import NO_MEMORY
 
-        if isinstance(worker.trouble, MemoryError):
-            return not_received(worker.trouble, value="result", side="parent", task=task.name)
-        if worker.exit_status == NO_MEMORY and not worker.has_taken_up():
+        begun, trouble = worker.has_taken_up(), worker.trouble
+        if isinstance(trouble, MemoryError) and begun:
+            return not_received(trouble, value="result", side="parent", task=task.name)
+        if isinstance(trouble, MemoryError) and deaths >= MOST_DEATHS:  # for its pickle: it was tried again
+            return not_sent(trouble, task)
+        if worker.exit_status == NO_MEMORY and not begun:
             return not_received(MemoryError(), value="arguments", side="worker", task=task.name)
         return None
 

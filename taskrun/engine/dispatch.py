@@ -286,8 +286,10 @@ class Dispatcher:
             if recalled:
                 tokens = bytes(number % channel.TOKENS for number in flight if number >= first)
             if tokens:
-                handle.assigned += len(tokens)
                 handle.fed = time.monotonic()
+                if not handle.assigned:
+                    handle.born = handle.fed  # it may have waited long for the end of the one that it replaces
+                handle.assigned += len(tokens)
                 handle.put_tokens(tokens)
                 if (self._max_tasks is not None and handle.assigned >= self._max_tasks) or handle.alone:
                     handle.leave()  # after these; its replacement starts meanwhile

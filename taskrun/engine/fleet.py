@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from taskrun.engine import crash, posix
 from taskrun.engine.handle import Handle
 from taskrun.engine.starting import BORN_WITHIN, Starting
-from taskrun.engine.stopping import GONE_WITHIN, STACK_PATIENCE, Stop
+from taskrun.engine.stopping import GONE_WITHIN, LOOK_AGAIN, STACK_PATIENCE, Stop
 from taskrun.threads import call_soon
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ __all__ = ["Fleet"]
 _SAID_WITHIN = 5.0
 """Seconds after the end of a worker when the template is given up that has not said so. All workers of the program die with it:
 one that just has no CPU on a busy machine must not be taken for one that somebody stopped."""
-_LOOK_AGAIN = 0.5  # seconds, at a worker that takes its time to end
 
 
 class Fleet(Starting):
@@ -153,7 +152,7 @@ class Fleet(Starting):
         """
         if now < handle.overdue_until:
             return handle.overdue_until
-        handle.overdue_until = now + _LOOK_AGAIN
+        handle.overdue_until = now + LOOK_AGAIN
         if not posix.is_over(handle.pidfd):
             with contextlib.suppress(OSError):  # it belongs to another user by now
                 signal.pidfd_send_signal(handle.pidfd, signal.SIGKILL)
@@ -181,9 +180,9 @@ class Fleet(Starting):
     def _see_off(self, handle: Handle, now: float) -> list[float]:
         """See that a worker that has nothing more to do ends, though somebody has stopped it; return when to look again."""
         if handle.leaves_by == 0.0:
-            handle.leaves_by = now + _LOOK_AGAIN
+            handle.leaves_by = now + LOOK_AGAIN
         elif now >= handle.leaves_by:
-            handle.leaves_by = now + _LOOK_AGAIN
+            handle.leaves_by = now + LOOK_AGAIN
             if self.is_stopped(handle):
                 self.do_without(handle, now)
         return [handle.leaves_by]
@@ -255,6 +254,9 @@ class Fleet(Starting):
         settings = self._settings
         times: list[float] = []
         if (settings.max_age_per_child is None and settings.idle_timeout is None) or not handle.ready or handle.leaving:
+            return times
+        if not handle.assigned and self._scheduler.queued:  # for the end of the one that it replaces, as this one does
+            handle.moved = now
             return times
         if settings.max_age_per_child is not None:
             times.append(handle.born + settings.max_age_per_child)  # busy ones too: under load none is ever idle

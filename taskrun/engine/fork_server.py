@@ -52,7 +52,8 @@ def kill_if_stopped() -> None:
     pid = getattr(_known(), "_forkserver_pid", None)
     if pid is not None and posix.is_stopped(pid):
         with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:  # a child of ours, so it is that
+                os.kill(pid, signal.SIGKILL)
 
 
 def take_over() -> None:

@@ -93,9 +93,11 @@ class Handle:
         self.fed = self.born
         """When it was last given work: a few milliseconds of it, unless the bet is lost."""
         self.taken_up = 0.0
-        """When that was which it is known to have taken up."""
+        """The last `fed` of which it has surely taken something up."""
+        self.late_at = 0.0
+        """When it was last found to have taken nothing up, though nobody had stopped it."""
         self.leaves_by = 0.0
-        """When it is looked why it has not ended, if it has nothing more to do."""
+        """When it is looked why it has not ended, having nothing more to do; 0: that was not said yet."""
         self.heard = self.born
         """When it was last looked into what it has answered."""
         self.seen: Task | None = None

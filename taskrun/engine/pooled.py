@@ -87,8 +87,7 @@ class PooledWorker(KeptProcess):
         self.done = 0
         """How many tasks it was given."""
         self.ends_soon = False
-        """Its replacement is made, and waits for its end. Under the scheduler's lock."""
-        self._first_given = 0.0
+        """It has nearly done its share, and is not counted among the `max_workers`. Under the scheduler's lock."""
         self.rss = 0
         """Its size in bytes after one of its last tasks; the pool's thread's."""
         self._making = 0
@@ -96,9 +95,9 @@ class PooledWorker(KeptProcess):
         self.born = self.moved = time.monotonic()
         self.dead_since = 0.0
         self.made_by = 0.0
-        """When it is looked why it is not made."""
+        """When it is looked why it is not made; 0: that was not said yet."""
         self.leaves_by = 0.0
-        """When it is looked why it has not ended."""
+        """When it is looked why it has not ended; 0: that was not said yet."""
         try:
             self._theirs, self.lifeline = os.pipe2(os.O_CLOEXEC)
             try:
@@ -120,15 +119,18 @@ class PooledWorker(KeptProcess):
         self.done += 1
         self.moved = time.monotonic()
         if self.done == 1:
-            self._first_given = self.moved
+            self.born = self.moved  # it may have waited long for the end of the one that it replaces
 
     def has_left(self, tasks: int | None, age: float | None) -> float:
-        """Return for how many seconds it will be given tasks, judged by those so far; it ends after *tasks*, and at *age*."""
+        """Return for how many seconds it will be given tasks; it ends after so many *tasks*, and at *age*.
+
+        Judged by how fast they came so far, idle or not: of one that has its first, nothing is known.
+        """
         left = math.inf
         if tasks is not None and self.done >= tasks:
             left = 0.0
         elif tasks is not None and self.done > 1:
-            left = (tasks - self.done) * (self.moved - self._first_given) / (self.done - 1)
+            left = (tasks - self.done) * (self.moved - self.born) / (self.done - 1)
         return left if age is None else min(left, self.born + age - time.monotonic())
 
     # -- making it (the maker's thread) ----------------------------------------------------------------------------------------

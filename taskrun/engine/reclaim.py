@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from taskrun.engine import notes
+from taskrun.engine.stopping import TAKEN_UP_WITHIN
 from taskrun.runs import OVERDUE as RUN_OVERDUE
 from taskrun.runs import Run
 
@@ -31,7 +32,6 @@ __all__ = ["OVERDUE", "Reclaimer"]
 OVERDUE = 0.005
 """Seconds without an answer before the rest of a batch is taken back."""
 _STUCK = 0.02  # seconds without an answer, where nobody is free
-_TAKEN_UP_WITHIN = 0.05  # seconds; then it is looked why not
 
 
 class Reclaimer:
@@ -97,12 +97,15 @@ class Reclaimer:
         return min((when for when in times if when is not None), default=None)
 
     def look_for_stopped(self, busy: list[Handle], now: float) -> float | None:
-        """Do without *busy* workers that were stopped before they took up what they were sent; return when to look again."""
+        """Do without *busy* workers that were stopped before they took up what they were sent; return when to look again.
+
+        Not where `look` has given that to another already: such a worker lives until it is needed.
+        """
         following: float | None = None
         for handle in busy:
             if handle.taken_up == handle.fed:
                 continue
-            due = handle.fed + _TAKEN_UP_WITHIN
+            due = max(handle.fed, handle.late_at) + TAKEN_UP_WITHIN
             if due <= now:
                 with self._lock:
                     waits = bool(handle.flight) and handle.unclaimed() == len(handle.flight)
@@ -112,7 +115,8 @@ class Reclaimer:
                 if self._fleet.is_stopped(handle):
                     self._fleet.do_without(handle, now)
                     continue
-                due = now + _TAKEN_UP_WITHIN
+                handle.late_at = now
+                due = now + TAKEN_UP_WITHIN
             following = due if following is None else min(due, following)
         return following
 

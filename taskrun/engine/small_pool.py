@@ -34,18 +34,14 @@ NO_MEMORY = 250
 class _Line:
     """What the pool takes for a `multiprocessing.SimpleQueue`; with one process at each end it needs no lock."""
 
-    _parent = 0
-
     def __init__(self, context: BaseContext) -> None:
         self._reader, self._writer = context.Pipe(duplex=True)  # sockets, unlike one-way pipes
-        self._parent = os.getpid()
 
     def get(self) -> Any:
+        """Return what comes next. In the process only: here the pool's thread reads by itself (`_reading`)."""
         try:
             return self._reader.recv()
         except MemoryError:
-            if os.getpid() == self._parent:
-                raise
             os._exit(NO_MEMORY)  # half of it lies in the line: nothing more can be read
 
     def put(self, obj: Any) -> None:

@@ -13,13 +13,17 @@ if TYPE_CHECKING:
 
     from taskrun.task import Cause, Task
 
-__all__ = ["GONE_WITHIN", "STACK_PATIENCE", "Stop"]
+__all__ = ["GONE_WITHIN", "LOOK_AGAIN", "STACK_PATIENCE", "TAKEN_UP_WITHIN", "Stop"]
 
 STACK_PATIENCE = 0.25
 """Seconds for a worker to write its stack before it is asked to end: milliseconds, once it has a CPU to itself."""
 _KILL_AFTER = 0.3  # seconds between SIGTERM and SIGKILL
 GONE_WITHIN = 3.0
 """Seconds after SIGKILL when it is looked whether the worker has ended, and whether the template has not said so."""
+TAKEN_UP_WITHIN = 0.05
+"""Seconds for a worker to take up what it was sent; then it is looked whether somebody has stopped it (SIGSTOP)."""
+LOOK_AGAIN = 0.5
+"""Seconds between two looks at a worker that takes its time to end."""
 _TICK = 0.005
 
 

@@ -91,7 +91,7 @@ def test_a_worker_that_dies_slowly_costs_the_others_nothing(
 
     monkeypatch.setattr(stopping, "GONE_WITHIN", 0.2)
     monkeypatch.setattr(fleet, "_SAID_WITHIN", PATIENCE)
-    monkeypatch.setattr(fleet, "_LOOK_AGAIN", 0.2)
+    monkeypatch.setattr(fleet, "LOOK_AGAIN", 0.2)
     with make(max_workers=2) as ex:
         innocent = ex.submit(jobs.tell_and_hold, wire.path)
         pid = int(wire.hear())

@@ -87,9 +87,11 @@ class TestTimeout:
                     os.pwrite(seen.fileno(), f"{time.monotonic():.9f}".encode(), 0)
 
         with make(max_workers=1) as ex:
-            stubborn = ex.options(timeout=0.3).submit(run_on)
+            stubborn = ex.submit(run_on)
             follows = ex.submit(time.monotonic)
-            assert isinstance(stubborn.exception(PATIENCE), taskrun.TaskTimeoutError)
+            assert eventually(lambda: file.exists() and file.read_text())
+            assert stubborn.kill()
+            assert isinstance(stubborn.exception(PATIENCE), taskrun.TaskKilledError)
             assert float(file.read_text()) <= follows.result(PATIENCE)
 
     def test_a_task_that_answers_sigterm_with_an_exception_has_that_as_outcome_once(self, make: Callable) -> None:
@@ -224,6 +226,16 @@ class TestKill:
             if not future.cancelled():
                 error = future.exception()
                 assert error is None or (isinstance(error, taskrun.TaskKilledError) and future in futures[::3])
+
+    def test_idle_workers_that_do_not_heed_it_are_killed(self, make: Callable) -> None:
+        def ignore() -> int:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            return os.getpid()
+
+        ex = make(max_workers=1)
+        worker = ex.submit(ignore).result(PATIENCE)
+        ex.terminate_workers()
+        assert gone(worker)
 
     @pytest.mark.parametrize("method", ["terminate_workers", "kill_workers"])
     def test_stopping_all_workers_settles_everything_at_once(self, make: Callable, wire: Wire, method: str) -> None:

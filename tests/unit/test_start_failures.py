@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +14,7 @@ from taskrun.engine.start_failures import StartFailures
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    monkeypatch.setattr(start_failures.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(start_failures, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
