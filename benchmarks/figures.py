@@ -108,7 +108,9 @@ class Results:
     def _best(self, goal: Goal) -> tuple[str, dict[int, dict[str, float]]] | None:
         workload = goal.beside or goal.workload
         sign = 1 if WORKLOADS[workload].metrics[goal.metric].more_is_better else -1
-        known = [name for name in goal.theirs if (workload, name) in self._values]
+        ours = self._values.get((goal.workload, goal.ours), {})
+        # Those that were measured in the same rounds: what others did in other ones cannot be compared.
+        known = [name for name in goal.theirs if not ours.keys().isdisjoint(self._values.get((workload, name), ()))]
         if not known:
             return None
         best = max(known, key=lambda name: sign * self.figure(workload, name, goal.metric).median)  # type: ignore[union-attr]

@@ -116,6 +116,15 @@ def test_rounds_are_compared_with_themselves():
     assert (verdict.says, verdict.figure) == ("holds", Figure(2.0, 2.0, 2.0, 3))
 
 
+def test_the_best_peer_is_one_of_those_that_were_measured_in_the_same_rounds():
+    goal = Goal(1, "submit-20us", "rate", "process", "at least", 1.5, ("mp.Pool", "loky"))
+    found = results([20, 20], [10, 10])
+    later = {**found.data["measurements"][0], "round": 7, "contestant": "loky", "values": {"rate": 1000.0}}
+    data = {**found.data, "measurements": [*found.data["measurements"], later]}
+    verdict = Results(data).verdict(goal)
+    assert (verdict.says, verdict.beside) == ("holds", "mp.Pool")
+
+
 def test_the_report_says_what_was_promised_measured_left_out_and_disturbed():
     calm, noisy = (markdown(results([30, 30], [10, 10], others=others), {"submit-20us": "a.svg"}) for others in (0.0, 0.4))
     assert "| 1 | submit-20us rate | process: at least 1.5x mp.Pool | 3x | 3 - 3 | 2 | holds |" in calm
