@@ -91,7 +91,7 @@ class PoolBackend(PoolWorkers):
     def _step(self) -> Callable[[], object] | None:
         """Return what to do next for the tasks that wait, or None."""
         queued, suspects = self._scheduler.queued, self._suspects
-        if not self._something_waits():
+        if not (queued or suspects):
             return None
         if self._broken:
             return self._recall if suspects else None

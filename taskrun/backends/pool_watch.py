@@ -122,25 +122,17 @@ class PoolWatch(KeptBackend["PooledWorker"]):
 
     def _see_off(self, worker: PooledWorker, now: float) -> list[float]:
         """See that a worker that has nothing more to do ends, though somebody has stopped it; return when to look again."""
-        if worker.leaves_by == 0.0:
-            worker.leaves_by = now + LOOK_AGAIN
-        elif now >= worker.leaves_by:
-            worker.leaves_by = now + LOOK_AGAIN
-            if worker.is_stopped():
-                worker.signal(signal.SIGKILL)
-        return [worker.leaves_by]
+        if worker.leaving_look.is_due(now, LOOK_AGAIN) and worker.is_stopped():
+            worker.signal(signal.SIGKILL)
+        return [worker.leaving_look.next]
 
     def _see_it_made(self, worker: PooledWorker, now: float) -> list[float]:
         """See that the fork server makes a worker, or another one in its place that nobody has stopped."""
-        if worker.made_by == 0.0:
-            worker.made_by = now + _MADE_WITHIN
-        elif now >= worker.made_by:
-            worker.made_by = now + _MADE_WITHIN
-            if self._context.get_start_method() == "forkserver":
-                from taskrun.engine import fork_server
+        if worker.making_look.is_due(now, _MADE_WITHIN) and self._context.get_start_method() == "forkserver":
+            from taskrun.engine import fork_server
 
-                fork_server.kill_if_stopped()
-        return [worker.made_by]
+            fork_server.kill_if_stopped()
+        return [worker.making_look.next]
 
     # -- growing old -----------------------------------------------------------------------------------------------------------
 
@@ -148,7 +140,7 @@ class PoolWatch(KeptBackend["PooledWorker"]):
         """Have a free worker leave that is too old, idle for too long or not needed any more; return when to look again."""
         settings = self._settings
         times = []
-        if not worker.done and self._something_waits():  # for the end of the one that it replaces, as this one does
+        if not worker.done and self._something_waits():  # it waits for the end of the one that it replaces: it is not idle
             worker.moved = now
         else:
             if settings.max_age_per_child is not None:

@@ -179,13 +179,9 @@ class Fleet(Starting):
 
     def _see_off(self, handle: Handle, now: float) -> list[float]:
         """See that a worker that has nothing more to do ends, though somebody has stopped it; return when to look again."""
-        if handle.leaves_by == 0.0:
-            handle.leaves_by = now + LOOK_AGAIN
-        elif now >= handle.leaves_by:
-            handle.leaves_by = now + LOOK_AGAIN
-            if self.is_stopped(handle):
-                self.do_without(handle, now)
-        return [handle.leaves_by]
+        if handle.leaving_look.is_due(now, LOOK_AGAIN) and self.is_stopped(handle):
+            self.do_without(handle, now)
+        return [handle.leaving_look.next]
 
     def kill_all(self) -> None:
         """Kill and reap every worker at once, whatever state it is in: the engine has lost its thread."""
@@ -255,7 +251,7 @@ class Fleet(Starting):
         times: list[float] = []
         if (settings.max_age_per_child is None and settings.idle_timeout is None) or not handle.ready or handle.leaving:
             return times
-        if not handle.assigned and self._scheduler.queued:  # for the end of the one that it replaces, as this one does
+        if not handle.assigned and self._scheduler.queued:  # it waits for the end of the one that it replaces: it is not idle
             handle.moved = now
             return times
         if settings.max_age_per_child is not None:

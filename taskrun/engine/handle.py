@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from taskrun import primitives
 from taskrun.engine import bulk, channel, notes, posix
 from taskrun.engine.outbox import Outbox
+from taskrun.engine.stopping import Look
 from taskrun.shipping import Shipped
 
 if TYPE_CHECKING:
@@ -96,8 +97,8 @@ class Handle:
         """The last `fed` of which it has surely taken something up."""
         self.late_at = 0.0
         """When it was last found to have taken nothing up, though nobody had stopped it."""
-        self.leaves_by = 0.0
-        """When it is looked why it has not ended, having nothing more to do; 0: that was not said yet."""
+        self.leaving_look = Look()
+        """Why it has not ended, having nothing more to do."""
         self.heard = self.born
         """When it was last looked into what it has answered."""
         self.seen: Task | None = None

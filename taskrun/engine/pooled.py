@@ -26,6 +26,7 @@ from taskrun.engine.forking import careful_fork
 from taskrun.engine.kept import KeptProcess
 from taskrun.engine.sent import Piece, Sent
 from taskrun.engine.small_pool import Attached, SmallPool
+from taskrun.engine.stopping import Look
 from taskrun.exceptions import load_exception
 from taskrun.reach import new_moment
 from taskrun.serialization import load_outcome
@@ -94,10 +95,8 @@ class PooledWorker(KeptProcess):
         """In which thread its process is started."""
         self.born = self.moved = time.monotonic()
         self.dead_since = 0.0
-        self.made_by = 0.0
-        """When it is looked why it is not made; 0: that was not said yet."""
-        self.leaves_by = 0.0
-        """When it is looked why it has not ended; 0: that was not said yet."""
+        self.making_look, self.leaving_look = Look(), Look()
+        """Why it is not made, and why it has not ended."""
         try:
             self._theirs, self.lifeline = os.pipe2(os.O_CLOEXEC)
             try:

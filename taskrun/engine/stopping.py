@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from taskrun.task import Cause, Task
 
-__all__ = ["GONE_WITHIN", "LOOK_AGAIN", "STACK_PATIENCE", "TAKEN_UP_WITHIN", "Stop"]
+__all__ = ["GONE_WITHIN", "LOOK_AGAIN", "STACK_PATIENCE", "TAKEN_UP_WITHIN", "Look", "Stop"]
 
 STACK_PATIENCE = 0.25
 """Seconds for a worker to write its stack before it is asked to end: milliseconds, once it has a CPU to itself."""
@@ -25,6 +25,23 @@ TAKEN_UP_WITHIN = 0.05
 LOOK_AGAIN = 0.5
 """Seconds between two looks at a worker that takes its time to end."""
 _TICK = 0.005
+
+
+class Look:
+    """When it is looked why something takes its time, again and again; the first time so long after it began to."""
+
+    __slots__ = ("next",)
+
+    def __init__(self) -> None:
+        self.next = 0.0
+        """`time.monotonic()`; 0 before it began."""
+
+    def is_due(self, now: float, every: float) -> bool:
+        """Return whether to look now."""
+        if now < self.next:
+            return False
+        began, self.next = self.next > 0, now + every
+        return began
 
 
 class HasStack(Protocol):

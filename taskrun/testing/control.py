@@ -101,6 +101,23 @@ class ControlBehaviours(Behaviours):
         if really:
             assert not held.finished.exists()
 
+    def test_nothing_runs_in_the_place_of_a_killed_task_before_that_is_gone(self, tmp_path: Path) -> None:
+        seen, end = tmp_path / "seen", tmp_path / "end"
+        with self.executor(max_workers=1) as ex:
+            if ex.capabilities.kill != "yes":
+                return  # it goes on in the background: `slot only`
+            try:
+                stubborn = ex.submit(tasks.run_on, str(seen), str(end))
+                follows = ex.submit(time.monotonic)
+                self.until(lambda: seen.exists() and seen.read_text())
+                assert stubborn.kill()
+                begun = follows.result(self.patience)
+                assert isinstance(stubborn.exception(self.patience), taskrun.TaskKilledError)
+                time.sleep(0.05)  # in which one that goes on is seen
+                assert float(seen.read_text()) <= begun
+            finally:
+                end.touch()
+
     def test_kill_and_timeout_of_a_coroutine(self, tmp_path: Path) -> None:
         """It really ends where that is said of coroutines or of everything; elsewhere it goes on, and nobody waits for it."""
         with self.executor(max_workers=2) as ex:

@@ -138,6 +138,17 @@ def wait_for_file(path: str, value: Any = None, *, limit: float = 60.0) -> Any:
     return value
 
 
+def run_on(path: str, end: str, limit: float = 60.0) -> None:
+    """Write the time into *path*, again and again, until *end* is there; a process does not heed SIGTERM."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    deadline = time.monotonic() + limit
+    with open(path, "wb", buffering=0) as seen:
+        while (now := time.monotonic()) < deadline and not os.path.exists(end):
+            seen.seek(0)
+            seen.write(f"{now:20.9f}".encode())
+
+
 def write_line(path: str, text: Any) -> None:
     """Append a line in one write."""
     with open(path, "a") as file:

@@ -180,6 +180,10 @@ class ClaimsProcesses(Broken):
     capabilities = ThreadBackend.capabilities._replace(processes=True)
 
 
+class ClaimsToKill(Broken):
+    capabilities = Broken.capabilities._replace(kill="yes")
+
+
 class ClaimsToRecycle(Broken):
     capabilities = ThreadBackend.capabilities._replace(recycle_by_state=True)
 
@@ -579,6 +583,7 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_a_running_task_learns_that_it_was_asked_to_cancel": (NoCurrentTask,),
     "test_a_task_that_goes_on_though_its_time_is_up_learns_of_it": (NoCurrentTask, TimesOutInSilence),
     "test_kill_stops_a_task_that_runs": (NeverStops,),
+    "test_nothing_runs_in_the_place_of_a_killed_task_before_that_is_gone": (ClaimsToKill,),
     "test_kill_and_timeout_of_a_coroutine": (ClaimsToStopCoroutines,),
     "test_kill_of_a_queued_task_is_cancel": (PullsAhead,),
     "test_timeout_fails_the_future_and_restores_the_slot": (NeverStops,),

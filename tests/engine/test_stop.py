@@ -77,23 +77,6 @@ class TestTimeout:
             assert isinstance(future.exception(), taskrun.TaskTimeoutError)
             assert gone(worker)
 
-    def test_nothing_runs_in_its_place_before_it_is_gone(self, make: Callable, tmp_path: Path) -> None:
-        file = tmp_path / "last seen"
-
-        def run_on() -> None:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            with open(file, "wb", buffering=0) as seen:
-                while True:
-                    os.pwrite(seen.fileno(), f"{time.monotonic():.9f}".encode(), 0)
-
-        with make(max_workers=1) as ex:
-            stubborn = ex.submit(run_on)
-            follows = ex.submit(time.monotonic)
-            assert eventually(lambda: file.exists() and file.read_text())
-            assert stubborn.kill()
-            assert isinstance(stubborn.exception(PATIENCE), taskrun.TaskKilledError)
-            assert float(file.read_text()) <= follows.result(PATIENCE)
-
     def test_a_task_that_answers_sigterm_with_an_exception_has_that_as_outcome_once(self, make: Callable) -> None:
         def leave_when_asked() -> None:
             signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(SystemExit("asked")))
