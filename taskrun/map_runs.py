@@ -50,7 +50,8 @@ class FeedInRuns(Feed):
         self._options_of_runs = options._replace(chunksize=None)  # it counts items
         self._runs = 0  # under way
         self._run_of: dict[Future[Any], UnderWay] = {}  # the runs that were not handed out
-        self._more = 0  # items of these, but for the first of each; and of the runs that were handed out last
+        self._taken_runs: dict[Future[Any], UnderWay] = {}  # those that were, until they are taken apart
+        self._more = 0  # items of both, but for the first of each, until somebody takes again
         self._handed = 0  # items of the latter, but for the first of each
         self._live = LiveRuns(self._lock, scheduler.timer.call_at)
 
@@ -334,13 +335,17 @@ class FeedInRuns(Feed):
 
     # -- handing out -----------------------------------------------------------------------------------------------------------
 
+    def _pop(self) -> Future[Any]:
+        future = super()._pop()
+        run = self._run_of.pop(future, None)
+        if run is not None:
+            self._taken_runs[future] = run
+            self._handed += run.size - 1
+            self._taken_apart += 1  # before another thread finds that there is nothing more
+        return future
+
     def run_of(self, future: Future[Any]) -> UnderWay | None:
-        with self._lock:
-            run = self._run_of.pop(future, None)
-            if run is not None:
-                self._handed += run.size - 1
-                self._taken_apart += 1
-            return run
+        return self._taken_runs.pop(future, None)
 
     def failed_with(self, run: UnderWay) -> int:
         with self._lock:

@@ -7,13 +7,14 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import nullcontext
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from taskrun.bell import Bell, wait_at
 from taskrun.cycles import wait_for_any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from taskrun.future import Future
     from taskrun.map_under_way import UnderWay
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from taskrun.scheduler import Scheduler
 
 __all__ = ["InputWaitsForItselfError", "Taking"]
+
+
+_NOTHING = object()
 
 
 class InputWaitsForItselfError(RuntimeError):
@@ -46,6 +50,8 @@ class Taking(ABC):
         self._exhausted = False
         self._pump_thread = 0  # identifier of the thread that submits, 0 when there is none
         self._slow = False  # the input took its time the last time
+        self.unpacked: Iterator[Any] = iter(())
+        """Results that are handed out before others are taken; whoever exhausts it has had the last one."""
         self._taken_apart = 0  # runs of items that somebody was handed and has not got to the end of, or that are given back
 
     # -- what submits ----------------------------------------------------------------------------------------------------------
@@ -143,6 +149,14 @@ class Taking(ABC):
         with self._lock:
             self._taken_apart -= 1
             self._changed.ring()
+
+    def hand_on(self, values: Sequence[Any]) -> Iterator[Any]:
+        """Return what comes next: *values* of a run, after what another thread has unpacked and not handed out."""
+        new = iter(values)
+        with self._lock:
+            first = next(self.unpacked, _NOTHING)
+            self.unpacked = new if first is _NOTHING else chain((first,), self.unpacked, new)
+            return self.unpacked
 
     def failed_with(self, run: UnderWay) -> int:
         """Return how many items have failed with *run*: those that were its own to the end, and not given back."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 import warnings
 from collections import deque
-from itertools import count, repeat
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from functools import partial
+from itertools import chain, count, repeat
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from taskrun.errors import UnfinishedMapWarning
 from taskrun.map_feed import Feed
@@ -52,7 +53,7 @@ def start_map(
     else:
         feed = Feed(scheduler, fn, zip(*kept, strict=False), options, **inputs)
     feed.open()
-    return MapResults(feed, deadline)
+    return MapResults.of(feed, deadline)
 
 
 def _collected(iterables: tuple[Iterable[Any], ...]) -> tuple[list[Iterable[Any]], int | None]:
@@ -75,33 +76,83 @@ def _times(repeated: repeat[Any]) -> int | None:
         return None
 
 
-class MapResults(Generic[T]):
-    """The results of a `map`, one at a time; `close` cancels what has not started."""
+class MapResults(chain[T]):
+    """The results of a `map`, one at a time; `close` cancels what has not started.
+
+    A chain: results of runs of tiny items are at hand before they are asked for, and it hands these out in C. What is not at
+    hand its `_Taker` gets, the iterator whose turn it is whenever another one is exhausted.
+    """
+
+    _taker: _Taker | None = None
+
+    @classmethod
+    def of(cls, feed: Feed, deadline: float | None) -> MapResults[Any]:
+        """Return the iterator over what *feed* has under way, until *deadline* (`time.monotonic`)."""
+        taker = _Taker(feed, deadline)
+        results: Any = cls.from_iterable(iter(partial(taker.at_hand.pop, _NEXT, taker), _END))
+        results._taker = taker
+        return results  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Cancel what has not started; what runs goes on."""
+        if self._taker is not None:
+            self._taker.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
+
+    def __del__(self) -> None:
+        taker = self._taker
+        if taker is None or (feed := taker.feed) is None:
+            return
+        if taker.asked:
+            feed.unread = False  # by his own will: no warning if the executor is shut down before the janitor comes to it
+            call_soon(feed.close)
+            return
+        # Never asked for a value: it was called for its side effects and runs to its end.
+        call_soon(feed.let_go)
+        if not feed.sized and feed.unread:
+            feed.unread = False
+            warnings.warn(
+                "a map over an input without a length was dropped before it was iterated: only its first items run",
+                UnfinishedMapWarning,
+                source=self,
+                stacklevel=2,
+            )
+
+
+_NEXT = 0
+_END: Any = object()
+
+
+class _Taker:
+    """Gets the next result that is not at hand, or puts several where they come next and says that it has no more itself.
+
+    Several threads may iterate over one map. To the chain each exhausted iterator looks like the one that it has begun last, so
+    it may drop one that another thread has put there: what a run came to is the feed's as well until it is handed out.
+    """
 
     def __init__(self, feed: Feed, deadline: float | None) -> None:
-        self._feed: Feed | None = feed
+        self.feed: Feed | None = feed
+        """None: there is nothing more to take."""
+        self.asked = False
+        self.at_hand: dict[int, Any] = {}
+        """What comes after this, under `_NEXT`, unless it is this again; `_END` after the last one."""
         self._deadline = deadline
-        self._asked = False
-        self._ready: deque[Any] = deque()  # values of a run that was taken
         self._failed: BaseException | None = None  # what to raise after them
 
-    def __iter__(self) -> MapResults[T]:
+    def __iter__(self) -> _Taker:
         return self
 
-    def __next__(self) -> T:
-        if self._ready:
-            try:
-                return self._ready.popleft()  # type: ignore[no-any-return]
-            except IndexError:
-                pass  # another thread was quicker
-        return self._next()  # outside of the handler, whose error would become the context of the task's
-
-    def _next(self) -> T:
-        """Take what comes next; it is not at hand."""
-        feed = self._feed
+    def __next__(self) -> Any:
+        """Raises StopIteration also where results were put `at_hand`."""
+        feed = self.feed
         if feed is None:
+            self._end()
             raise StopIteration
-        self._asked = True
+        for value in feed.unpacked:
+            return value
+        self.asked = True
         future: Future[Any] | None = None
         error: BaseException | None = None
         try:
@@ -110,15 +161,16 @@ class MapResults(Generic[T]):
                 raise error
             future = feed.take(self._left())
             if future is None:
-                self._feed = None
+                for value in feed.unpacked:  # by another thread, since we looked
+                    return value
+                self._end()
             elif run := feed.run_of(future):
                 try:
                     self._unpack(feed, future, run)
                 finally:
                     feed.is_apart()
-                return self.__next__()
             else:
-                value: T = _outcome(future, self._left(), as_value=feed.options.return_exceptions)
+                value = _outcome(future, self._left(), as_value=feed.options.return_exceptions)
                 feed.taken((value,))
                 return value
         except InputWaitsForItselfError:  # raised in the input; it ends the map in its place, if the input lets it through
@@ -134,61 +186,46 @@ class MapResults(Generic[T]):
         raise StopIteration
 
     def _unpack(self, feed: Feed, future: Future[Any], run: UnderWay) -> None:
-        """Make the outcomes of a run ready, up to the first that is to be raised."""
+        """Have the outcomes of a run come next, up to the first that is to be raised."""
         as_values = feed.options.return_exceptions
         outcomes = _outcome(future, self._left(), as_value=as_values)
         if isinstance(outcomes, BaseException):  # its worker died, say: so all of them failed
             failed = feed.failed_with(run)
-            self._ready += [outcomes] * failed
+            self.at_hand[_NEXT] = feed.hand_on([outcomes] * failed)
             if failed < run.size:
                 feed.follow(run, self._left())
             return
         if not isinstance(outcomes, Outcomes):
             raise not_a_run(outcomes)
         feed.taken(outcomes.values)
-        if not (outcomes.packed or outcomes.errors):
-            self._ready += outcomes.values
-        else:
+        values = outcomes.values
+        if outcomes.packed or outcomes.errors:
+            values = []
             for value, error in split_outcomes(outcomes):
                 if error is None:
-                    self._ready.append(value)
+                    values.append(value)
                 elif as_values and isinstance(error, Exception):
-                    self._ready.append(error)
+                    values.append(error)
                 else:
                     self._failed = _to_raise(error)
-                    return
-        if len(outcomes.values) < run.size:
+                    break
+        self.at_hand[_NEXT] = feed.hand_on(values)
+        if self._failed is None and len(outcomes.values) < run.size:
             feed.follow(run, self._left())
+
+    def _end(self) -> None:
+        self.at_hand[_NEXT] = _END
+        self.feed = None
 
     def _left(self) -> float | None:
         return None if self._deadline is None else self._deadline - time.monotonic()
 
     def close(self) -> None:
-        """Cancel what has not started; what runs goes on."""
-        feed = self._feed
+        feed = self.feed
         if feed is not None:
             feed.close()
-            self._ready.clear()
-            self._feed = None  # afterwards: if Ctrl-C strikes, `__del__` closes it
-
-    def __del__(self) -> None:
-        feed = getattr(self, "_feed", None)
-        if feed is None:
-            return
-        if self._asked:
-            feed.unread = False  # by his own will: no warning if the executor is shut down before the janitor comes to it
-            call_soon(feed.close)
-            return
-        # Never asked for a value: it was called for its side effects and runs to its end.
-        call_soon(feed.let_go)
-        if not feed.sized and feed.unread:
-            feed.unread = False
-            warnings.warn(
-                "a map over an input without a length was dropped before it was iterated: only its first items run",
-                UnfinishedMapWarning,
-                source=self,
-                stacklevel=2,
-            )
+            deque(feed.unpacked, maxlen=0)  # the chain may be in the middle of it
+            self.feed = None  # afterwards: if Ctrl-C strikes, `__del__` closes it
 
 
 def _outcome(future: Future[Any], timeout: float | None, *, as_value: bool) -> Any:

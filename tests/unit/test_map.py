@@ -212,7 +212,7 @@ def test_a_map_in_a_forked_child_is_refused_though_another_thread_was_inside(thr
     results = threads.options(chunksize=1).map(lambda _: go.wait(PATIENCE), range(10))
 
     def hold() -> None:
-        with results._feed._lock:
+        with results._taker.feed._lock:
             inside.set()
             go.wait(PATIENCE)
 

@@ -209,7 +209,7 @@ def test_a_stream_leaves_no_watch_behind() -> None:
 def test_a_stream_keeps_nothing_of_what_was_handed_out(backend: str, ordered: bool) -> None:
     with taskrun.Executor(backend, max_workers=2) as ex:
         results = ex.map(abs, itertools.count()) if ordered else ex.map_unordered(abs, itertools.count())
-        feed: Any = results._feed
+        feed: Any = results._taker.feed
         for _ in itertools.islice(results, 100_000):
             pass
         if isinstance(feed, FeedInRuns):  # not where another test has used `shared` before

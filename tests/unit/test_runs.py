@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextvars
 import functools
 import pickle
+import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -179,6 +181,24 @@ def test_a_map_whose_runs_are_taken_back_at_once_is_whole(monkeypatch: pytest.Mo
         assert list(ex.map(abs, range(0, -20_000, -1))) == list(range(20_000))
 
 
+@pytest.mark.parametrize("ordered", [True, False])
+def test_several_threads_that_share_a_map_have_each_result_once(ordered: bool) -> None:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with taskrun.Executor("thread", max_workers=2) as ex:
+            results = (ex.map if ordered else ex.map_unordered)(abs, range(20_000))
+            found: list[list[int]] = [[] for _ in range(3)]
+            takers = [threading.Thread(target=mine.extend, args=(results,)) for mine in found]
+            for taker in takers:
+                taker.start()
+            for taker in takers:
+                taker.join()
+    finally:
+        sys.setswitchinterval(before)
+    assert sorted(value for mine in found for value in mine) == list(range(20_000))
+
+
 class Ended:
     def __init__(self, seconds: float) -> None:
         self.last_duration = seconds
@@ -203,7 +223,7 @@ def test_the_rest_of_a_run_comes_in_its_place(executor: taskrun.Executor) -> Non
 
 def test_a_map_that_nobody_iterates_keeps_no_run(executor: taskrun.Executor) -> None:
     results = executor.map(lambda item: item, range(COUNT))
-    feed = results._feed
+    feed = results._taker.feed
     assert isinstance(feed, map_runs.FeedInRuns)
     del results
     executor.shutdown()
