@@ -19,7 +19,8 @@ from taskrun.map_pace import LOOK_AT, Pace
 from taskrun.map_reading import Reader
 from taskrun.map_under_way import LiveRuns, UnderWay
 from taskrun.map_window import weigh
-from taskrun.runs import RUN_SECONDS, Live, Outcomes, Run, are_plain, pack_items
+from taskrun.plain import are_plain
+from taskrun.runs import RUN_SECONDS, Live, Outcomes, Run, pack_items
 from taskrun.task import function_name
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class FeedInRuns(Feed):
         length = min(int(RUN_SECONDS / max(each, _FASTEST)), left // (4 * self.scheduler.settings.max_workers))
         return max(1, length if self.options.chunksize is None else min(length, self.options.chunksize))
 
-    def _submit_run(self, items: list[Any], first: int, packed: tuple[list[Any], bool], *, late: bool) -> Future[Any]:
+    def _submit_run(self, items: list[Any], first: int, packed: tuple[list[Any] | bytes, bool], *, late: bool) -> Future[Any]:
         run = UnderWay(self, items, first)
         counted = False
         try:
@@ -298,7 +299,7 @@ class FeedInRuns(Feed):
             self.scheduler.count_items(1 - items, succeeded=items - 1)
         else:
             outcomes = future._result
-            done, failed = len(outcomes.values), len(outcomes.errors)
+            done, failed = outcomes.items, len(outcomes.errors)
             self.scheduler.count_items(1 - items, succeeded=done - failed - 1, failed=failed)  # it counts as one itself
         with self._lock:
             self._ended += done

@@ -197,9 +197,8 @@ class _Taker:
             return
         if not isinstance(outcomes, Outcomes):
             raise not_a_run(outcomes)
-        feed.taken(outcomes.values)
-        values = outcomes.values
-        if outcomes.packed or outcomes.errors:
+        values = outcomes.unpacked()
+        if values is None:
             values = []
             for value, error in split_outcomes(outcomes):
                 if error is None:
@@ -209,8 +208,9 @@ class _Taker:
                 else:
                     self._failed = _to_raise(error)
                     break
+        feed.taken(values)
         self.at_hand[_NEXT] = feed.hand_on(values)
-        if self._failed is None and len(outcomes.values) < run.size:
+        if self._failed is None and outcomes.items < run.size:
             feed.follow(run, self._left())
 
     def _end(self) -> None:

@@ -107,8 +107,8 @@ class _Collected(Feed):
             self._values.append(future._result)
         elif not isinstance(future._result, Outcomes):
             self._failure = not_a_run(future._result)
-        elif not (future._result.packed or future._result.errors):
-            self._values += future._result.values
+        elif (values := future._result.unpacked()) is not None:
+            self._values += values
         else:
             outcomes = split_outcomes(future._result)
             self._values += [value for value, _ in outcomes]

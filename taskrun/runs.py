@@ -9,6 +9,7 @@ does not end, perhaps since it waits for one after it, what has not begun is tak
 
 from __future__ import annotations
 
+import pickle
 import time
 from contextvars import copy_context
 from itertools import chain, islice
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from taskrun import shipping
 from taskrun.exception_text import without_frames_of
 from taskrun.exceptions import dump_exception, load_exception
+from taskrun.plain import dump_plain
 from taskrun.serialization import dump_arguments, dump_function, dump_result, load_arguments, load_function, load_result
 from taskrun.task import CurrentTask, Entered, Task, current_task, entered
 
@@ -33,7 +35,6 @@ __all__ = [
     "Rest",
     "Run",
     "Star",
-    "are_plain",
     "not_a_run",
     "pack_items",
     "split_outcomes",
@@ -47,20 +48,24 @@ _UNLOOKED_SECONDS = 2e-4  # ... as many as take that long, and no more than ther
 OVERDUE = 0.02
 """Seconds after which an item of a run is believed to wait for something: what comes after it is taken back."""
 
-# Copying these, and what they share, cannot be noticed: many of them are one pickle.
-_PLAIN = frozenset((int, float, complex, bool, str, bytes, type(None)))
-
 
 class Outcomes(NamedTuple):
     """What became of the first items of a run, in order."""
 
-    values: list[Any]
-    """The results; None for an item that failed."""
+    items: int
+    values: list[Any] | bytes
+    """The results, None for an item that failed; or all of them as one pickle."""
     packed: bool
     """They are pickles, each of its own."""
     errors: dict[int, Any]
     """By position in the run: exceptions, or pickles of them."""
     seconds: float
+
+    def unpacked(self) -> list[Any] | None:
+        """Return the results if they are all there; None if some failed or are to be unpickled (`split_outcomes`)."""
+        if self.packed or self.errors:
+            return None
+        return pickle.loads(self.values) if type(self.values) is bytes else self.values  # type: ignore[return-value]
 
 
 class Rest:
@@ -118,8 +123,13 @@ class Run:
     def __call__(
         self, items: Sequence[Any], packed: bool, live: Live | None = None
     ) -> Outcomes | Coroutine[Any, Any, Outcomes]:
-        """Call the function with the items, until all are done or it takes too long; *packed*: they are pickles."""
+        """Call the function with the items, until all are done or it takes too long; *packed*: they are pickles.
+
+        *items* may be one pickle.
+        """
         started = time.monotonic()
+        if type(items) is bytes:
+            items = pickle.loads(items)
         until = started + _AT_MOST
         values: list[Any] = []
         errors: dict[int, BaseException] = {}
@@ -198,17 +208,18 @@ class Run:
 
     def _outcomes(self, values: list[Any], errors: dict[int, Any], seconds: float) -> Outcomes:
         if not self.packs:
-            return Outcomes(values, False, errors, seconds)
+            return Outcomes(len(values), values, False, errors, seconds)
         name = self.name
-        packed = not are_plain(values)
-        if packed:
+        packed = dump_plain(values)
+        if packed is None:
             for position, value in enumerate(values):
                 try:
                     values[position] = dump_result(value, task=name)
                 except BaseException as error:  # SerializationError, or what the user's pickling code raised for good
                     errors[position] = error
                     values[position] = b""
-        return Outcomes(values, packed, {at: dump_exception(error, task=name) for at, error in errors.items()}, seconds)
+        dumped = {at: dump_exception(error, task=name) for at, error in errors.items()}
+        return Outcomes(len(values), packed or values, packed is None, dumped, seconds)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _load, (dump_function(self.fn, task=self.name), self.name, self.spread, self.packs)
@@ -222,15 +233,6 @@ class Run:
 def _unwatch(live: Live | None) -> None:
     if live is None and watch is not None:
         watch(None)
-
-
-def are_plain(values: Sequence[Any]) -> bool:
-    """Return whether nobody can tell if *values* share what they are made of."""
-    kinds = set(map(type, values))
-    if tuple not in kinds:
-        return _PLAIN.issuperset(kinds)
-    tuples = values if len(kinds) == 1 else [value for value in values if type(value) is tuple]
-    return _PLAIN.issuperset(kinds - {tuple}) and _PLAIN.issuperset(map(type, chain.from_iterable(tuples)))
 
 
 def _load(data: bytes, name: str, spread: bool, packs: bool) -> Run:
@@ -288,13 +290,16 @@ class _Items(Entered):
 # -- in the parent -------------------------------------------------------------------------------------------------------------
 
 
-def pack_items(items: list[Any], run: Run) -> tuple[list[Any], bool] | None:
+def pack_items(items: list[Any], run: Run) -> tuple[list[Any] | bytes, bool] | None:
     """Return *items* as *run* takes them; None if one of them cannot be pickled: then each is to travel alone.
 
-    Items whose sharing cannot be noticed are pickled with the run, others each by itself.
+    Items whose sharing cannot be noticed are one pickle, others have one each.
     """
-    if not run.packs or are_plain(items):
+    if not run.packs:
         return items, False
+    plain = dump_plain(items)
+    if plain is not None:
+        return plain, False
     try:
         with shipping.collecting() as refers:
             packed = [dump_arguments(item if run.spread else (item,), {}, task=run.name) for item in items]
@@ -311,7 +316,8 @@ def not_a_run(outcome: object) -> TypeError:
 def split_outcomes(found: Outcomes) -> list[tuple[Any, BaseException | None]]:
     """Return value and error of each item, those that were pickled as they come out of it."""
     outcomes: list[tuple[Any, BaseException | None]] = []
-    for position, value in enumerate(found.values):
+    values = pickle.loads(found.values) if type(found.values) is bytes else found.values
+    for position, value in enumerate(values):
         error = found.errors.get(position)
         if error is not None:
             outcomes.append((None, load_exception(error) if isinstance(error, bytes) else error))

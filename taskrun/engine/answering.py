@@ -40,6 +40,7 @@ class Answering:
         self._outbox = Outbox(notes_fd)
         self._beside = Beside()
         self._incoming = bulk.Incoming(notes_fd, notes.BULK_DOWN)
+        self._spares = bulk.Spares(bulk.KEPT)
         self._outgoing = bulk.Outgoing(notes_fd, notes.BULK_UP)
         self._telling = Telling()
 
@@ -108,7 +109,7 @@ class Answering:
         return notes.read_bulk(self._notes) >= number
 
     def _without_bulk(self, rss: int) -> int:
-        return max(0, rss - self._incoming.resident - self._outgoing.resident) if rss else 0
+        return max(0, rss - self._incoming.resident - self._outgoing.resident - self._spares.unused) if rss else 0
 
     # -- sending ---------------------------------------------------------------------------------------------------------------
 

@@ -175,10 +175,10 @@ class Handle:
         """Return whether the arguments of that task were loaded, or never will be."""
         return number < self.next_sequence and number not in self.flight
 
-    def take_beside(self, places: list[Place], number: int) -> list[Any]:
+    def take_beside(self, places: list[Place], number: int, spares: bulk.Spares) -> list[Any]:
         """Return the large buffers of a result. Raises MemoryError."""
         try:
-            return self._up.take(places)
+            return self._up.take(places, spares)
         finally:
             notes.note_bulk_read(self.notes, number)
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from taskrun import shipping
 from taskrun.engine import channel, surroundings
 from taskrun.errors import SerializationError
+from taskrun.plain import are_plain
 from taskrun.reach import new_moment
-from taskrun.runs import are_plain
 from taskrun.serialization import Beside, dump_arguments, dump_downward, dump_function, not_sent
 from taskrun.task import NO_KWARGS
 

@@ -256,7 +256,7 @@ class Supervisor:
     def _see_to_what_is_due(self) -> float:
         """Return for how many seconds to wait for news, if there is nothing else to do; -1: as long as it takes."""
         now = time.monotonic()
-        times = [self._fleet.tick(now)]
+        times = [self._fleet.tick(now), self._answers.give_back(now)]
         if self._dispatcher.left:
             times.append(self._reclaimer.somebody_by())
         self._reclaimer.see_whether_they_move()

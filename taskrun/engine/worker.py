@@ -43,6 +43,7 @@ __all__ = ["Worker", "main", "serve"]
 
 _EXTRAS = struct.Struct("<I")
 _TOLD = 7
+_SPARES_FOR = 1000  # milliseconds without a task after which memory of arguments is given back
 
 
 def serve(channel_fd: int, tokens_fd: int, notes_fd: int) -> int:
@@ -131,7 +132,8 @@ class Worker(Answering):
             except BlockingIOError:
                 self._tell()
                 flush()  # what the task printed appears when there is nothing to do, not at the end: it may be killed
-                self._idle.poll()
+                if not self._idle.poll(_SPARES_FOR if self._spares else None):
+                    self._spares.let_go()
                 continue
             if not token:
                 self._parent_gone()
@@ -253,7 +255,7 @@ class Worker(Answering):
     def _take_beside(self, places: list[Place], name: str) -> list[Any]:
         """Return the large buffers of a call. Raises SerializationError where there is no memory for them."""
         try:
-            return self._incoming.take(places)
+            return self._incoming.take(places, self._spares)
         except MemoryError as error:
             raise not_received(error, value="arguments", side="worker", task=name) from error
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import taskrun
-from taskrun.engine import bulk, notes
+from taskrun.engine import answers, bulk, notes
 from taskrun.serialization import LARGE, Beside, dump_arguments, load_arguments
 from tests.patience import eventually
 
@@ -61,6 +61,14 @@ def give(size: int, first: int) -> Matrix:
     data = bytearray(size)
     data[0] = first
     return Matrix(array("b", bytes(data)))
+
+
+Array = type("Array", (bytearray,), {"__module__": "numpy"})  # does not show what it lies in
+
+
+def echo(matrix: Matrix) -> Matrix:
+    """Return one like it, in memory of its own."""
+    return Matrix(Array(matrix.data))
 
 
 def raw(kind: str, size: int) -> Any:
@@ -158,12 +166,12 @@ def test_errors_are_those_of_other_arguments_and_results(ex: taskrun.Executor) -
 
 def test_the_memory_of_what_is_not_kept_is_given_back() -> None:
     with taskrun.Executor("process", max_workers=1) as executor:
-        large = bytearray(bulk._KEPT + 16 * MB)
+        large = bytearray(bulk.KEPT + 16 * MB)
         assert executor.submit(len, large).result() == len(large)
         assert len(executor.submit(raw, "bytearray", len(large)).result()) == len(large)
         assert executor.submit(first_byte, b"a").result() == ord("a")
         (handle,) = executor._backend._supervisor._fleet.workers.values()  # type: ignore[attr-defined]
-        assert os.fstat(handle.notes).st_blocks * 512 <= 2 * bulk._KEPT + notes.STACK_AT + MB
+        assert os.fstat(handle.notes).st_blocks * 512 <= 2 * bulk.KEPT + notes.STACK_AT + MB
 
 
 def test_the_arguments_of_a_task_are_not_kept(ex: taskrun.Executor) -> None:
@@ -273,4 +281,86 @@ def test_what_was_taken_back_does_not_stay_allocated() -> None:
         taskrun.wait(futures)
         assert executor.submit(first_byte, b"a").result() == ord("a")
         (handle,) = executor._backend._supervisor._fleet.workers.values()  # type: ignore[attr-defined]
-        assert eventually(lambda: os.fstat(handle.notes).st_blocks * 512 <= bulk._KEPT + notes.STACK_AT + MB)
+        assert eventually(lambda: os.fstat(handle.notes).st_blocks * 512 <= bulk.KEPT + notes.STACK_AT + MB)
+
+
+# -- memory that is used again -------------------------------------------------------------------------------------------------
+
+LENGTH = 5 * MB
+
+
+def test_an_array_that_is_kept_is_not_overwritten_and_one_that_is_let_go_makes_room() -> None:
+    with taskrun.Executor("process", max_workers=1) as executor:
+        spares = executor._backend._supervisor._answers._spares  # type: ignore[attr-defined]
+        kept: list[Any] = []
+        for number in range(12):
+            result = executor.submit(echo, Matrix(Array(bytes([number]) * LENGTH))).result().data
+            assert type(result) is mmap.mmap
+            assert bytes(memoryview(result)[:3]) == bytes([number] * 3)
+            if number % 3 == 0:
+                kept.append(memoryview(result))
+        assert [view[LENGTH - 1] for view in kept] == [0, 3, 6, 9]
+        del result
+        assert 0 < len(spares._given) <= len(kept) + 2
+
+
+def test_two_buffers_of_one_task_are_two(ex: taskrun.Executor) -> None:
+    for _ in range(3):
+        two = [Matrix(Array(bytes([number]) * LENGTH)) for number in (1, 2)]
+        assert ex.submit(map_to_first_bytes, two).result() == [1, 2]
+        assert [first_byte(each.data) for each in ex.submit(list, two).result()] == [1, 2]
+
+
+def map_to_first_bytes(matrices: list[Matrix]) -> list[int]:
+    return [first_byte(matrix.data) for matrix in matrices]
+
+
+def test_memory_is_used_again_once_nobody_has_it() -> None:
+    spares = bulk.Spares(3 * LENGTH)
+    first = spares.take(LENGTH)
+    second = spares.take(LENGTH)
+    assert second is not first
+    view = memoryview(first)
+    del first
+    assert spares.take(LENGTH) is not view.obj  # a view of it is as good
+    del second
+    assert spares.unused == 2 * LENGTH
+    assert len(spares.take(LENGTH // 2)) == LENGTH // 2  # there is room for no more: the oldest, which is in use, is forgotten
+    view.release()
+    assert spares.unused == 2 * LENGTH + LENGTH // 2
+    spares.let_go()
+    assert not spares
+
+
+def test_what_is_kept_is_given_back_when_nothing_large_comes_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "_SPARES_FOR", 0.05)
+    with taskrun.Executor("process", max_workers=1) as executor:
+        executor.submit(echo, Matrix(Array(LENGTH))).result()
+        (handle,) = executor._backend._supervisor._fleet.workers.values()  # type: ignore[attr-defined]
+        assert not eventually_held(executor)
+        held = resident(handle.pid)  # the worker keeps its own for a second
+        assert eventually(lambda: resident(handle.pid) <= held - LENGTH + MB)
+
+
+def eventually_held(executor: taskrun.Executor) -> bool:
+    spares = executor._backend._supervisor._answers._spares  # type: ignore[attr-defined]
+    return not eventually(lambda: not spares)
+
+
+def resident(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+def test_where_there_is_no_memory_what_is_kept_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    spares = bulk.Spares(4 * LENGTH)
+    spares.take(LENGTH)
+    new, room = bulk.Spares._new, iter([OSError("no memory"), None])
+
+    def scarce(self: bulk.Spares, size: int) -> mmap.mmap:
+        if (error := next(room)) is not None:
+            raise error
+        assert not self
+        return new(self, size)
+
+    monkeypatch.setattr(bulk.Spares, "_new", scarce)
+    assert len(spares.take(2 * LENGTH)) == 2 * LENGTH

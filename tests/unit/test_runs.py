@@ -120,8 +120,11 @@ def test_it_stops_between_two_items_when_it_takes_too_long(monkeypatch: pytest.M
 
 def test_plain_items_are_one_pickle_and_others_one_each() -> None:
     run = Run(abs, "abs", spread=False, packs=True)
-    assert pack_items([1, "a", None, 2.0], run) == ([1, "a", None, 2.0], False)
-    assert pack_items([(1, "a"), (2, b"")], run) == ([(1, "a"), (2, b"")], False)
+    for items in ([1, 2, True, None, 2.5], ["a"], [1, "a", None, 2.0], [1, "a", 2j], [(1, "a"), (2, b"")]):
+        packed = pack_items(items, run)
+        assert packed is not None
+        assert type(packed[0]) is bytes
+        assert (pickle.loads(packed[0]), packed[1]) == (items, False)
     packed = pack_items([[1], {}, (1, [])], run)
     assert packed is not None
     items, each_by_itself = packed

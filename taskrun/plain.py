@@ -1,0 +1,53 @@
+"""Plain values: numbers, text, bytes, None, tuples of them. Nobody can tell whether two of them share what they are made of.
+
+So many of them may be one pickle, whose memo would otherwise make two tasks share an argument, or two callers a result.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["are_plain", "dump_plain"]
+
+_UNSHARED = frozenset((int, float, bool, type(None)))  # what pickle keeps no note of
+_PLAIN = _UNSHARED | {complex, str, bytes}
+
+
+def are_plain(values: Sequence[Any]) -> bool:
+    """Return whether nobody can tell if *values* share what they are made of."""
+    kinds = set(map(type, values))
+    if tuple not in kinds:
+        return _PLAIN.issuperset(kinds)
+    tuples = values if len(kinds) == 1 else [value for value in values if type(value) is tuple]
+    return _PLAIN.issuperset(kinds - {tuple}) and _PLAIN.issuperset(map(type, chain.from_iterable(tuples)))
+
+
+def dump_plain(values: list[Any]) -> bytes | None:
+    """Return *values*, one or more, as one pickle; None if they are not all plain. Runs no code of theirs."""
+    if type(values[0]) in _UNSHARED and type(values[-1]) in _UNSHARED:
+        # To look at the kind of each takes as long as to pickle it; what pickle has met besides is to be seen afterwards.
+        buffer = io.BytesIO()
+        pickler = _Pickler(buffer, 5)
+        try:
+            pickler.dump(values)
+        except Exception:  # _NotPlainError, a list too deep, a lack of memory
+            return None
+        if len(pickler.memo.copy()) == 1:  # the list itself
+            return buffer.getvalue()
+    return pickle.dumps(values, 5) if are_plain(values) else None
+
+
+class _NotPlainError(Exception):
+    pass
+
+
+class _Pickler(pickle.Pickler):
+    def reducer_override(self, _: Any) -> NoReturn:
+        """End it: called for all but the kinds of values that pickle knows by itself."""
+        raise _NotPlainError
