@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from taskrun.bell import lock_of, wait_at
 from taskrun.future_state import CANCELLED, DONE, FINISHED, PENDING, RECORD, RUNNING, FutureState, log
-from taskrun.task import Attempt
+from taskrun.task import Attempt, entered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -20,6 +20,7 @@ __all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "Future"]
 T = TypeVar("T")
 
 _LOOK_AGAIN = 1.0  # seconds
+_A_MOMENT = 1e-3  # seconds
 
 
 class Future(FutureState[T]):
@@ -81,8 +82,15 @@ class Future(FutureState[T]):
         if self._state in DONE:
             return
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._wait_context(endless=timeout is None):
+        gate = None
+        if (timeout is None or timeout > _A_MOMENT) and entered.get() is None:
+            # The hot path of a round trip. Who is in no task can wait a moment whatever comes of it, and what is to be seen to
+            # before a long wait would hold up the very thread that `submit` has just woken.
             gate = self._listen()
+            if gate is None or gate.acquire(timeout=_A_MOMENT):
+                return
+        with self._wait_context(endless=timeout is None):
+            gate = gate or self._listen()
             if gate is None:
                 return
             # In slices: a client that reaches into `_state` and `_condition` knows nothing of gates.

@@ -72,11 +72,12 @@ class ThreadBackend(ThreadLikeBackend):
         try:
             while True:
                 with scheduler.lock:
-                    if scheduler.queued <= self._coming:
-                        return
-                    if self._parked:
+                    missing = scheduler.queued - self._coming
+                    while missing > 0 and self._parked:
                         self._release()
-                        continue
+                        missing -= 1
+                    if missing <= 0:
+                        return
                     worker = self._new_worker()
                 if worker is None or not self._start(worker):
                     return
