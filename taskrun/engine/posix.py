@@ -289,10 +289,8 @@ def start_python(code: str, args: list[str], fds: list[int]) -> int:
     -I, ...); sys.path is the first thing the code sets, from *args*.
     """
     import fcntl
-    import subprocess
 
-    flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
-    argv = [sys.executable, *flags, "-c", code, *args]
+    argv = [sys.executable, *_flags(), "-c", code, *args]
     # Duplicates above the target numbers, so that putting one in place does not overwrite another.
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(fds)) for fd in fds]
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -312,6 +310,22 @@ def start_python(code: str, args: list[str], fds: list[int]) -> int:
     finally:
         for fd in (*high, null):
             os.close(fd)
+
+
+_NOTED = (
+    *("debug", "optimize", "dont_write_bytecode", "verbose", "bytes_warning", "quiet", "dev_mode"),
+    *("isolated", "ignore_environment", "no_site", "no_user_site", "safe_path"),
+)
+
+
+def _flags() -> list[str]:
+    """Return the options that this Python was started with, as far as another one is to have them."""
+    if not (sys.warnoptions or getattr(sys, "_xoptions", None) or any(getattr(sys.flags, name, 0) for name in _NOTED)):
+        return []
+    import subprocess  # which takes 4 ms to load
+
+    flags: list[str] = getattr(subprocess, "_args_from_interpreter_flags", list)()
+    return flags
 
 
 def fresh_memory(size: int) -> mmap.mmap:

@@ -261,6 +261,7 @@ class Supervisor:
             times.append(self._reclaimer.somebody_by())
         self._reclaimer.see_whether_they_move()
         busy = [handle for handle in self._fleet.workers.values() if handle.flight]
+        times.append(self._fleet.load_the_rest(now, busy=bool(busy)))
         if busy:
             times += (self._answers.look(busy, now), self._reclaimer.look(busy, now), self._reclaimer.look_at_runs(busy, now))
             times.append(self._reclaimer.look_for_stopped(busy, now))
@@ -295,7 +296,8 @@ class Supervisor:
             while self._answers.read(handle):
                 pass
             self._answers.rest(handle)
-            self._fleet.bury(handle)
+            if not handle.flight or self._fleet.ready_for_deaths(time.monotonic()):
+                self._fleet.bury(handle)
 
     def _report(self) -> None:
         """Hand outcomes and returned tasks to the scheduler."""
