@@ -23,6 +23,7 @@ from taskrun.engine.poller import LAUNCHER
 from taskrun.engine.start_failures import StartFailures
 from taskrun.errors import TaskrunError
 from taskrun.exceptions import load_exception
+from taskrun.lifetime import exiting
 
 if TYPE_CHECKING:
     import threading
@@ -145,11 +146,14 @@ class Starting:
     def load_the_rest(self, now: float, *, busy: bool) -> float | None:
         """Load what may be needed when there is no descriptor left to load it with; return when to call again, or None.
 
-        Once the start is over: who makes an executor for a moment need not wait for it.
+        Once the start is over: who makes an executor for a moment need not wait for it. And not when it ends, of a Ctrl-C
+        perhaps: see `ready_for_deaths`.
         """
         due = self._load_at
         if due is None or now < due or (busy and now < due + _CALM_AT_LAST):
             return due
+        if self._scheduler.closed or exiting():
+            return None
         self._load_at = math.inf
         if not self.ready_for_deaths(now):
             self._load_at = now + _CALM
@@ -159,7 +163,11 @@ class Starting:
         return self._load_at
 
     def ready_for_deaths(self, now: float) -> bool:
-        """Return whether it can be said what a worker has died of; what that takes is loaded, if there is a descriptor left."""
+        """Return whether it can be said what a worker has died of; what that takes is loaded, if there is a descriptor left.
+
+        Not asked of those that were stopped: the program may end of a Ctrl-C, and what is loaded then can make Python forget
+        that (whose exit status says so only if nothing was evaluated since).
+        """
         try:
             crash.get_ready()
         except (OSError, ImportError):  # those of an `import` that found no descriptor

@@ -296,7 +296,7 @@ class Supervisor:
             while self._answers.read(handle):
                 pass
             self._answers.rest(handle)
-            if not handle.flight or self._fleet.ready_for_deaths(time.monotonic()):
+            if handle.stop is not None or not handle.flight or self._fleet.ready_for_deaths(time.monotonic()):
                 self._fleet.bury(handle)
 
     def _report(self) -> None:
