@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent import futures as standard
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, CancelledError
@@ -14,6 +15,7 @@ from taskrun.task import Attempt, entered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from threading import Lock as Gate
 
 __all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "Future"]
 
@@ -83,23 +85,35 @@ class Future(FutureState[T]):
             return
         deadline = None if timeout is None else time.monotonic() + timeout
         gate = None
-        if (timeout is None or timeout > _A_MOMENT) and entered.get() is None:
-            # The hot path of a round trip. Who is in no task can wait a moment whatever comes of it, and what is to be seen to
-            # before a long wait would hold up the very thread that `submit` has just woken.
+        if (timeout is None or timeout > _A_MOMENT) and self._may_wait_a_moment():
+            # The hot path of a round trip: what is to be seen to before a long wait would keep the interpreter from the thread
+            # that `submit` has just woken.
             gate = self._listen()
             if gate is None or gate.acquire(timeout=_A_MOMENT):
                 return
-        with self._wait_context(endless=timeout is None):
-            gate = gate or self._listen()
-            if gate is None:
+        try:
+            with self._wait_context(endless=timeout is None):
+                gate = gate or self._listen()
+                if gate is not None:
+                    self._wait_at(gate, deadline)
+        except BaseException:
+            if gate is not None:
+                self._listen_no_more(gate)
+            raise
+
+    def _may_wait_a_moment(self) -> bool:
+        """Return whether this thread is surely none of ours and runs nothing of ours: nothing is refused or made up for."""
+        if threading.get_ident() != threading.main_thread().ident or entered.get() is not None:
+            return False
+        return self._scheduler is None or not self._scheduler.in_callback()
+
+    def _wait_at(self, gate: Gate, deadline: float | None) -> None:
+        # In slices: a client that reaches into `_state` and `_condition` knows nothing of gates.
+        while not wait_at(gate, _LOOK_AGAIN if deadline is None else min(_LOOK_AGAIN, deadline - time.monotonic())):
+            if self._state in DONE:
                 return
-            # In slices: a client that reaches into `_state` and `_condition` knows nothing of gates.
-            while not wait_at(gate, _LOOK_AGAIN if deadline is None else min(_LOOK_AGAIN, deadline - time.monotonic())):
-                if self._state in DONE:
-                    return
-                if deadline is not None and time.monotonic() >= deadline:
-                    self._listen_no_more(gate)
-                    raise TimeoutError
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError
 
     def _wait_context(self, *, endless: bool) -> AbstractContextManager[object]:
         """Return the context in which to wait; raises RuntimeError where the wait could never end."""

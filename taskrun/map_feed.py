@@ -73,7 +73,6 @@ class Feed(Taking):
         self._refused: Exception | None = None  # what reading has raised
         self._early: list[Future[Any]] = []  # done before `submit_all` returned, for the unordered queue
         self._unwanted = False  # results are not kept
-        self.closed = False
         self._broken = False  # what is submitted fails
         _feeds.add(self)
 

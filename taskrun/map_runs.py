@@ -348,6 +348,10 @@ class FeedInRuns(Feed):
     def run_of(self, future: Future[Any]) -> UnderWay | None:
         return self._taken_runs.pop(future, None)
 
+    def put_down(self, future: Future[Any]) -> None:
+        if self._taken_runs.pop(future, None) is not None:
+            self.is_apart()
+
     def failed_with(self, run: UnderWay) -> int:
         with self._lock:
             run.over = True

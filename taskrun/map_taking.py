@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import nullcontext
-from itertools import chain
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
 
 from taskrun.bell import Bell, wait_at
@@ -50,8 +50,10 @@ class Taking(ABC):
         self._exhausted = False
         self._pump_thread = 0  # identifier of the thread that submits, 0 when there is none
         self._slow = False  # the input took its time the last time
+        self.closed = False
         self.unpacked: Iterator[Any] = iter(())
-        """Results that are handed out before others are taken; whoever exhausts it has had the last one."""
+        """Results of runs that were taken and not handed out, for any thread to take the next one of: each step of it is one of
+        C, in which nobody's code runs. Replaced under the lock, by `hand_on`."""
         self._taken_apart = 0  # runs of items that somebody was handed and has not got to the end of, or that are given back
 
     # -- what submits ----------------------------------------------------------------------------------------------------------
@@ -96,7 +98,12 @@ class Taking(ABC):
             # The room that this one leaves is filled before the caller works on it; but a result that is there does not wait
             # for an input known as slow.
             if lacking and not (future is not None and self._slow and future.done()):
-                self._pump(reading=True, pending=future)
+                try:
+                    self._pump(reading=True, pending=future)
+                except BaseException:  # the input's, or Ctrl-C in it
+                    if future is not None:
+                        self.put_down(future)
+                    raise
             if future is not None:
                 return future
             with self._lock:
@@ -118,7 +125,7 @@ class Taking(ABC):
         """Return True at the end, raise the error that brought it about. Under the lock, with nothing to hand out."""
         if self._pump_thread == threading.get_ident():
             raise InputWaitsForItselfError("the input of a map asks for the next result of the same map, and none is under way")
-        if self._pump_thread or self._taken_apart or not self._exhausted:
+        if self._pump_thread or not self._exhausted or (self._taken_apart and not self.closed):
             return False
         if self._error is not None:
             raise self._error
@@ -127,7 +134,7 @@ class Taking(ABC):
     def _wait(self, deadline: float | None) -> None:
         """Wait until something is done, or nothing will be."""
         with self._lock:
-            if self._at_hand() or not (self._open or self._submitting() or self._taken_apart):
+            if self._at_hand() or not (self._open or self._submitting() or (self._taken_apart and not self.closed)):
                 return
             gate = self._changed.listen()
         if deadline is None:
@@ -141,8 +148,15 @@ class Taking(ABC):
             return () if self._at_hand() or self._submitting() or self._taken_apart else tuple(self._open)
 
     def run_of(self, future: Future[Any]) -> UnderWay | None:
-        """Return the run of items that *future*, which was taken, stands for; None: it is one item. Follow with `is_apart`."""
+        """Return the run of items that *future*, which was taken, stands for; None: it is one item.
+
+        From `take` to `is_apart`, or `put_down`, a run counts as one that others may still have results of.
+        """
         return None
+
+    def put_down(self, future: Future[Any]) -> None:
+        """Take note that *future* was taken in vain; nothing else is to be done with it."""
+        return
 
     def is_apart(self) -> None:
         """Take note that a run was taken apart, and what follows it is at hand: before, the map is not at its end."""
@@ -152,10 +166,10 @@ class Taking(ABC):
 
     def hand_on(self, values: Sequence[Any]) -> Iterator[Any]:
         """Return what comes next: *values* of a run, after what another thread has unpacked and not handed out."""
-        new = iter(values)
+        new = _emptying(values)
         with self._lock:
             first = next(self.unpacked, _NOTHING)
-            self.unpacked = new if first is _NOTHING else chain((first,), self.unpacked, new)
+            self.unpacked = new if first is _NOTHING else chain(_emptying((first,)), self.unpacked, new)
             return self.unpacked
 
     def failed_with(self, run: UnderWay) -> int:
@@ -165,6 +179,16 @@ class Taking(ABC):
     def follow(self, run: UnderWay, timeout: float | None) -> None:
         """Wait until the rest of the items of *run*, which was cut short, comes next. Raises TimeoutError."""
         return
+
+
+def _emptying(values: Sequence[Any]) -> Iterator[Any]:
+    """Return an iterator over *values* that keeps nothing it has handed out.
+
+    Destructors of results run where the user drops them, then, and never inside of the iterators in C, which take it amiss if
+    somebody goes on with them meanwhile.
+    """
+    left = deque(values)
+    return map(deque.popleft, repeat(left, len(left)))
 
 
 def _past(deadline: float | None) -> bool:

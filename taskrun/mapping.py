@@ -126,10 +126,16 @@ _END: Any = object()
 
 
 class _Taker:
-    """Gets the next result that is not at hand, or puts several where they come next and says that it has no more itself.
+    """Gets the next result that is not at hand; or several, and then says that it has none itself, so that these come next.
 
-    Several threads may iterate over one map. To the chain each exhausted iterator looks like the one that it has begun last, so
-    it may drop one that another thread has put there: what a run came to is the feed's as well until it is handed out.
+    ::
+
+        chain ── its turn ──► this ── StopIteration ──► at_hand[_NEXT]: results of a run ── exhausted ──► this ──► ... ──► _END
+
+    The chain asks `at_hand` for what comes next whenever an iterator is exhausted; it has this there, where it finds nothing.
+    Several threads may iterate over one map, and the chain takes the iterator that it has begun last for the one that was
+    exhausted in any of them: it may drop what another thread has put there. So results of runs are in `feed.unpacked` as well,
+    out of which this hands them out, one by one, before it takes more.
     """
 
     def __init__(self, feed: Feed, deadline: float | None) -> None:
@@ -156,28 +162,31 @@ class _Taker:
         future: Future[Any] | None = None
         error: BaseException | None = None
         try:
-            if self._failed is not None:
-                error, self._failed = self._failed, None
-                raise error
-            future = feed.take(self._left())
-            if future is None:
+            error, self._failed = self._failed, None
+            if error is None and (future := feed.take(self._left())) is None:
                 for value in feed.unpacked:  # by another thread, since we looked
                     return value
-                self._end()
-            elif run := feed.run_of(future):
+                error, self._failed = self._failed, None
+                if error is None:
+                    self._end()
+            if error is not None:
+                raise error
+            if future is not None:
+                run = feed.run_of(future)
+                if run is None:
+                    value = _outcome(future, self._left(), as_value=feed.options.return_exceptions)
+                    feed.taken((value,))
+                    return value
                 try:
                     self._unpack(feed, future, run)
                 finally:
                     feed.is_apart()
-            else:
-                value = _outcome(future, self._left(), as_value=feed.options.return_exceptions)
-                feed.taken((value,))
-                return value
         except InputWaitsForItselfError:  # raised in the input; it ends the map in its place, if the input lets it through
             raise
         except BaseException:
             self.close()  # first: an attempt that fails from here on is the last one
             if future is not None:
+                feed.put_down(future)
                 future.cancel()  # it was waited for in vain
             raise
         finally:
@@ -190,14 +199,14 @@ class _Taker:
         as_values = feed.options.return_exceptions
         outcomes = _outcome(future, self._left(), as_value=as_values)
         if isinstance(outcomes, BaseException):  # its worker died, say: so all of them failed
-            failed = feed.failed_with(run)
-            self.at_hand[_NEXT] = feed.hand_on([outcomes] * failed)
-            if failed < run.size:
+            lost = feed.failed_with(run)
+            self.at_hand[_NEXT] = feed.hand_on([outcomes] * lost)
+            if lost < run.size:
                 feed.follow(run, self._left())
             return
         if not isinstance(outcomes, Outcomes):
             raise not_a_run(outcomes)
-        values = outcomes.unpacked()
+        values, failed = outcomes.unpacked(), None
         if values is None:
             values = []
             for value, error in split_outcomes(outcomes):
@@ -206,11 +215,13 @@ class _Taker:
                 elif as_values and isinstance(error, Exception):
                     values.append(error)
                 else:
-                    self._failed = _to_raise(error)
+                    failed = _to_raise(error)
                     break
         feed.taken(values)
         self.at_hand[_NEXT] = feed.hand_on(values)
-        if self._failed is None and outcomes.items < run.size:
+        if failed is not None:
+            self._failed = failed
+        elif outcomes.items < run.size:
             feed.follow(run, self._left())
 
     def _end(self) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -34,20 +35,18 @@ def dump_plain(values: list[Any]) -> bytes | None:
         # To look at the kind of each takes as long as to pickle it; what pickle has met besides is to be seen afterwards.
         buffer = io.BytesIO()
         pickler = _Pickler(buffer, 5)
-        try:
+        with suppress(Exception):  # _UnknownError, a list too deep, a lack of memory
             pickler.dump(values)
-        except Exception:  # _NotPlainError, a list too deep, a lack of memory
-            return None
-        if len(pickler.memo.copy()) == 1:  # the list itself
-            return buffer.getvalue()
+            if len(pickler.memo.copy()) == 1:  # the list itself
+                return buffer.getvalue()
     return pickle.dumps(values, 5) if are_plain(values) else None
 
 
-class _NotPlainError(Exception):
+class _UnknownError(Exception):
     pass
 
 
 class _Pickler(pickle.Pickler):
     def reducer_override(self, _: Any) -> NoReturn:
         """End it: called for all but the kinds of values that pickle knows by itself."""
-        raise _NotPlainError
+        raise _UnknownError

@@ -322,11 +322,6 @@ class Scheduler(Waits):
         """How many tasks wait to be pulled."""
         return len(self._queue)
 
-    def peek(self) -> Task | None:
-        """Return the task that is pulled next, or None."""
-        with self.lock:
-            return self._queue.first()
-
     def pull(self, limit: int) -> list[Task]:
         """Take up to *limit* tasks; they stay pending (and may be asked back by `revoke`) until `begin`."""
         with self.lock:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from itertools import chain
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -83,11 +82,6 @@ class TaskQueue:
                 self._dead -= self._dead > 0
         return None
 
-    def first(self) -> Task | None:
-        """Return the first task that was not cancelled, and leave it there; None: there is none."""
-        waiting = chain.from_iterable(self._levels[priority] for priority in self._order)
-        return next((task for task in waiting if not task.settled), None)
-
     def take(self, limit: int) -> list[Task]:
         """Remove and return up to *limit* tasks."""
         tasks: list[Task] = []
@@ -155,9 +149,6 @@ class CallerQueue(TaskQueue):
 
     def take(self, limit: int) -> list[Task]:
         return self._queue().take(limit)
-
-    def first(self) -> Task | None:
-        return self._queue().first()
 
     def everything(self) -> list[Task]:
         return self._queue().everything()

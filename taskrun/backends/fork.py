@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from taskrun.backends.base import Capabilities
 from taskrun.backends.kept import MOST_DEATHS, KeptBackend
 from taskrun.backends.start_methods import warn_of_threads
+from taskrun.cpus import cpu_count
 from taskrun.threads import in_subinterpreter
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ __all__ = ["ForkBackend"]
 
 _STILL_AT_WORK = 1.0
 """Seconds after its answer in which a child that does not end counts as a worker; then another may be made beside it."""
+_LOOK_AT_CPUS = 1.0  # seconds between looks at how many CPUs there are: ten files of the kernel's
 _LINGER = 10.0
 """Seconds that a child has, whatever the limit of its task, for what comes after its answer: the finalizer, exit handlers, the
 queues that it flushes. The limit is the task's, and that was in time."""
@@ -57,6 +59,7 @@ class ForkBackend(KeptBackend["ForkedChild"]):
         from taskrun.engine.posix import load_libc
 
         self._new_child = ForkedChild
+        self._threads, self._threads_until = 1, 0.0
         load_libc()
         warn_of_threads('backend="fork"', 'backend="process"')
         super().start(scheduler, settings)
@@ -82,7 +85,7 @@ class ForkBackend(KeptBackend["ForkedChild"]):
         """Fork a child for *task*; False: that cannot be done now."""
         try:
             child = self._new_child(self._number, task)
-            child.start(self._settings)
+            child.start(self._settings, self._inner_threads())
         except Exception as error:  # whatever it is, the task must not be lost
             self._scheduler.give_back([task])
             self._start_failed(error)
@@ -97,6 +100,16 @@ class ForkBackend(KeptBackend["ForkedChild"]):
         for fd in (child.pipe, child.pidfd):
             self._watch(child, fd)
         return True
+
+    def _inner_threads(self) -> int:
+        """Return how many threads libraries may use in a child, looked at once a second."""
+        from taskrun.engine.surroundings import inner_threads
+
+        now = time.monotonic()
+        if now >= self._threads_until:
+            self._threads = inner_threads(self._settings, cpu_count())
+            self._threads_until = now + _LOOK_AT_CPUS
+        return self._threads
 
     # -- what workers say ------------------------------------------------------------------------------------------------------
 

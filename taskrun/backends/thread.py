@@ -72,13 +72,13 @@ class ThreadBackend(ThreadLikeBackend):
         try:
             while True:
                 with scheduler.lock:
-                    missing = scheduler.queued - self._coming
-                    while missing > 0 and self._parked:
+                    while scheduler.queued > self._coming:  # looked at each time: a handler may have come and released one
+                        if not self._parked:
+                            worker = self._new_worker()
+                            break
                         self._release()
-                        missing -= 1
-                    if missing <= 0:
+                    else:
                         return
-                    worker = self._new_worker()
                 if worker is None or not self._start(worker):
                     return
         except BaseException:  # Ctrl-C, which may strike after any call

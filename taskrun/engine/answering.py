@@ -84,6 +84,7 @@ class Answering:
     def _look(self, duration: float, ended: float) -> tuple[float, int]:
         """Return the CPU time of a call that ended just now, and how large the process is, or 0."""
         used = self._meter.used(duration, ended)
+        self._spares.tidy(ended)
         rss = self._resident.after(duration, ended)
         self._look_at = min(self._meter.due, self._resident.due)
         return used, self._without_bulk(rss)

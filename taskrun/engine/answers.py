@@ -29,7 +29,6 @@ __all__ = ["Answers"]
 _TICK = 0.005  # seconds between looks, while a worker has more than one task in hand
 _READS = 8  # chunks read from one worker before the others have their turn
 _CAUSES: dict[int, Cause] = {channel.RAISED: "raised", channel.UNSENDABLE: "serialization", channel.TIMED_OUT: "timeout"}
-_SPARES_FOR = 1.0  # seconds without a large result after which the memory of the last ones is given back
 _BROKEN: Any = object()  # in the place of a result that does not unpickle
 
 
@@ -45,8 +44,8 @@ class Answers:
         self._fleet = fleet
         self._dispatcher = dispatcher
         self._poller = poller
-        self._spares = bulk.Spares(2 * bulk.KEPT)  # the next result comes before its receiver lets the last one go
-        self._taken = 0.0  # when one was last taken
+        self.spares = bulk.Spares(2 * bulk.KEPT)
+        """Memory of results: the next one comes before its receiver lets the last one go."""
 
     def read(self, handle: Handle) -> bool:
         """Read what a worker has sent and note the outcomes; False when there is no more."""
@@ -172,21 +171,10 @@ class Answers:
         """Return the outcome of a task whose result has large buffers beside it."""
         try:
             places, data = pickle.loads(payload)
-            self._taken = time.monotonic()
-            buffers = handle.take_beside(places, sequence, self._spares)
+            buffers = handle.take_beside(places, sequence, self.spares)
         except MemoryError as error:  # the result is too large for us: its task's trouble, and nobody else's
             return task, False, not_received(error, value="result", side="parent", task=task.name), "serialization", run
         return load_outcome(task, data, run, buffers)
-
-    def give_back(self, now: float) -> float | None:
-        """Give memory of results back if none have come for a while; return when to call this again, or None."""
-        if not self._spares:
-            return None
-        due = self._taken + _SPARES_FOR
-        if now < due:
-            return due
-        self._spares.let_go()
-        return None
 
     def _life_cycle(self, handle: Handle, kind: int, rss: int, payload: bytes | bytearray) -> None:
         if kind == channel.READY:

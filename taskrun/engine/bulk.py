@@ -12,6 +12,7 @@ them before it runs the task, or never. Of a result the parent says so, in the n
 from __future__ import annotations
 
 import mmap
+import time
 from collections import deque
 from contextlib import suppress
 from sys import getrefcount
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["KEPT", "Incoming", "Outgoing", "Place", "Spares"]
+__all__ = ["KEPT", "UNUSED_FOR", "Incoming", "Outgoing", "Place", "Spares"]
 
 Place = tuple[int, int, str]
 """Where a buffer lies in its half, how many bytes it has, and what it becomes: "bytes", "bytearray", or any memory, ""."""
@@ -28,6 +29,8 @@ Place = tuple[int, int, str]
 _MOST = 1 << 30  # bytes on their way in one direction: beyond these, buffers travel in the pickle
 KEPT = 1 << 26
 """Bytes in each direction that stay allocated: to use memory again costs a third of taking new."""
+UNUSED_FOR = 1.0
+"""Seconds without a large buffer after which private memory that is kept for the next one is let go."""
 _PAGE = mmap.ALLOCATIONGRANULARITY
 _HUGE = 1 << 22  # bytes from which on huge pages are asked for: half the time goes into making small ones
 
@@ -105,9 +108,7 @@ class Incoming(_Window):
         try:
             window = self._up_to(max(begin + size for begin, size, _ in places))
             with memoryview(window) as view:
-                buffers = []
-                for begin, size, kind in places:
-                    buffers.append(_copy(view[begin : begin + size], kind, spares))
+                buffers = [_copy(view[begin : begin + size], kind, spares) for begin, size, kind in places]
         except (OSError, ValueError) as error:  # what mapping says of a limit on memory
             raise MemoryError(str(error)) from error
         for begin, size, _ in places:  # memory is given back, but for what is kept
@@ -145,28 +146,40 @@ class Spares:
     def __init__(self, most: int) -> None:
         """*most*: bytes that are kept, whether somebody has them or not."""
         self._most = most
-        self._given: deque[mmap.mmap] = deque()  # oldest first
+        self._given: deque[tuple[int, mmap.mmap]] = deque()  # with their sizes, oldest first
+        self._used = 0.0  # when some was last handed out
 
-    def take(self, size: int) -> mmap.mmap:
+    def take(self, size: int) -> memoryview:
         """Return memory of so many bytes that nobody else has, with anything in it. Raises OSError."""
-        for memory in self._given:
-            if len(memory) == size and getrefcount(memory) <= _OURS and _is_free(memory):
-                return memory
+        self._used = time.monotonic()
+        for length, memory in self._given:
+            if length == size and getrefcount(memory) == _OURS and _is_free(memory, length):
+                return memoryview(memory)
         try:
             memory = self._new(size)
         except OSError:
             self.let_go()
             memory = self._new(size)
-        self._given.append(memory)
-        while sum(map(len, self._given)) > self._most:
+        self._given.append((size, memory))
+        while sum(length for length, _ in self._given) > self._most:
             self._given.popleft()
-        return memory
+        return memoryview(memory)
 
     def _new(self, size: int) -> mmap.mmap:
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with suppress(OSError):  # the kernel has none
             memory.madvise(mmap.MADV_HUGEPAGE)
         return memory
+
+    def tidy(self, now: float) -> float | None:
+        """Let go of all if none was handed out for a while; return when to call this again, None: nothing is kept."""
+        if not self._given:
+            return None
+        due = self._used + UNUSED_FOR
+        if now < due:
+            return due
+        self.let_go()
+        return None
 
     def let_go(self) -> None:
         """Keep nothing."""
@@ -178,16 +191,27 @@ class Spares:
     @property
     def unused(self) -> int:
         """How many bytes are kept that nobody has."""
-        return sum(len(memory) for memory in self._given if getrefcount(memory) <= _OURS and _is_free(memory))
+        found = 0
+        for length, memory in self._given:
+            if getrefcount(memory) == _OURS and _is_free(memory, length):
+                found += length
+        return found
 
 
-_OURS = 3  # references to what is looked at: `Spares`, the loop, and the look itself
-
-
-def _is_free(memory: mmap.mmap) -> bool:
-    """Return whether no buffer of it is in use."""
+def _is_free(memory: mmap.mmap, size: int) -> bool:
+    """Return whether no view of it is left."""
     try:
-        memory.resize(len(memory))
-    except (BufferError, OSError, SystemError, ValueError):  # in use, or a system that cannot tell
+        memory.resize(size)
+    except (BufferError, OSError, SystemError, ValueError):  # there is one, or it was closed, or the system cannot tell
         return False
     return True
+
+
+def _count_ours() -> int:
+    """Return how many references there are to what nobody else has, in a loop as those above: Python versions differ."""
+    for _, memory in deque([(1, mmap.mmap(-1, 1))]):
+        return getrefcount(memory)
+    raise AssertionError
+
+
+_OURS = _count_ours()

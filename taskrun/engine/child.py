@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler  # noqa: F401 - `notes.prepare_stack` loads it
 import os
 import resource
 import sys
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["become_child"]
 
 
-def become_child(parent: int, number: int, task: Task, settings: WorkerSettings, answers: int, notes_fd: int) -> NoReturn:
+def become_child(
+    parent: int, number: int, task: Task, settings: WorkerSettings, threads: int, answers: int, notes_fd: int
+) -> NoReturn:
     """Be the child that *parent* has just forked: run *task*, write the answer to the pipe *answers*, end."""
     status = 1
     try:
@@ -33,7 +36,7 @@ def become_child(parent: int, number: int, task: Task, settings: WorkerSettings,
         forget_exit_handlers()
         renew_primitives()
         note_fork()
-        status = _Child(number, task, settings, answers, notes_fd).work()
+        status = _Child(number, task, settings, threads, answers, notes_fd).work()
     except BaseException:  # nothing may return into the parent's loop
         sys.excepthook(*sys.exc_info())
     finally:
@@ -43,10 +46,11 @@ def become_child(parent: int, number: int, task: Task, settings: WorkerSettings,
 class _Child:
     """What happens in the child: one task, from its surroundings to its answer."""
 
-    def __init__(self, number: int, task: Task, settings: WorkerSettings, answers: int, notes_fd: int) -> None:
+    def __init__(self, number: int, task: Task, settings: WorkerSettings, threads: int, answers: int, notes_fd: int) -> None:
         self._number = number
         self._task = task
         self._settings = settings
+        self._threads = threads
         self._answers = answers
         self._notes = notes_fd
 
@@ -56,7 +60,7 @@ class _Child:
         runner = CoroutineRunner()
         started = time.monotonic()
         try:
-            surroundings.apply_settings(self._settings, self._number)
+            surroundings.apply_settings(self._settings, self._number, self._threads)
             initializer = self._settings.initializer
             if initializer is not None:
                 me = os.getpid()

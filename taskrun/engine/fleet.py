@@ -201,7 +201,6 @@ class Fleet(Starting):
         following: list[float] = []
         for handle in self.workers.values():
             if handle.dead:
-                following.append(now + LOOK_AGAIN)  # it could not be buried: see `ready_for_deaths`
                 continue
             if handle.pidfd < 0:
                 following.append(self._unborn(handle, now))

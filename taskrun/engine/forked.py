@@ -41,12 +41,15 @@ class ForkedChild(KeptProcess):
         """When it is killed if it has answered and does not end; None: it has all the time, or has not answered."""
         self._answer = bytearray()
 
-    def start(self, settings: WorkerSettings) -> None:
-        """Fork it. Raises OSError, or RuntimeError at interpreter exit (Python 3.12.0 to 3.12.2); nothing is left then."""
+    def start(self, settings: WorkerSettings, threads: int) -> None:
+        """Fork it; *threads* is how many libraries may use.
+
+        Raises OSError, or RuntimeError at interpreter exit (Python 3.12.0 to 3.12.2); nothing is left then.
+        """
         try:
             self.pipe, theirs = os.pipe2(os.O_CLOEXEC)
             try:
-                self._fork(settings, theirs)
+                self._fork(settings, threads, theirs)
             finally:
                 os.close(theirs)
             os.set_blocking(self.pipe, False)
@@ -60,12 +63,12 @@ class ForkedChild(KeptProcess):
             self.close()
             raise
 
-    def _fork(self, settings: WorkerSettings, answers: int) -> None:
+    def _fork(self, settings: WorkerSettings, threads: int, answers: int) -> None:
         get_ready_to_fork()
         parent = os.getpid()
         pid = fork()
         if pid == 0:
-            become_child(parent, self.number, self.task, settings, answers, self._notes)
+            become_child(parent, self.number, self.task, settings, threads, answers, self._notes)
         self.pid = pid
         with contextlib.suppress(OSError):
             os.setpgid(pid, pid)

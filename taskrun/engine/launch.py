@@ -281,7 +281,9 @@ class _Spawned(_Own):
 
 class _Forked(_Own):
     def launch(self, handle: Handle) -> list[Event]:
-        from taskrun.engine import worker  # here, once: each child would load it
+        import faulthandler  # noqa: F401 - here, once: each child would load it
+
+        from taskrun.engine import worker  # likewise
 
         posix.load_libc()
         parent = os.getpid()

@@ -124,21 +124,28 @@ def die_when_closed(fd: int) -> None:
         pass
 
 
+# `signal` wraps it in enums: a child that has just been forked copies every page that it touches, and theirs are many.
+_raw: Any = sys.modules.get("_signal", signal)
+_DEFAULT, _IGNORED, _SIGINT = int(signal.SIG_DFL), int(signal.SIG_IGN), int(signal.SIGINT)
+_IGNORED_BY_PYTHON = (int(signal.SIGPIPE), int(getattr(signal, "SIGXFSZ", signal.SIGPIPE)))
+
+
 def reset_signals() -> None:
     """Undo what a parent did to signal handling: handlers, ignored and blocked signals, the wake-up descriptor."""
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals():
-        handler = signal.getsignal(number)
-        if handler in (signal.SIG_DFL, None) or number in (signal.SIGKILL, signal.SIGSTOP):
+    for number in range(1, signal.NSIG):
+        handler = _raw.getsignal(number)
+        if handler is None:  # nobody can say, or it is the C library's
             continue
+        known = int(handler) if isinstance(handler, int) else None
         # Python itself ignores SIGPIPE and SIGXFSZ at start: writing to a closed pipe is an OSError, not the end.
-        if number in (signal.SIGPIPE, getattr(signal, "SIGXFSZ", signal.SIGPIPE)) and handler is signal.SIG_IGN:
+        if known == _DEFAULT or (known == _IGNORED and number in _IGNORED_BY_PYTHON):
             continue
         try:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            _raw.signal(number, signal.default_int_handler if number == _SIGINT else _DEFAULT)
         except (OSError, ValueError):
-            continue  # 32 and 33 belong to the C library
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+            continue
+    _raw.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def leave_parent(parent: int, *, reset: bool = True) -> None:

@@ -6,7 +6,6 @@ Used by the I/O thread only, as the fleet, of which this is the base.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import signal
 import sys
@@ -23,7 +22,6 @@ from taskrun.engine.poller import LAUNCHER
 from taskrun.engine.start_failures import StartFailures
 from taskrun.errors import TaskrunError
 from taskrun.exceptions import load_exception
-from taskrun.lifetime import exiting
 
 if TYPE_CHECKING:
     import threading
@@ -38,8 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["BORN_WITHIN", "Starting"]
 
 BORN_WITHIN = 30.0  # seconds; the template has to be up by then, and to have forked
-_CALM, _CALM_AT_LAST = 0.2, 2.0  # seconds after the first worker was asked for: then the start is over, at the latest later
-_LACKING = 30.0  # seconds that a lack of descriptors may last before it is an error
 
 
 class Starting:
@@ -75,8 +71,6 @@ class Starting:
         self._next_number = 0
         self.failures = StartFailures()
         self._memory: crash.OutOfMemoryWatch | None = None
-        self._load_at: float | None = None  # see `load_the_rest`
-        self._lacking_since = math.inf
         self._template_died: set[int] = set()  # workers that died with the template
 
     # -- counting --------------------------------------------------------------------------------------------------------------
@@ -135,46 +129,10 @@ class Starting:
         return True
 
     def _get_ready(self) -> None:
-        """Load what the first task will need, while its worker starts; the rest is for `load_the_rest`."""
-        if self._load_at is None:
-            self._load_at = time.monotonic() + _CALM
-            task = self._scheduler.peek() if self._method != "fork" else None  # that one is there, and waits for its task
-            fn = None if task is None else getattr(task.fn, "fn", task.fn)  # that of a map has its own inside
-            if getattr(fn, "__module__", None) == "__main__":
-                import taskrun.by_value  # noqa: F401 - the functions of scripts and notebooks travel so
-
-    def load_the_rest(self, now: float, *, busy: bool) -> float | None:
-        """Load what may be needed when there is no descriptor left to load it with; return when to call again, or None.
-
-        Once the start is over: who makes an executor for a moment need not wait for it. And not when it ends, of a Ctrl-C
-        perhaps: see `ready_for_deaths`.
-        """
-        due = self._load_at
-        if due is None or now < due or (busy and now < due + _CALM_AT_LAST):
-            return due
-        if self._scheduler.closed or exiting():
-            return None
-        self._load_at = math.inf
-        if not self.ready_for_deaths(now):
-            self._load_at = now + _CALM
-        elif self._method != "fork":
-            with contextlib.suppress(OSError, ImportError):
-                import taskrun.by_value  # noqa: F401 - as above
-        return self._load_at
-
-    def ready_for_deaths(self, now: float) -> bool:
-        """Return whether it can be said what a worker has died of; what that takes is loaded, if there is a descriptor left.
-
-        Not asked of those that were stopped: the program may end of a Ctrl-C, and what is loaded then can make Python forget
-        that (whose exit status says so only if nothing was evaluated since).
-        """
-        try:
-            crash.get_ready()
-        except (OSError, ImportError):  # those of an `import` that found no descriptor
-            self._lacking_since = min(self._lacking_since, now)
-            return now > self._lacking_since + _LACKING  # then it is tried again, and its error told
-        self._lacking_since = math.inf
-        return True
+        """Load what will be needed, or may be when there is nothing left to load it with, while the first worker starts."""
+        crash.get_ready()
+        if self._method != "fork":  # that one is there already, and waits for its task
+            import taskrun.by_value  # noqa: F401 - the functions of scripts and notebooks travel so
 
     def send_state(self, handle: Handle, state: dict[str, Any]) -> None:
         """Tell a worker what holds from here on."""

@@ -256,12 +256,11 @@ class Supervisor:
     def _see_to_what_is_due(self) -> float:
         """Return for how many seconds to wait for news, if there is nothing else to do; -1: as long as it takes."""
         now = time.monotonic()
-        times = [self._fleet.tick(now), self._answers.give_back(now)]
+        times = [self._fleet.tick(now), self._answers.spares.tidy(now)]
         if self._dispatcher.left:
             times.append(self._reclaimer.somebody_by())
         self._reclaimer.see_whether_they_move()
         busy = [handle for handle in self._fleet.workers.values() if handle.flight]
-        times.append(self._fleet.load_the_rest(now, busy=bool(busy)))
         if busy:
             times += (self._answers.look(busy, now), self._reclaimer.look(busy, now), self._reclaimer.look_at_runs(busy, now))
             times.append(self._reclaimer.look_for_stopped(busy, now))
@@ -296,8 +295,7 @@ class Supervisor:
             while self._answers.read(handle):
                 pass
             self._answers.rest(handle)
-            if handle.stop is not None or not handle.flight or self._fleet.ready_for_deaths(time.monotonic()):
-                self._fleet.bury(handle)
+            self._fleet.bury(handle)
 
     def _report(self) -> None:
         """Hand outcomes and returned tasks to the scheduler."""
@@ -361,6 +359,7 @@ class Supervisor:
 
     def _close(self) -> None:
         self.closed = True
+        self._answers.spares.let_go()
         self._fleet.close()
         self._poller.close()
         self._doorbell.close()

@@ -44,7 +44,7 @@ def describe(settings: WorkerSettings, number: int, cpu_count: int, context_vars
 
     Raises SerializationError when the initializer, its arguments or the finalizer cannot travel.
     """
-    threads = _inner_threads(settings, cpu_count)
+    threads = inner_threads(settings, cpu_count)
     affinity = settings.cpu_affinity
     initializer, finalizer = settings.initializer, settings.finalizer
     return {
@@ -65,7 +65,8 @@ def describe(settings: WorkerSettings, number: int, cpu_count: int, context_vars
     }
 
 
-def _inner_threads(settings: WorkerSettings, cpu_count: int) -> int:
+def inner_threads(settings: WorkerSettings, cpu_count: int) -> int:
+    """Return how many threads libraries may use in a worker."""
     return settings.inner_max_num_threads or max(1, cpu_count // settings.max_workers)
 
 
@@ -169,9 +170,11 @@ def apply_in_interpreter(setup: dict[str, Any]) -> None:
     sys.argv[:] = setup["argv"]
 
 
-def apply_settings(settings: WorkerSettings, number: int) -> None:
-    """Do as `apply` in a child that has inherited its parent's surroundings, and lacks only what *settings* change."""
-    threads = _inner_threads(settings, cpus.cpu_count())
+def apply_settings(settings: WorkerSettings, number: int, threads: int) -> None:
+    """Do as `apply` in a child that has inherited its parent's surroundings, and lacks only what *settings* change.
+
+    *threads*: `inner_threads`, looked up by the parent, since it opens files of the kernel's.
+    """
     affinity = settings.cpu_affinity
     zone = os.environ.get("TZ")
     os.environ.update(_changes(settings, threads))

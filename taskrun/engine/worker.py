@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from taskrun import runs, sharing
 from taskrun.coroutines import CoroutineRunner
-from taskrun.engine import channel, generators, notes, posix, surroundings
+from taskrun.engine import bulk, channel, generators, notes, posix, surroundings
 from taskrun.engine.alarm import SoftAlarm
 from taskrun.engine.answering import Answering
 from taskrun.engine.ending import end_a_copy, flush, run_exit_handlers
@@ -43,7 +43,6 @@ __all__ = ["Worker", "main", "serve"]
 
 _EXTRAS = struct.Struct("<I")
 _TOLD = 7
-_SPARES_FOR = 1000  # milliseconds without a task after which memory of arguments is given back
 
 
 def serve(channel_fd: int, tokens_fd: int, notes_fd: int) -> int:
@@ -132,7 +131,7 @@ class Worker(Answering):
             except BlockingIOError:
                 self._tell()
                 flush()  # what the task printed appears when there is nothing to do, not at the end: it may be killed
-                if not self._idle.poll(_SPARES_FOR if self._spares else None):
+                if not self._idle.poll(1000 * bulk.UNUSED_FOR if self._spares else None):
                     self._spares.let_go()
                 continue
             if not token:

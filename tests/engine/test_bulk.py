@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import taskrun
-from taskrun.engine import answers, bulk, notes
+from taskrun.engine import bulk, notes
 from taskrun.serialization import LARGE, Beside, dump_arguments, load_arguments
 from tests.patience import eventually
 
@@ -291,14 +291,14 @@ LENGTH = 5 * MB
 
 def test_an_array_that_is_kept_is_not_overwritten_and_one_that_is_let_go_makes_room() -> None:
     with taskrun.Executor("process", max_workers=1) as executor:
-        spares = executor._backend._supervisor._answers._spares  # type: ignore[attr-defined]
+        spares = executor._backend._supervisor._answers.spares  # type: ignore[attr-defined]
         kept: list[Any] = []
         for number in range(12):
             result = executor.submit(echo, Matrix(Array(bytes([number]) * LENGTH))).result().data
-            assert type(result) is mmap.mmap
-            assert bytes(memoryview(result)[:3]) == bytes([number] * 3)
+            assert type(result) is memoryview
+            assert bytes(result[:3]) == bytes([number] * 3)
             if number % 3 == 0:
-                kept.append(memoryview(result))
+                kept.append(result)
         assert [view[LENGTH - 1] for view in kept] == [0, 3, 6, 9]
         del result
         assert 0 < len(spares._given) <= len(kept) + 2
@@ -317,23 +317,47 @@ def map_to_first_bytes(matrices: list[Matrix]) -> list[int]:
 
 def test_memory_is_used_again_once_nobody_has_it() -> None:
     spares = bulk.Spares(3 * LENGTH)
-    first = spares.take(LENGTH)
-    second = spares.take(LENGTH)
-    assert second is not first
-    view = memoryview(first)
-    del first
-    assert spares.take(LENGTH) is not view.obj  # a view of it is as good
-    del second
-    assert spares.unused == 2 * LENGTH
-    assert len(spares.take(LENGTH // 2)) == LENGTH // 2  # there is room for no more: the oldest, which is in use, is forgotten
-    view.release()
+    first, second = spares.take(LENGTH), spares.take(LENGTH)
+    array, memory = memoryview(first)[1:], second.obj
+    assert memory is not first.obj
+    del first, second
+    assert spares.unused == 0  # a view of it is as good as itself, and so is what the view is of
+    third = spares.take(LENGTH)
+    assert third.obj not in (array.obj, memory)
+    del memory
+    assert spares.unused == LENGTH
+    assert spares.take(LENGTH).obj is not array.obj
+    assert len(spares.take(LENGTH // 2)) == LENGTH // 2  # there is room for no more: the oldest is forgotten, though in use
+    array.release()
+    del third
     assert spares.unused == 2 * LENGTH + LENGTH // 2
     spares.let_go()
     assert not spares
 
 
+def test_memory_that_its_user_has_closed_is_in_nobodys_way() -> None:
+    spares = bulk.Spares(2 * LENGTH)
+    view = spares.take(LENGTH)
+    memory = view.obj
+    assert isinstance(memory, mmap.mmap)
+    view.release()
+    memory.close()
+    del memory
+    assert len(spares.take(LENGTH)) == LENGTH
+    assert spares.unused == LENGTH
+    assert len(spares.take(LENGTH // 2)) == LENGTH // 2
+
+
+def test_what_is_kept_goes_with_the_executor() -> None:
+    executor = taskrun.Executor("process", max_workers=1)
+    result = executor.submit(echo, Matrix(Array(LENGTH))).result()
+    executor.shutdown()
+    assert not executor._backend._supervisor._answers.spares  # type: ignore[attr-defined]
+    assert first_byte(result.data) == 0
+
+
 def test_what_is_kept_is_given_back_when_nothing_large_comes_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "_SPARES_FOR", 0.05)
+    monkeypatch.setattr(bulk, "UNUSED_FOR", 0.05)
     with taskrun.Executor("process", max_workers=1) as executor:
         executor.submit(echo, Matrix(Array(LENGTH))).result()
         (handle,) = executor._backend._supervisor._fleet.workers.values()  # type: ignore[attr-defined]
@@ -343,7 +367,7 @@ def test_what_is_kept_is_given_back_when_nothing_large_comes_any_more(monkeypatc
 
 
 def eventually_held(executor: taskrun.Executor) -> bool:
-    spares = executor._backend._supervisor._answers._spares  # type: ignore[attr-defined]
+    spares = executor._backend._supervisor._answers.spares  # type: ignore[attr-defined]
     return not eventually(lambda: not spares)
 
 

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from typing import TYPE_CHECKING, NoReturn
 
@@ -20,7 +19,7 @@ import pytest
 from patience import PATIENCE, eventually, gone, stopped
 
 import taskrun
-from taskrun.engine import crash, dispatch, fleet, launch, poller, posix, starting, stopping, template
+from taskrun.engine import dispatch, fleet, launch, poller, posix, stopping, template
 from taskrun.engine.launch import TEMPLATE
 
 if TYPE_CHECKING:
@@ -281,53 +280,6 @@ def test_a_worker_is_given_nothing_before_it_is_known_who_it_is(make: Callable, 
             assert all(ex.stats()["workers"])
             time.sleep(0.001)
         assert future.attempts[0].worker == f"pid {future.result()}"
-
-
-def test_a_death_that_cannot_be_told_for_want_of_descriptors_is_told_when_there_are_some(
-    make: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is needed to tell it is loaded a moment after the start."""
-    lacking, tried = [True], threading.Semaphore(0)
-
-    def load() -> None:
-        tried.release()
-        if lacking[0]:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-
-    monkeypatch.setattr(crash, "get_ready", load)
-    with make(max_workers=1) as ex:
-        doomed = ex.submit(jobs.kill_self)
-        other = ex.submit(abs, -1)
-        for _ in range(2):
-            assert tried.acquire(timeout=PATIENCE)
-        assert not doomed.done()
-        lacking[0] = False
-        assert isinstance(doomed.exception(PATIENCE), taskrun.WorkerCrashedError)
-        assert other.result(PATIENCE) == 1
-
-
-def test_what_is_not_needed_yet_is_loaded_once_the_start_is_over(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded = threading.Event()
-    monkeypatch.setattr(crash, "get_ready", loaded.set)
-    monkeypatch.setattr(starting, "_CALM", 0.01)
-    with make(max_workers=1) as ex:
-        assert ex.submit(abs, -1).result() == 1
-        assert loaded.wait(PATIENCE)
-        assert ex.submit(abs, -2).result() == 2
-
-
-def test_a_start_loads_neither_multiprocessing_nor_cloudpickle() -> None:
-    code = """
-import sys, taskrun
-from taskrun.engine import starting
-starting._CALM = 60
-with taskrun.Executor("process", max_workers=1) as ex:
-    print(ex.submit(abs, -1).result(), sorted({"multiprocessing", "cloudpickle", "subprocess"} & sys.modules.keys()))
-"""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    environ["PYTHONPATH"] = os.pathsep.join(sys.path)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False, env=environ)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "1 []\n", "")
 
 
 @pytest.mark.parametrize("options", [[], ["-O"], ["-X", "utf8", "-W", "error"], ["-I"], ["-B", "-s"]])
