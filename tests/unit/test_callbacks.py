@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 from patience import PATIENCE, eventually
 
+import taskrun
+from taskrun import future
 from taskrun.callbacks import CallbackRunner
 from taskrun.threads import OwnThread
+from taskrun.waits import Waits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,3 +152,36 @@ def test_a_callback_may_add_another_and_close(runner: CallbackRunner) -> None:
     runner.add(more)
     runner.run()
     assert called.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("backend", ["thread", "process", "asyncio", "dummy"])
+def test_a_wait_in_a_callback_is_refused_however_short_it_would_be(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(future, "_A_MOMENT", PATIENCE)
+    told: list[str] = []
+    with taskrun.Executor(backend, max_workers=2) as ex:
+
+        def callback(_: object) -> None:
+            try:
+                told.append(repr(ex.submit(time.sleep, 0.3).result()))
+            except RuntimeError as error:
+                told.append(str(error))
+
+        ex.submit(abs, -1).add_done_callback(callback)
+        assert eventually(lambda: bool(told))
+    assert "in a done callback" in told[0]
+
+
+def test_a_wait_that_is_refused_leaves_nothing_in_the_future(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Waits, "waiting", refuse)
+    gate = threading.Event()
+    with taskrun.Executor("thread", max_workers=1) as ex:
+        waited = ex.submit(gate.wait, PATIENCE)
+        for timeout in (None, PATIENCE):
+            with pytest.raises(RuntimeError, match="never end"):
+                waited.result(timeout)
+        assert waited._gates == ()
+        gate.set()
+
+
+def refuse(*_: object) -> None:
+    raise RuntimeError("this wait would never end")

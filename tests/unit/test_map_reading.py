@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -322,3 +323,43 @@ def test_ctrl_c_while_a_run_of_a_stream_is_submitted_leaves_nothing_open(struck:
         assert eventually(lambda: ex.stats()["unfinished"] == 0)
         assert eventually(lambda: not ex._scheduler._feeders)  # a moment later
         assert ex.submit(abs, -1).result(PATIENCE) == 1
+
+
+def test_an_input_that_leaves_by_system_exit_holds_up_no_other_taker() -> None:
+    """It was read for a taker that had a run of results in hand."""
+    leave, reading, main = threading.Event(), threading.Event(), threading.current_thread()
+
+    def items() -> Iterator[int]:
+        for number in itertools.count():
+            if leave.is_set() and threading.current_thread() is main:
+                reading.set()
+                assert eventually(lambda: waits(other))
+                raise SystemExit
+            yield number
+
+    def take() -> None:
+        reading.wait(PATIENCE)
+        try:
+            for _ in results:
+                pass
+        except BaseException as error:
+            ended.append(error)
+
+    ended: list[BaseException] = []
+    with taskrun.Executor("thread", max_workers=1) as ex:
+        results = ex.map(abs, items())
+        other = threading.Thread(target=take)
+        other.start()
+        with pytest.raises(SystemExit):
+            for number, _ in enumerate(results):
+                if number == 60_000:
+                    leave.set()
+        other.join(PATIENCE)
+        assert not other.is_alive()
+    assert [type(error) for error in ended] == [SystemExit]
+
+
+def waits(thread: threading.Thread) -> bool:
+    """Return whether *thread* waits for somebody in the library."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and frame.f_code.co_name in ("wait_at", "_wait")

@@ -8,6 +8,7 @@ import pickle
 import sys
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -200,6 +201,72 @@ def test_several_threads_that_share_a_map_have_each_result_once(ordered: bool) -
     finally:
         sys.setswitchinterval(before)
     assert sorted(value for mine in found for value in mine) == list(range(20_000))
+
+
+class Destroyed:
+    """Runs code in its destructor."""
+
+    def __init__(self, item: int) -> None:
+        self.item = item
+
+    def __del__(self) -> None:
+        for _ in range(3):
+            pass
+
+
+def test_threads_that_share_a_map_meet_in_destructors_of_its_results() -> None:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with taskrun.Executor("thread", max_workers=2) as ex:
+            for _ in range(5):
+                results, counts = ex.map(Destroyed, range(20_000)), [0] * 4
+
+                def take(who: int, results: Any = results, counts: list[int] = counts) -> None:
+                    for _ in results:
+                        counts[who] += 1
+
+                takers = [threading.Thread(target=take, args=(who,)) for who in range(4)]
+                for taker in takers:
+                    taker.start()
+                for taker in takers:
+                    taker.join()
+                assert sum(counts) == 20_000
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_a_destructor_of_a_result_may_take_the_next_one() -> None:
+    seen: list[int] = []
+
+    class Greedy:
+        def __init__(self, item: int) -> None:
+            self.item = item
+
+        def __del__(self) -> None:
+            if self.item % 50 == 0 and len(seen) < 20_000:
+                other = next(results, None)
+                if other is not None:
+                    seen.append(other.item)
+                    other.item = 1
+
+    with taskrun.Executor("thread", max_workers=2) as ex:
+        results = ex.map(Greedy, range(20_000))
+        for result in results:
+            seen.append(result.item)
+            del result
+    assert sorted(seen) == list(range(20_000))
+
+
+@pytest.mark.parametrize("backend", ["thread", "process"])
+def test_a_result_that_the_user_drops_is_gone(backend: str) -> None:
+    with taskrun.Executor(backend, max_workers=2) as ex:
+        alive = 0
+        for result in ex.map(Destroyed, range(5_000)):
+            reference = weakref.ref(result)
+            del result
+            alive += reference() is not None
+    assert alive <= 2  # those that the workers' frames hold until the next one
 
 
 class Ended:
