@@ -28,7 +28,7 @@ def cpu_count(root: str = "/") -> int:
     if asked is not None:
         return asked
     quota = _cgroup_quota(root)
-    cpus = _affinity()
+    cpus = affinity()
     return cpus if quota is None else max(1, min(cpus, math.ceil(quota)))
 
 
@@ -44,7 +44,8 @@ def _asked_for() -> int | None:
     return int(text) or None
 
 
-def _affinity() -> int:
+def affinity() -> int:
+    """Return how many CPUs the system lets this process run on."""
     if hasattr(os, "sched_getaffinity"):
         try:
             return len(os.sched_getaffinity(0)) or 1

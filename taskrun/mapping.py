@@ -162,21 +162,20 @@ class _Taker:
         future: Future[Any] | None = None
         error: BaseException | None = None
         try:
-            error, self._failed = self._failed, None
-            if error is None and (future := feed.take(self._left())) is None:
-                for value in feed.unpacked:  # by another thread, since we looked
+            if self._failed is None:
+                future = feed.take(self._left())
+            if future is None:
+                for value in feed.unpacked:  # by another thread, since we looked: before it noted what comes after that
                     return value
                 error, self._failed = self._failed, None
-                if error is None:
-                    self._end()
-            if error is not None:
-                raise error
-            if future is not None:
-                run = feed.run_of(future)
-                if run is None:
-                    value = _outcome(future, self._left(), as_value=feed.options.return_exceptions)
-                    feed.taken((value,))
-                    return value
+                if error is not None:
+                    raise error
+                self._end()
+            elif (run := feed.run_of(future)) is None:
+                value = _outcome(future, self._left(), as_value=feed.options.return_exceptions)
+                feed.taken((value,))
+                return value
+            else:
                 try:
                     self._unpack(feed, future, run)
                 finally:

@@ -1,9 +1,9 @@
 """Runs tasks in `multiprocessing.dummy` pools, the threads that look like `multiprocessing`.
 
 A pool of one thread for each slot: a thread that is stuck, or has done its `max_tasks_per_child`, takes no other thread with it
-when its pool is given up. Who submits calls a slot that is parked, which takes what waits by itself until nothing does. One
-thread of ours, the *feeder*, makes slots and sees them off; others speak to it through a SimpleQueue, which is re-entrant. The
-scheduler's lock guards `_slots`, `_parked`, `_coming` and `_leaving`.
+when its pool is given up. One thread of ours, the *feeder*, owns the slots: it hands a task to one that is free, which then
+takes what waits by itself until nothing does. Others speak to the feeder through a SimpleQueue, which is re-entrant. The
+scheduler's lock guards `_slots`, `_leaving` and `_all_at_work`, since `stop` takes slots away from other threads.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -49,7 +48,7 @@ class _Slot:
         self.runner = CoroutineRunner()
         self.meter = CpuMeter()
         self.initialized = False
-        self.coming = False  # made or called, and has not looked into the queue yet
+        self.ready = False  # and without a task
         self.done = 0  # its thread's
         self.abandoned = False
 
@@ -92,8 +91,6 @@ class DummyBackend(ThreadLikeBackend):
         self._settings = settings
         self._target = settings.max_workers  # grows while a worker waits for a task of its own executor
         self._slots: list[_Slot] = []
-        self._parked: list[_Slot] = []  # of these: have found the queue empty, the last one last
-        self._coming = 0  # how many of them are
         self._leaving = 0  # slots no longer among those above whose pools are still to be ended
         self._prefix = settings.backend_options.get("thread_name_prefix") or settings.name
         self._number = 0
@@ -102,68 +99,18 @@ class DummyBackend(ThreadLikeBackend):
         self._inside = threading.local()
         self._news: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._asked = False
+        self._all_at_work = False  # whoever finds no task says so to the feeder, which looks again before this changes
         self._feeder = OwnThread(f"{settings.name}-feeder", self._feed)
         self._feeder.start()
 
     # -- getting workers to work -----------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Call parked slots, one for each task that nobody is coming for; the feeder makes more if there are too few."""
-        # Without the lock: who parks has looked into the queue under it, after this task was put there or before we look.
-        if not self._parked and len(self._slots) >= self._target:
-            return
-        try:
-            if not self._number:
-                self._add_slot()  # here, where there are threads to be had: at interpreter exit there may be none
-            while (slot := self._released()) is not None:
-                slot.pool.apply_async(self._work, (slot,))
-        except BaseException:  # Ctrl-C, which may strike after any call
-            self._news.put(self._call_again)
-            raise
-        if len(self._slots) < self._target and self._scheduler.queued > self._coming:
-            self._ask()
-
-    def _released(self) -> _Slot | None:
-        """Return a parked slot that is to be called, the one that parked last; None: nobody has to be."""
-        # A signal handler that submits, or Ctrl-C, may come after each call: a slot that it has called as well is called twice.
-        parked = self._parked
-        with self._scheduler.lock:
-            if self._scheduler.queued <= self._coming:
-                return None
-            if not parked:
-                return None
-            slot = parked[-1]
-            self._note_coming(slot)
-            if parked and parked[-1] is slot:
-                parked.pop()
-            return slot
-
-    def _call_again(self) -> None:
-        """Call those that should be coming: whoever made or released them may not have got to that. In the feeder."""
-        with self._scheduler.lock:
-            slots = [slot for slot in self._slots if slot.coming or slot.thread is None]
-            for slot in slots:
-                self._note_coming(slot)
-        for slot in slots:
-            slot.pool.apply_async(self._begin if slot.thread is None else self._work, (slot,))
-
-    def _note_coming(self, slot: _Slot) -> None:
-        """Under the lock."""
-        if not slot.coming:  # no call from here on: Ctrl-C finds both done or none
-            slot.coming = True
-            self._coming += 1
-
-    def _arrived(self, slot: _Slot) -> None:
-        """Take note that *slot* looks into the queue, or never will. Under the lock."""
-        if slot.coming:
-            slot.coming = False
-            self._coming -= 1
-            if slot in self._parked:  # see `_released`
-                self._parked.remove(slot)
-
-    def _ask(self) -> None:
-        """Have the feeder look whether there is something for it to do."""
-        if not self._asked:  # else it has yet to look
+        if not self._number:
+            self._add_slot()  # here, where there are threads to be had: at interpreter exit there may be none
+        if self._all_at_work and len(self._slots) >= self._target:
+            return  # they look into the queue when they are through
+        if not self._asked:  # else the feeder has yet to look
             self._asked = True
             self._news.put(None)
 
@@ -174,35 +121,42 @@ class DummyBackend(ThreadLikeBackend):
                 if news is not None:
                     news()
                 self._asked = False
-                while self._add_if_needed() or self._drop_if_idle():
+                while self._hand_over():
                     pass
             except Exception:  # every open future depends on this thread
                 _log.exception("error in the feeder of %s", self._settings.name)
             del news
-            if self._closing:
+            if self._closing and not self._scheduler.queued:
+                for slot in [slot for slot in self._slots if slot.ready]:
+                    self._leave(slot)
                 with self._scheduler.lock:
-                    over = not (self._slots or self._leaving or self._scheduler.queued)
+                    over = not (self._slots or self._leaving)
                 if over:
                     return
 
-    def _add_if_needed(self) -> bool:
-        """Make a slot if tasks wait that nobody is coming for; False: there is no need, or it cannot be done now."""
-        missing = self._scheduler.queued > self._coming and len(self._slots) < self._target
-        if missing and time.monotonic() >= self._not_before:
-            self._add_slot()
+    def _hand_over(self) -> bool:
+        """Give one task to a free slot, or make a slot; False: nothing more can be done now."""
+        scheduler = self._scheduler
+        with scheduler.lock:
+            free = next((slot for slot in self._slots if slot.ready), None)
+            coming = sum(not slot.ready and slot.task is None for slot in self._slots)
+            self._all_at_work = free is None
+        if free is not None and len(self._slots) > self._target:
+            self._leave(free)
             return True
-        return False
-
-    def _drop_if_idle(self) -> bool:
-        """See off a slot that is parked, if there are too many or nothing more will come."""
-        with self._scheduler.lock:
-            idle = self._parked and (len(self._slots) > self._target or (self._closing and not self._scheduler.queued))
-            slot = self._parked.pop() if idle else None
-            if slot is not None:
-                self._drop(slot)
-        if slot is not None:
-            self._leave(slot)
-        return slot is not None
+        if free is None:
+            if scheduler.queued > coming and len(self._slots) < self._target and time.monotonic() >= self._not_before:
+                self._add_slot()
+                return True
+            return False
+        with scheduler.lock:
+            free.task = scheduler.take_one()
+            free.ready = free.task is None
+        if free.ready:
+            return False
+        scheduler.arm_timer()
+        free.pool.apply_async(self._work, (free,))
+        return True
 
     def _add_slot(self) -> None:
         with self._scheduler.lock:
@@ -217,17 +171,13 @@ class DummyBackend(ThreadLikeBackend):
             return
         with self._scheduler.lock:
             self._slots.append(slot)
-            self._note_coming(slot)
-        slot.pool.apply_async(self._begin, (slot,))
-
-    def _drop(self, slot: _Slot) -> None:
-        """Count a slot among those that leave. Under the lock; what ends it follows."""
-        self._arrived(slot)
-        self._slots.remove(slot)
-        self._leaving += 1
+        slot.pool.apply_async(self._initialize, (slot,))
 
     def _leave(self, slot: _Slot) -> None:
-        """Have a slot that was dropped end in order. Waits for nothing: its finalizer is the user's."""
+        """Have a free slot end in order. Waits for nothing: its finalizer is the user's."""
+        with self._scheduler.lock:
+            self._slots.remove(slot)
+            self._leaving += 1
         slot.pool.apply_async(self._finalize, (slot,))
 
     def _gone(self, slot: _Slot) -> None:
@@ -241,52 +191,28 @@ class DummyBackend(ThreadLikeBackend):
 
     # -- in a worker -----------------------------------------------------------------------------------------------------------
 
-    def _begin(self, slot: _Slot) -> None:
-        if slot.thread is None:  # else it was called twice, see `_call_again`
-            slot.thread = threading.current_thread()
-            slot.thread.name = slot.name
-            slot.initialized = initialize(self._scheduler)
-            slot.meter.reset()
-        self._work(slot)
+    def _initialize(self, slot: _Slot) -> None:
+        slot.thread = threading.current_thread()
+        slot.thread.name = slot.name
+        slot.initialized = initialize(self._scheduler)
+        slot.meter.reset()
+        self._news.put(lambda: self._free(slot))
 
     def _work(self, slot: _Slot) -> None:
-        """Run what waits, as *slot*, until nothing does."""
-        with self._scheduler.lock:
-            if not slot.coming:
-                return  # as in `_begin`
-            self._arrived(slot)
+        """Run the task that *slot* was given, and whatever waits: to ask the feeder each time takes 20 times as long."""
         self._inside.slot = slot
         try:
-            while self._next(slot) and self._run(slot):
+            while self._run(slot) and self._next(slot):
                 pass
         finally:
             del self._inside.slot
-
-    def _next(self, slot: _Slot) -> bool:
-        """Give *slot* the next task; False: there is none, it is parked, or it has done its part."""
-        scheduler, limit = self._scheduler, self._settings.max_tasks_per_child
-        with scheduler.lock:
-            leaves = len(self._slots) > self._target or (limit is not None and slot.done >= limit)
-            if leaves:
-                self._drop(slot)
-            else:
-                slot.task = scheduler.take_one()
-                if slot.task is None:
-                    self._parked.append(slot)
-                    closing = self._closing
-        if leaves:
-            self._news.put(partial(self._leave, slot))
-        elif slot.task is not None:
-            scheduler.arm_timer()
-            return True
-        elif closing:
-            self._news.put(None)
-        return False
+        self._news.put(lambda: self._free(slot))
 
     def _run(self, slot: _Slot) -> bool:
-        """Run the task of *slot*; False: the slot was given up meanwhile."""
+        """Run the task of *slot*; False: it was given up meanwhile."""
         task = slot.task
-        assert task is not None  # noqa: S101 - `_next` has given it one
+        if task is None:
+            return False
         outcome = call(self._scheduler, task, slot.name, slot.runner, slot.meter)
         with self._scheduler.lock:
             slot.task = None
@@ -297,6 +223,28 @@ class DummyBackend(ThreadLikeBackend):
         self._scheduler.settle_ours((outcome,))
         del task, outcome  # an idle worker keeps nothing alive, nor does the traceback that leads back to this frame
         return not given_up
+
+    def _next(self, slot: _Slot) -> bool:
+        """Give *slot* the next task; False: there is none, or it has done its part."""
+        scheduler, limit = self._scheduler, self._settings.max_tasks_per_child
+        with scheduler.lock:
+            if len(self._slots) > self._target or (limit is not None and slot.done >= limit):
+                return False
+            slot.task = scheduler.take_one()
+            if slot.task is None:
+                return False
+        scheduler.arm_timer()
+        return True
+
+    def _free(self, slot: _Slot) -> None:
+        """Take note that *slot* can take a task, unless it was abandoned or has done its part. In the feeder."""
+        limit = self._settings.max_tasks_per_child
+        if slot.abandoned:
+            return
+        if limit is not None and slot.done >= limit:
+            self._leave(slot)
+        else:
+            slot.ready = True
 
     def _finalize(self, slot: _Slot) -> None:
         slot.runner.close()
@@ -313,7 +261,8 @@ class DummyBackend(ThreadLikeBackend):
             if slot is None:
                 return False
             slot.abandoned = True
-            self._drop(slot)
+            self._slots.remove(slot)
+            self._leaving += 1
         self._news.put(lambda: self._gone(slot))
         task.worker = slot.name
         note_stack(error, slot.thread)
@@ -326,7 +275,7 @@ class DummyBackend(ThreadLikeBackend):
         return getattr(self._inside, "slot", None) is not None
 
     def _fewer_wanted(self) -> None:
-        self._ask()
+        self.wake()
 
     # -- ending ----------------------------------------------------------------------------------------------------------------
 

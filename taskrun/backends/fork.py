@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 from taskrun.backends.base import Capabilities
 from taskrun.backends.kept import MOST_DEATHS, KeptBackend
 from taskrun.backends.start_methods import warn_of_threads
-from taskrun.cpus import cpu_count
+from taskrun.cpus import affinity, cpu_count
 from taskrun.threads import in_subinterpreter
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class ForkBackend(KeptBackend["ForkedChild"]):
         from taskrun.engine.posix import load_libc
 
         self._new_child = ForkedChild
-        self._threads, self._threads_until = 1, 0.0
+        self._threads, self._threads_until, self._cpus = 1, 0.0, 0
         load_libc()
         warn_of_threads('backend="fork"', 'backend="process"')
         super().start(scheduler, settings)
@@ -102,13 +102,13 @@ class ForkBackend(KeptBackend["ForkedChild"]):
         return True
 
     def _inner_threads(self) -> int:
-        """Return how many threads libraries may use in a child, looked at once a second."""
+        """Return how many threads libraries may use in a child; what limits the group is looked at once a second."""
         from taskrun.engine.surroundings import inner_threads
 
-        now = time.monotonic()
-        if now >= self._threads_until:
+        now, cpus = time.monotonic(), affinity()
+        if now >= self._threads_until or cpus != self._cpus:
             self._threads = inner_threads(self._settings, cpu_count())
-            self._threads_until = now + _LOOK_AT_CPUS
+            self._threads_until, self._cpus = now + _LOOK_AT_CPUS, cpus
         return self._threads
 
     # -- what workers say ------------------------------------------------------------------------------------------------------

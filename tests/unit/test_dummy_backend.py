@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-import pytest
 from patience import eventually
 
 import taskrun
@@ -47,40 +46,3 @@ def test_the_pool_of_a_slot_that_is_given_up_is_ended_before_the_feeder_ends() -
     future.kill()
     assert backend.join(PATIENCE)
     assert pool._state == "TERMINATE"
-
-
-@pytest.mark.parametrize("struck", ["_add_slot", "_note_coming", "_released"])
-@pytest.mark.parametrize("after", [False, True])
-def test_a_ctrl_c_while_a_slot_is_called_costs_no_slot(struck: str, after: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    with taskrun.Executor("dummy", max_workers=1) as ex:
-        backend: Any = ex._backend
-        if struck != "_add_slot":
-            assert ex.submit(abs, -1).result(PATIENCE) == 1
-            assert eventually(lambda: len(backend._parked) == 1)
-        whole, main = getattr(backend, struck), threading.current_thread()
-
-        def interrupted(*args: Any) -> Any:
-            if threading.current_thread() is not main:
-                return whole(*args)
-            monkeypatch.undo()
-            if after:
-                whole(*args)
-            raise KeyboardInterrupt
-
-        monkeypatch.setattr(backend, struck, interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            ex.submit(abs, -2)
-        assert [future.result(PATIENCE) for future in [ex.submit(abs, -number) for number in range(20)]] == list(range(20))
-        assert eventually(lambda: len(backend._parked) == 1 and backend._coming == 0)
-    assert ex.stats()["succeeded"] == 20 + (struck != "_add_slot")  # what was submitted when it came is taken back
-
-
-def test_a_slot_that_is_called_twice_runs_nothing_twice() -> None:
-    with taskrun.Executor("dummy", max_workers=2) as ex:
-        backend: Any = ex._backend
-        for number in range(200):
-            future = ex.submit(abs, -number)
-            backend._call_again()
-            assert future.result(PATIENCE) == number
-        assert eventually(lambda: len(backend._parked) == len(backend._slots) and backend._coming == 0)
-        assert ex.stats()["succeeded"] == 200
