@@ -116,6 +116,10 @@ class Taking(ABC):
             with self.scheduler.waiting() if running is not None or self._submitting() else nullcontext():
                 self._wait(deadline)
 
+    def _more_unpacks(self) -> bool:
+        """Return whether somebody takes a run apart of which others may have results, if it is not closed. Under the lock."""
+        return self._taken_apart > 0 and not self.closed
+
     def _pop(self) -> Future[Any]:
         future = self._queue.popleft()
         self._bytes -= self._open.pop(future, 0)
@@ -125,7 +129,7 @@ class Taking(ABC):
         """Return True at the end, raise the error that brought it about. Under the lock, with nothing to hand out."""
         if self._pump_thread == threading.get_ident():
             raise InputWaitsForItselfError("the input of a map asks for the next result of the same map, and none is under way")
-        if self._pump_thread or not self._exhausted or (self._taken_apart and not self.closed):
+        if self._pump_thread or not self._exhausted or self._more_unpacks():
             return False
         if self._error is not None:
             raise self._error
@@ -134,7 +138,7 @@ class Taking(ABC):
     def _wait(self, deadline: float | None) -> None:
         """Wait until something is done, or nothing will be."""
         with self._lock:
-            if self._at_hand() or not (self._open or self._submitting() or (self._taken_apart and not self.closed)):
+            if self._at_hand() or not (self._open or self._submitting() or self._more_unpacks()):
                 return
             gate = self._changed.listen()
         if deadline is None:

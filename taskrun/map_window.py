@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from taskrun.plain import PLAIN
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -17,7 +19,6 @@ MAX_BYTES = 64 * 1024 * 1024
 _AHEAD = 0.1  # seconds of work for every worker
 _OVERHEAD = 5e-6  # seconds that an item costs besides its own
 _SURE = 64  # items after which only one in as many is looked at
-_FLAT = frozenset((int, float, complex, bool, str, bytes, type(None)))
 _MEMORY = 2_000  # items after which the earlier half of what was learned weighs half
 
 
@@ -91,7 +92,7 @@ class Window:
 
 def weigh(values: Sequence[Any]) -> int:
     """Return about how many bytes *values* take: what they say of themselves, and what one level of containers holds."""
-    if _FLAT.issuperset(map(type, values)):
+    if PLAIN.issuperset(map(type, values)):
         return sum(map(sys.getsizeof, values))  # the hot path of a stream of numbers, or lines
     total = 0
     for value in values:

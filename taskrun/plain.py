@@ -14,24 +14,26 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["are_plain", "dump_plain"]
+__all__ = ["PLAIN", "UNNOTED", "are_plain", "dump_plain"]
 
-_UNSHARED = frozenset((int, float, bool, type(None)))  # what pickle keeps no note of
-_PLAIN = _UNSHARED | {complex, str, bytes}
+UNNOTED = frozenset((int, float, bool, type(None)))
+"""Kinds that pickle keeps no note of, and whose pickles name nothing."""
+PLAIN = UNNOTED | {complex, str, bytes}
+"""Kinds of plain values, but for tuples."""
 
 
 def are_plain(values: Sequence[Any]) -> bool:
     """Return whether nobody can tell if *values* share what they are made of."""
     kinds = set(map(type, values))
     if tuple not in kinds:
-        return _PLAIN.issuperset(kinds)
+        return PLAIN.issuperset(kinds)
     tuples = values if len(kinds) == 1 else [value for value in values if type(value) is tuple]
-    return _PLAIN.issuperset(kinds - {tuple}) and _PLAIN.issuperset(map(type, chain.from_iterable(tuples)))
+    return PLAIN.issuperset(kinds - {tuple}) and PLAIN.issuperset(map(type, chain.from_iterable(tuples)))
 
 
 def dump_plain(values: list[Any]) -> bytes | None:
     """Return *values*, one or more, as one pickle; None if they are not all plain. Runs no code of theirs."""
-    if type(values[0]) in _UNSHARED and type(values[-1]) in _UNSHARED:
+    if type(values[0]) in UNNOTED and type(values[-1]) in UNNOTED:
         # To look at the kind of each takes as long as to pickle it; what pickle has met besides is to be seen afterwards.
         buffer = io.BytesIO()
         pickler = _Pickler(buffer, 5)

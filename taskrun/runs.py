@@ -65,6 +65,10 @@ class Outcomes(NamedTuple):
         """Return the results if they are all there; None if some failed or are to be unpickled (`split_outcomes`)."""
         if self.packed or self.errors:
             return None
+        return self.loaded()
+
+    def loaded(self) -> list[Any]:
+        """Return the results out of their common pickle, if they are in one."""
         return pickle.loads(self.values) if type(self.values) is bytes else self.values  # type: ignore[return-value]
 
 
@@ -316,8 +320,7 @@ def not_a_run(outcome: object) -> TypeError:
 def split_outcomes(found: Outcomes) -> list[tuple[Any, BaseException | None]]:
     """Return value and error of each item, those that were pickled as they come out of it."""
     outcomes: list[tuple[Any, BaseException | None]] = []
-    values = pickle.loads(found.values) if type(found.values) is bytes else found.values
-    for position, value in enumerate(values):
+    for position, value in enumerate(found.loaded()):
         error = found.errors.get(position)
         if error is not None:
             outcomes.append((None, load_exception(error) if isinstance(error, bytes) else error))

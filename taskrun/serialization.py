@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from taskrun.errors import SerializationError
 from taskrun.exception_text import text_of
 from taskrun.importable import importable, names_of_others
+from taskrun.plain import PLAIN, UNNOTED
 from taskrun.reach import is_cached_function
 
 if TYPE_CHECKING:
@@ -92,8 +93,7 @@ class Beside:
 
 
 _RAW = frozenset((bytes, bytearray))
-_PLAINEST = frozenset((int, float, bool, type(None)))  # their pickles name nothing
-_FLAT = _RAW | _PLAINEST | {complex, str}
+_FLAT = PLAIN | _RAW
 
 
 class _Raw:
@@ -166,7 +166,7 @@ def dump_out_of_band(value: Any) -> tuple[bytes, list[memoryview]]:
 def dump_result(value: Any, *, task: str | None = None, side: Side = "worker", beside: Beside | None = None) -> bytes:
     """Pickle what a task returned, for its parent. Raises SerializationError."""
     try:
-        if type(value) in _PLAINEST:  # what follows would do the same, and ask more
+        if type(value) in UNNOTED:  # what follows would do the same, and ask more
             return pickle.dumps(value, 5)
         if beside is not None and type(value) in _RAW and len(value) >= LARGE:
             value = _Raw(value)

@@ -18,6 +18,8 @@ from contextlib import suppress
 from sys import getrefcount
 from typing import TYPE_CHECKING, Any
 
+from taskrun.engine.posix import fresh_memory
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -166,7 +168,7 @@ class Spares:
         return memoryview(memory)
 
     def _new(self, size: int) -> mmap.mmap:
-        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory = fresh_memory(size)
         with suppress(OSError):  # the kernel has none
             memory.madvise(mmap.MADV_HUGEPAGE)
         return memory

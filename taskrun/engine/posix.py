@@ -142,7 +142,10 @@ def reset_signals() -> None:
         if known == _DEFAULT or (known == _IGNORED and number in _IGNORED_BY_PYTHON):
             continue
         try:
-            _raw.signal(number, signal.default_int_handler if number == _SIGINT else _DEFAULT)
+            if number == _SIGINT:
+                _raw.signal(number, signal.default_int_handler)
+            else:
+                _raw.signal(number, _IGNORED if number in _IGNORED_BY_PYTHON else _DEFAULT)
         except (OSError, ValueError):
             continue
     _raw.pthread_sigmask(signal.SIG_SETMASK, ())

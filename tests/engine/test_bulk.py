@@ -9,6 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -289,7 +290,8 @@ def test_what_was_taken_back_does_not_stay_allocated() -> None:
 LENGTH = 5 * MB
 
 
-def test_an_array_that_is_kept_is_not_overwritten_and_one_that_is_let_go_makes_room() -> None:
+def test_an_array_that_is_kept_is_not_overwritten_and_one_that_is_let_go_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "UNUSED_FOR", 600.0)
     with taskrun.Executor("process", max_workers=1) as executor:
         spares = executor._backend._supervisor._answers.spares  # type: ignore[attr-defined]
         kept: list[Any] = []
@@ -348,31 +350,44 @@ def test_memory_that_its_user_has_closed_is_in_nobodys_way() -> None:
     assert len(spares.take(LENGTH // 2)) == LENGTH // 2
 
 
-def test_what_is_kept_goes_with_the_executor() -> None:
+def test_what_is_kept_goes_with_the_executor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "UNUSED_FOR", 600.0)
     executor = taskrun.Executor("process", max_workers=1)
+    spares = executor._backend._supervisor._answers.spares  # type: ignore[attr-defined]
     result = executor.submit(echo, Matrix(Array(LENGTH))).result()
+    assert spares
     executor.shutdown()
-    assert not executor._backend._supervisor._answers.spares  # type: ignore[attr-defined]
+    assert not spares
     assert first_byte(result.data) == 0
 
 
-def test_what_is_kept_is_given_back_when_nothing_large_comes_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "UNUSED_FOR", 0.05)
+def test_what_is_kept_is_let_go_when_nothing_large_came_for_a_while() -> None:
+    spares = bulk.Spares(LENGTH)
+    assert spares.tidy(time.monotonic()) is None
+    spares.take(LENGTH)
+    due = spares.tidy(time.monotonic())
+    assert due is not None
+    assert spares
+    assert spares.tidy(due) is None
+    assert not spares
+
+
+def test_parent_and_worker_let_go_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "UNUSED_FOR", 0.05)  # the worker has its own: a second
     with taskrun.Executor("process", max_workers=1) as executor:
-        executor.submit(echo, Matrix(Array(LENGTH))).result()
-        (handle,) = executor._backend._supervisor._fleet.workers.values()  # type: ignore[attr-defined]
-        assert not eventually_held(executor)
-        held = resident(handle.pid)  # the worker keeps its own for a second
-        assert eventually(lambda: resident(handle.pid) <= held - LENGTH + MB)
+        supervisor = executor._backend._supervisor  # type: ignore[attr-defined]
+        executor.submit(echo, Matrix(Array(1))).result()
+        (handle,) = supervisor._fleet.workers.values()
+        before = private(handle.pid)
+        executor.submit(echo, Matrix(Array(4 * LENGTH))).result()
+        assert eventually(lambda: not supervisor._answers.spares)
+        assert eventually(lambda: private(handle.pid) < before + LENGTH)
 
 
-def eventually_held(executor: taskrun.Executor) -> bool:
-    spares = executor._backend._supervisor._answers.spares  # type: ignore[attr-defined]
-    return not eventually(lambda: not spares)
-
-
-def resident(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * mmap.PAGESIZE
+def private(pid: int) -> int:
+    """Return how many bytes of a process' memory are in no file."""
+    _, resident, shared, *_ = map(int, Path(f"/proc/{pid}/statm").read_text().split())
+    return (resident - shared) * mmap.PAGESIZE
 
 
 def test_where_there_is_no_memory_what_is_kept_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
