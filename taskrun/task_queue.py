@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from itertools import chain, filterfalse, repeat, starmap
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,11 +15,17 @@ if TYPE_CHECKING:
 
 __all__ = ["CallerQueue", "TaskQueue"]
 
+_is_settled = attrgetter("settled")
+
 _COMPACT_FROM = 1024  # cancelled tasks are left in place and skipped; above this many the queue is cleaned
 
 
 class TaskQueue:
-    """Tasks by priority, first in first out among equals. Cancelled ones stay in place (`task.settled`) and are skipped."""
+    """Tasks by priority, first in first out among equals. Cancelled ones stay in place (`task.settled`) and are skipped.
+
+    A signal handler that submits or cancels, or Ctrl-C, may come after any call and in any loop, but not inside of what is
+    written in C.
+    """
 
     def __init__(self) -> None:
         # Nearly every task has priority 0: that level is reached without a lookup.
@@ -34,17 +42,20 @@ class TaskQueue:
     def _level(self, priority: int) -> deque[Task]:
         if priority == 0:
             return self._plain
-        level = self._levels.get(priority)
-        if level is None:
-            level = self._levels[priority] = deque()
-            self._order = sorted(self._levels, reverse=True)
-        return level
+        while priority not in self._levels:
+            order = self._order
+            level: deque[Task] = deque()
+            longer = sorted((*order, priority), reverse=True)
+            if self._order is order:  # else a handler has made a level meanwhile
+                self._levels[priority] = level
+                self._order = longer
+        return self._levels[priority]
 
     def put(self, task: Task) -> None:
         """Add *task* behind those of its priority."""
         priority = task.options.priority
         level = self._level(priority) if priority else self._plain
-        # No call in between, here and below: Ctrl-C, which may strike after any call, finds all of this done or nothing.
+        # No call in between, here and below: Ctrl-C finds all of this done or nothing.
         task.pulled = False
         self._size += 1
         level.append(task)
@@ -103,7 +114,7 @@ class TaskQueue:
 
     def everything(self) -> list[Task]:
         """Return all that is here, in order, cancelled tasks included."""
-        return [task for priority in self._order for task in self._levels[priority]]
+        return list(chain.from_iterable(map(self._levels.__getitem__, self._order)))
 
     def skip(self, task: Task) -> None:
         """Note that *task*, which waits here, was cancelled (its `settled` is set)."""
@@ -113,12 +124,25 @@ class TaskQueue:
 
     def clean(self) -> None:
         """Remove the cancelled tasks, and count the others anew."""
-        for level in self._levels.values():
-            alive = [waiting for waiting in level if not waiting.settled]
-            level.clear()
-            level.extend(alive)
-        self._size = sum(map(len, self._levels.values()))
-        self._dead = 0
+        for priority in self._order:
+            self._clean_level(self._levels[priority])
+        while True:
+            size = self._size
+            waiting = sum(map(len, self._levels.values()))
+            if self._size == size:  # else a handler came in between; none comes before the next line is done
+                self._size, self._dead = waiting, 0
+                return
+
+    @staticmethod
+    def _clean_level(level: deque[Task]) -> None:
+        """Take each task out and append those that are not settled: in one call in C, so that nothing comes in between."""
+        while level:
+            first, last = level[0], level[-1]
+            each_once = starmap(level.popleft, repeat((), len(level)))
+            alive = filterfalse(_is_settled, each_once)
+            if level and level[0] is first and level[-1] is last:  # else a handler has put something here, or has taken it
+                level.extend(alive)
+                return
 
 
 class CallerQueue(TaskQueue):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from taskrun.backends.base import Capabilities
@@ -19,6 +19,7 @@ from taskrun.backends.calls import call
 from taskrun.backends.thread_like import ThreadLikeBackend, finalize, initialize, note_stack
 from taskrun.coroutines import CoroutineRunner
 from taskrun.cpu_meter import CpuMeter
+from taskrun.engine.start_failures import StartFailures
 from taskrun.threads import OwnThread, in_subinterpreter
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ class DummyBackend(ThreadLikeBackend):
         self._prefix = settings.backend_options.get("thread_name_prefix") or settings.name
         self._number = 0
         self._closing = False
-        self._not_before = 0.0  # no pool is made before, after a failure
+        self._failures = StartFailures("pools of a thread")
+        self._waits_for_room = False  # there might be one more slot, if there were threads and descriptors
         self._inside = threading.local()
         self._news: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._asked = False
@@ -116,7 +118,10 @@ class DummyBackend(ThreadLikeBackend):
 
     def _feed(self) -> None:
         while True:
-            news = self._news.get()
+            try:
+                news = self._news.get(timeout=self._until_next_try())
+            except Empty:
+                news = None
             try:
                 if news is not None:
                     news()
@@ -134,6 +139,13 @@ class DummyBackend(ThreadLikeBackend):
                 if over:
                     return
 
+    def _until_next_try(self) -> float | None:
+        """Return how long to wait for news, where tasks wait for a slot that could not be made; None: until there are some."""
+        if not (self._waits_for_room and self._scheduler.queued):
+            return None
+        self._waits_for_room = False  # until it was tried again
+        return max(0.0, self._failures.not_before - time.monotonic())
+
     def _hand_over(self) -> bool:
         """Give one task to a free slot, or make a slot; False: nothing more can be done now."""
         scheduler = self._scheduler
@@ -145,9 +157,8 @@ class DummyBackend(ThreadLikeBackend):
             self._leave(free)
             return True
         if free is None:
-            if scheduler.queued > coming and len(self._slots) < self._target and time.monotonic() >= self._not_before:
-                self._add_slot()
-                return True
+            if scheduler.queued > coming and len(self._slots) < self._target:
+                return self._add_slot()
             return False
         with scheduler.lock:
             free.task = scheduler.take_one()
@@ -158,20 +169,29 @@ class DummyBackend(ThreadLikeBackend):
         free.pool.apply_async(self._work, (free,))
         return True
 
-    def _add_slot(self) -> None:
+    def _add_slot(self) -> bool:
+        """Make a slot; False: it cannot be had now."""
+        if time.monotonic() < self._failures.not_before:
+            self._waits_for_room = True
+            return False
         with self._scheduler.lock:
             number = self._number
             self._number = number + 1
         try:
             slot = _Slot(number, f"{self._prefix}_{number}")
-        except RuntimeError as error:  # no more threads: the others do the work, if there are any
-            self._not_before = time.monotonic() + 0.1
-            if not self._slots:
-                self._scheduler.break_down(f"no worker thread can be started: {error}", error)
-            return
+        except (RuntimeError, OSError) as error:  # no more threads, or descriptors: the others do the work, if there are any
+            self._waits_for_room = True
+            verdict = self._failures.add(error, somebody_works=bool(self._slots))
+            if isinstance(error, RuntimeError) and not self._slots:
+                verdict = f"no worker thread can be started: {error}"
+            if verdict is not None:
+                self._scheduler.break_down(verdict, error)
+            return False
+        self._failures.progress()
         with self._scheduler.lock:
             self._slots.append(slot)
         slot.pool.apply_async(self._initialize, (slot,))
+        return True
 
     def _leave(self, slot: _Slot) -> None:
         """Have a free slot end in order. Waits for nothing: its finalizer is the user's."""

@@ -1,4 +1,4 @@
-"""What to do when a worker process cannot be started: wait a little longer each time, and give up at last."""
+"""What to do when a worker cannot be started: wait a little longer each time, and give up at last."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ _SHORTAGE = 30.0  # seconds that a lack may last
 
 
 class StartFailures:
-    """Counts failures in a row. Used by one thread."""
+    """Counts failures in a row to start some of *what*. Used by one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "worker processes") -> None:
+        self._what = what
         self.not_before = 0.0
         """`time.monotonic()` before which none is started."""
         self._count = 0.0
@@ -34,7 +35,7 @@ class StartFailures:
         if self._count <= _MOST or passing or somebody_works:
             return None
         return (
-            f"worker processes could not be started {self._count:g} times in a row, the last time: {error}; "
+            f"{self._what} could not be started {self._count:g} times in a row, the last time: {error}; "
             "look at the limits on processes, descriptors and memory (ulimit -a), then make a new executor"
         )
 

@@ -48,6 +48,20 @@ while not any(thread.name.endswith("-timer") for thread in threading.enumerate()
     assert sorted(map(int, out.split())) == list(range(10))
 
 
+@pytest.mark.parametrize("backend", ["thread", "dummy"])
+def test_where_no_thread_can_be_had_at_exit_the_rest_fails_and_says_so(program: Program, backend: str) -> None:
+    code = """
+import atexit, taskrun, threading, time
+ex = taskrun.Executor(max_workers=2, max_tasks_per_child=1)
+futures = [ex.submit(time.sleep, 0.05) for _ in range(10)]
+def refuse(*_, **__): raise RuntimeError("can't start new thread")  # as Python 3.12.0 to 3.12.2 do at exit
+start = "_start_new_thread" if hasattr(threading, "_start_new_thread") else "_start_joinable_thread"
+threading._register_atexit(setattr, threading, start, refuse)  # called before what is registered already
+atexit.register(lambda: print(*sorted({type(future.exception()).__name__ for future in futures})))
+"""
+    assert program.prints(code, env={"TASKRUN_BACKEND": backend}) == "InitializerError NoneType\n"
+
+
 def test_a_worker_that_crashes_at_exit_fails_only_its_own_task(program: Program) -> None:
     code = """
 import os, taskrun

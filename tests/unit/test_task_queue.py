@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from taskrun.task_queue import CallerQueue, TaskQueue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
 
 
 def task(priority: int = 0) -> Any:
@@ -98,3 +100,33 @@ def test_a_task_that_was_settled_and_not_counted_leaves_the_queue_empty(take: Ca
     cancelled.settled = True  # and Ctrl-C came before `skip`
     assert not take(queue)
     assert len(queue) == 0
+
+
+def test_a_handler_may_put_tasks_while_the_queue_is_cleaned() -> None:
+    queue, handled, enough = TaskQueue(), [], 200
+
+    def put(_: int, __: FrameType | None) -> None:
+        if len(handled) < enough:
+            handled.append(task(len(handled) % 3))
+            queue.put(handled[-1])
+
+    waiting = [task() for _ in range(5000)]
+    queue.put_back(waiting)
+    before = signal.signal(signal.SIGALRM, put)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+        while len(handled) < enough:
+            cancelled = [task() for _ in range(500)]
+            for each in cancelled:
+                queue.put(each)
+                each.settled = True
+                queue.skip(each)
+            queue.clean()
+            queue.everything()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+    queue.clean()
+    assert len(queue) == len(waiting) + enough
+    expected = sorted(waiting + handled, key=lambda each: -each.options.priority)
+    assert [id(each) for each in queue.take(10**6)] == [id(each) for each in expected]

@@ -70,6 +70,18 @@ def there_are_no_descriptors(case: Case) -> None:
         assert waiting.result(PATIENCE) == 7
 
 
+@fault("thread", "dummy", "asyncio", soak=("thread", "dummy", "asyncio"))
+def there_are_no_descriptors_for_threads(case: Case) -> None:
+    """What needs some is made when there are descriptors again: the first worker, and the one after it."""
+    limit = {} if case.backend == "asyncio" else {"max_tasks_per_child": 1}
+    with case.executor(workers=1, **limit) as run:
+        for number in range(3):
+            with no_descriptors():
+                waiting = run.submit(acts.give_back, number)
+                acts.until(waiting.done, 0.5)
+            assert waiting.result(PATIENCE) == number
+
+
 def gone_without_descriptors(pid: int) -> bool:
     """Wait for the end of a process by asking after it; looking into /proc would take a descriptor."""
 
