@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import threading
+import weakref
 from itertools import count, repeat
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import taskrun
-from taskrun.testing import tasks
+from taskrun.testing import item_tasks, tasks
 from taskrun.testing.base import Behaviours
 
 if TYPE_CHECKING:
@@ -106,11 +107,11 @@ class MapBehaviours(Behaviours):
         with self.executor() as ex:
             for items in ([0], range(self.many)):
                 with pytest.raises(ValueError, match="handled") as caught:
-                    list(ex.map(tasks.raise_while_handling, items, [items[-1]] * len(items)))
+                    list(ex.map(item_tasks.raise_while_handling, items, [items[-1]] * len(items)))
                 assert isinstance(caught.value.__context__, KeyError)
                 assert caught.value.__context__.__context__ is None
             with pytest.raises(KeyError) as plain:
-                list(ex.map(tasks.fail_each_seventh, [6]))
+                list(ex.map(item_tasks.fail_each_seventh, [6]))
             assert plain.value.__context__ is None
 
     def test_a_list_that_changes_after_the_call_changes_nothing(self) -> None:
@@ -138,6 +139,17 @@ class MapBehaviours(Behaviours):
         with self.full_until_shutdown(tmp_path) as ex:
             ex.map(tasks.write_line, [str(ran)] * len(items), items, buffersize=buffersize)
         assert sorted(map(int, ran.read_text().split())) == list(items)
+
+    def test_results_that_are_dropped_are_gone(self) -> None:
+        """Nobody waits for more of them: what is kept until then would be kept for as long as the executor."""
+        with self.executor(max_workers=1) as ex:
+            numbers = range(self.many)
+            for mapped, given in ((ex.map, numbers), (ex.map_unordered, iter(numbers))):
+                taken = [weakref.ref(result) for result in mapped(tasks.Counted, given)]
+                self.until(lambda taken=taken: not any(ref() for ref in taken))  # type: ignore[misc]
+            submitted = [ex.submit(tasks.Counted, number) for number in range(5)]
+            taken = [weakref.ref(submitted.pop().result(self.patience)) for _ in range(5)]
+            self.until(lambda: not any(ref() for ref in taken))
 
     def test_results_can_be_read_after_shutdown(self, tmp_path: Path) -> None:
         items = range(min(100, self.many))

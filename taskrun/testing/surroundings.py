@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import Any
 
 import pytest
@@ -67,6 +68,16 @@ class SurroundingsBehaviours(Behaviours):
                 tasks.VARIABLE.reset(token)
             inherits = ex.capabilities.pickles != "yes"  # in this process, or a fork has copied everything
             assert there == ("submitter's" if inherits else "unset")
+
+    @pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="a closed pipe gives no signal on Windows")
+    @pytest.mark.filterwarnings("ignore::taskrun.UnsafeForkWarning")
+    def test_a_closed_pipe_is_an_error_whatever_the_program_does_about_its_own(self) -> None:
+        before = signal.signal(signal.SIGPIPE, lambda *_: None)
+        try:
+            with self.executor() as ex:
+                assert ex.submit(tasks.write_to_nobody).result(self.patience) == "an error"
+        finally:
+            signal.signal(signal.SIGPIPE, before)
 
     def test_a_task_that_waits_for_another_one_of_its_executor_does_not_wait_for_ever(self) -> None:
         with self.executor(max_workers=1) as ex:

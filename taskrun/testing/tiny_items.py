@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import taskrun
-from taskrun.testing import tasks
+from taskrun.testing import item_tasks, tasks
 from taskrun.testing.base import Behaviours
 
 if TYPE_CHECKING:
@@ -31,17 +31,19 @@ class TinyItemBehaviours(Behaviours):
     @_kinds_of_input
     def test_tiny_items_have_an_index_each(self, given: Callable[[Iterable[Any]], Iterable[Any]]) -> None:
         with self.executor() as ex:
-            assert list(ex.map(tasks.index_of_task, given(range(self.many)))) == list(range(self.many))
-            assert sorted(ex.map_unordered(tasks.index_of_task, given(range(self.many)))) == list(range(self.many))
+            assert list(ex.map(item_tasks.index_of_task, given(range(self.many)))) == list(range(self.many))
+            assert sorted(ex.map_unordered(item_tasks.index_of_task, given(range(self.many)))) == list(range(self.many))
 
     @_kinds_of_input
     def test_errors_of_tiny_items_are_their_own(self, given: Callable[[Iterable[Any]], Iterable[Any]]) -> None:
         with self.executor() as ex:
-            found: list[Any] = list(ex.options(return_exceptions=True).map(tasks.fail_each_seventh, given(range(self.many))))
+            found: list[Any] = list(
+                ex.options(return_exceptions=True).map(item_tasks.fail_each_seventh, given(range(self.many)))
+            )
             expected: list[Any] = [KeyError if item % 7 == 6 else item for item in range(self.many)]
             assert [type(each) if isinstance(each, KeyError) else each for each in found] == expected
             assert [each.args for each in found if isinstance(each, KeyError)] == [(i,) for i in range(6, self.many, 7)]
-            results = ex.map(tasks.fail_each_seventh, given(range(self.many - self.many % 7, 2 * self.many)))
+            results = ex.map(item_tasks.fail_each_seventh, given(range(self.many - self.many % 7, 2 * self.many)))
             first = [next(results) for _ in range(6)]
             assert first == list(range(self.many - self.many % 7, self.many - self.many % 7 + 6))
             with pytest.raises(KeyError):
@@ -52,19 +54,19 @@ class TinyItemBehaviours(Behaviours):
         with self.executor() as ex:
             for last in (3, self.many - 1):
                 with pytest.raises(RuntimeError, match="the task raised StopIteration"):
-                    list(ex.map(tasks.stop_at_the_last, range(self.many), [last] * self.many))
+                    list(ex.map(item_tasks.stop_at_the_last, range(self.many), [last] * self.many))
 
     @_kinds_of_input
     def test_a_context_variable_that_a_tiny_item_sets_is_its_own(self, given: Callable[[Iterable[Any]], Iterable[Any]]) -> None:
         with self.executor() as ex:
-            assert set(ex.map(tasks.swap_variable, given(range(self.many)))) == {"unset"}
+            assert set(ex.map(item_tasks.swap_variable, given(range(self.many)))) == {"unset"}
 
     @_kinds_of_input
     def test_tiny_items_share_no_objects(self, given: Callable[[Iterable[Any]], Iterable[Any]]) -> None:
         argument: list[int] = []
         with self.executor() as ex:
-            sizes = list(ex.map(tasks.grow, given([argument] * self.many)))
-            results = list(ex.map(tasks.the_one_list, given(range(self.many))))
+            sizes = list(ex.map(item_tasks.grow, given([argument] * self.many)))
+            results = list(ex.map(item_tasks.the_one_list, given(range(self.many))))
             if ex.capabilities.pickles == "yes":
                 assert sizes == [1] * self.many
             if ex.capabilities.pickles in ("yes", "results"):
@@ -75,9 +77,9 @@ class TinyItemBehaviours(Behaviours):
         last = self.many - 1
         with self.executor() as ex:
             quiet = ex.options(return_exceptions=True)
-            results = list(quiet.map(tasks.a_generator_at_the_end, given(range(self.many)), [last] * self.many))
-            items: list[Any] = [*range(last), tasks.no_items()]
-            arguments: list[Any] = list(quiet.map(tasks.kind_of_item, given(items)))
+            results = list(quiet.map(item_tasks.a_generator_at_the_end, given(range(self.many)), [last] * self.many))
+            items: list[Any] = [*range(last), item_tasks.no_items()]
+            arguments: list[Any] = list(quiet.map(item_tasks.kind_of_item, given(items)))
             pickles = ex.capabilities.pickles
         assert results[:last] == list(range(last))
         assert arguments[:last] == ["int"] * last
@@ -94,13 +96,15 @@ class TinyItemBehaviours(Behaviours):
         with self.executor() as ex:
             concurrent = ex.capabilities.concurrent
             tiny = max(0, self.many - (64 if concurrent else 4))
-            seen = list(ex.map(tasks.look_around, [str(tmp_path)] * self.many, given(range(self.many)), [tiny] * self.many))
+            seen = list(
+                ex.map(item_tasks.look_around, [str(tmp_path)] * self.many, given(range(self.many)), [tiny] * self.many)
+            )
         assert max(seen) == (2 if concurrent else 1)
 
     @_kinds_of_input
     def test_tiny_items_are_counted_each(self, given: Callable[[Iterable[Any]], Iterable[Any]]) -> None:
         with self.executor() as ex:
-            list(ex.options(return_exceptions=True).map(tasks.fail_each_seventh, given(range(self.many))))
+            list(ex.options(return_exceptions=True).map(item_tasks.fail_each_seventh, given(range(self.many))))
             self.until(lambda: ex.stats()["unfinished"] == 0)
             stats = ex.stats()
         failed = self.many // 7
@@ -116,7 +120,7 @@ class TinyItemBehaviours(Behaviours):
 
     def test_coroutines_of_tiny_items_are_awaited(self) -> None:
         with self.executor() as ex:
-            assert list(ex.map(tasks.return_a_coroutine, range(self.many))) == list(range(self.many))
+            assert list(ex.map(item_tasks.return_a_coroutine, range(self.many))) == list(range(self.many))
 
     def test_a_map_of_tiny_items_closed_or_dropped_ends_well(self, tmp_path: Path) -> None:
         ran = tmp_path / "ran"

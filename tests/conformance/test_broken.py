@@ -553,6 +553,7 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_a_list_that_changes_after_the_call_changes_nothing": (WrongValue,),
     "test_inputs_that_repeat_or_count_are_as_long_as_the_others": (WrongValue,),
     "test_a_map_never_iterated_runs_to_its_end": (StopsAtShutdown,),
+    "test_results_that_are_dropped_are_gone": (KeepsOutcomes,),
     "test_results_can_be_read_after_shutdown": (StopsAtShutdown,),
     "test_an_input_without_a_length_is_never_cut_short_in_silence": (DeafToShutdown,),
     "test_a_map_out_of_time_raises_and_cancels_what_has_not_started": (PullsAhead,),
@@ -605,6 +606,7 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_a_task_knows_its_name_and_its_deadline": (NoCurrentTask,),
     "test_context_variables": (NoContext,),
     "test_in_this_process_all_context_variables_are_the_submitters": (NoContext,),
+    "test_a_closed_pipe_is_an_error_whatever_the_program_does_about_its_own": (WrongValue,),
     "test_a_task_that_waits_for_another_one_of_its_executor_does_not_wait_for_ever": (NeverMakesUp,),
     "test_a_task_can_use_an_executor_of_its_own": (WrongValue,),
     # workers

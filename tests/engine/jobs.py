@@ -256,16 +256,3 @@ async def block_in_a_coroutine(seconds: float) -> None:
 
     await asyncio.sleep(0)
     time.sleep(seconds)  # noqa: ASYNC251 - what is tested
-
-
-def write_to_nobody() -> str:
-    """Write into a pipe that nobody reads from."""
-    out, into = os.pipe()
-    os.close(out)
-    try:
-        os.write(into, b"x")
-    except BrokenPipeError:
-        return "an error"
-    finally:
-        os.close(into)
-    return "nothing"

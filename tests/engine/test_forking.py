@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import signal
 import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-import jobs
 import pytest
 from patience import PATIENCE
 
@@ -301,21 +299,3 @@ def test_locks_that_another_thread_held_are_free_in_a_forked_copy(module: str, l
     finally:
         leave.set()
         thread.join()
-
-
-@pytest.mark.parametrize(
-    ("backend", "options"),
-    [
-        ("fork", {}),
-        *(("process", {"start_method": method}) for method in ("forkserver", "spawn", "fork")),
-        *(("pool", {"start_method": method}) for method in ("forkserver", "spawn", "fork")),
-    ],
-)
-@pytest.mark.filterwarnings("ignore::taskrun.UnsafeForkWarning")
-def test_a_closed_pipe_is_an_error_whatever_the_program_does_about_its_own(backend: str, options: dict[str, str]) -> None:
-    before = signal.signal(signal.SIGPIPE, lambda *_: None)
-    try:
-        with taskrun.Executor(backend, max_workers=1, **options) as ex:
-            assert ex.submit(jobs.write_to_nobody).result(PATIENCE) == "an error"
-    finally:
-        signal.signal(signal.SIGPIPE, before)

@@ -19,7 +19,7 @@ from taskrun.backends.base import Backend
 from taskrun.map_pace import Pace
 from taskrun.runs import Outcomes, Run, pack_items, split_outcomes
 from taskrun.task import CurrentTask, current_task, entered
-from taskrun.testing import tasks
+from taskrun.testing import item_tasks, tasks
 from tests.patience import eventually
 
 if TYPE_CHECKING:
@@ -287,8 +287,8 @@ def executor(monkeypatch: pytest.MonkeyPatch) -> Iterator[taskrun.Executor]:
 
 def test_the_rest_of_a_run_comes_in_its_place(executor: taskrun.Executor) -> None:
     assert list(executor.map(lambda item: -item, range(COUNT))) == [-item for item in range(COUNT)]
-    assert sorted(executor.map_unordered(tasks.index_of_task, range(COUNT))) == list(range(COUNT))
-    assert list(executor.map(tasks.index_of_task, range(COUNT))) == list(range(COUNT))
+    assert sorted(executor.map_unordered(item_tasks.index_of_task, range(COUNT))) == list(range(COUNT))
+    assert list(executor.map(item_tasks.index_of_task, range(COUNT))) == list(range(COUNT))
 
 
 def test_a_map_that_nobody_iterates_keeps_no_run(executor: taskrun.Executor) -> None:
