@@ -86,6 +86,18 @@ class Sent:
         self._packed = slot, lacking, gone
         return Packed(None if slot is None else slot.number, function, arguments, list(map(_piece, lacking)), gone)
 
+    def pack_alike(self, task: Task) -> bytes | None:
+        """Return the arguments of a task that calls what was packed last; None: it is to be packed as a whole.
+
+        So is what refers to something that is sent beside it. Runs the user's code; raises SerializationError.
+        """
+        slot, lacking, _ = self._packed
+        if slot is None or lacking:
+            return None
+        with shipping.collecting() as found:
+            arguments = dump_arguments(task.args, task.kwargs, task=task.name)
+        return None if found else arguments
+
     def note_sent(self) -> list[shipping.Shipment]:
         """Note that the worker has what was packed last; return what it gets for the first time."""
         slot, lacking, gone = self._packed

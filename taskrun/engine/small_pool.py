@@ -12,6 +12,7 @@ import contextlib
 import os
 import pickle
 import socket
+import struct
 import threading
 from itertools import count
 from multiprocessing import pool, process
@@ -21,11 +22,15 @@ from weakref import WeakSet
 from taskrun.engine.without_main import without_main
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
 
 __all__ = ["NO_MEMORY", "Attached", "SmallPool"]
+
+_SIZE, _LONG_SIZE = struct.Struct("!i"), struct.Struct("!Q")  # what `Connection` sends before a message; -1: a long one
+_AT_ONCE = 1 << 16  # bytes
+_RETURNED = -1  # the place of what a function returns that has answered several times
 
 NO_MEMORY = 250
 """Exit status of a process that had no memory for what it was sent, and so does not know what that was."""
@@ -47,8 +52,22 @@ class _Line:
     def put(self, obj: Any) -> None:
         self._writer.send(obj)
 
-    def put_pickle(self, pickled: bytes) -> None:
-        self._writer.send_bytes(pickled)
+    def put_pickles(self, pickles: Sequence[bytes]) -> None:
+        """Send them in one go: there has to be room for several in the line, or this may wait for who waits for us."""
+        if len(pickles) == 1:
+            self._writer.send_bytes(pickles[0])
+            return
+        rest = memoryview(b"".join([part for each in pickles for part in (_SIZE.pack(len(each)), each)]))
+        while rest:
+            rest = rest[os.write(self._writer.fileno(), rest) :]
+
+    def room(self) -> int:
+        """Return how many bytes can be sent that nobody reads, with much to spare."""
+        with socket.socket(fileno=self._writer.fileno()) as borrowed:
+            try:
+                return borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 3
+            finally:
+                borrowed.detach()
 
     def shut(self) -> None:
         """Let whoever reads or writes at this side find the line dead, even if others hold its other end."""
@@ -68,6 +87,51 @@ class _Line:
 
     def __setstate__(self, state: Any) -> None:
         self._reader, self._writer = state
+
+
+class _Answers:
+    """Reads a line as its `Connection` would, but as much at a time as there is: the interpreter changes hands at each read."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._data = b""
+        self._at = 0
+
+    def recv(self) -> Any:
+        """Return what comes next; raises EOFError at the end."""
+        size = self._number(_SIZE)
+        if size == -1:
+            size = self._number(_LONG_SIZE)
+        if size < 0:
+            raise ValueError("a task has written into the line of answers")
+        start, end = self._at, self._at + size
+        if end > len(self._data):
+            return pickle.loads(self._long(size))
+        self._at = end
+        return pickle.loads(memoryview(self._data)[start:end])
+
+    def _number(self, form: struct.Struct) -> int:
+        while len(self._data) - self._at < form.size:
+            more = os.read(self._connection.fileno(), _AT_ONCE)
+            if not more:
+                raise EOFError
+            self._data, self._at = self._data[self._at :] + more, 0
+        (number,) = form.unpack_from(self._data, self._at)
+        self._at += form.size
+        return int(number)
+
+    def _long(self, size: int) -> bytearray:
+        """Return what has not all come yet, of which nothing is copied twice."""
+        whole = bytearray(size)
+        view, got = memoryview(whole), len(self._data) - self._at
+        view[:got] = memoryview(self._data)[self._at :]
+        self._data, self._at = b"", 0
+        while got < size:
+            more = os.readv(self._connection.fileno(), [view[got:]])
+            if not more:
+                raise EOFError
+            got += more
+        return whole
 
 
 class _Nobody:
@@ -134,6 +198,39 @@ class _Errand:
         (self._callback if succeeded else self._error_callback)(value)
 
 
+class _Several(_Errand):
+    """A call that answers more than once before it returns."""
+
+    __slots__ = ("_answered",)
+
+    def __init__(
+        self,
+        cache: Any,
+        job: int,
+        answered: Callable[[int, Any], object],
+        callback: Callable[[Any], object],
+        error_callback: Callable[[BaseException], object],
+    ) -> None:
+        super().__init__(cache, job, callback, error_callback)
+        self._answered = answered
+
+    def _set(self, place: int, outcome: tuple[bool, Any]) -> None:
+        if place == _RETURNED:
+            super()._set(place, outcome)
+        else:
+            self._answered(place, outcome[1])
+
+
+class Outlet:
+    """The line of answers, for functions that answer more than once: the first argument of the initializer."""
+
+    line: _Line
+
+    def put(self, errand: int, place: int, value: Any) -> None:
+        """Answer one part of an *errand*. In the process."""
+        self.line.put_pickles((pickle.dumps((errand, place, (True, value)), 5),))
+
+
 class Attached:
     """A descriptor among the arguments of the initializer: the process gets one of its own, the value of `fd`."""
 
@@ -171,12 +268,13 @@ class SmallPool(pool.Pool):
     ) -> None:
         """*lost* is called in a thread of the pool's with what keeps it from reading an answer."""
         self._lost = lost
+        self._outlet = Outlet()
         self._errands = count(-1, -1)  # the standard one's jobs count up
         only = _OnlyOne()
         self.Process = only  # type: ignore[method-assign, assignment]
         try:
             with without_main(context):
-                super().__init__(1, initializer, initargs, context=context)
+                super().__init__(1, initializer, (self._outlet, *initargs), context=context)
         except BaseException:
             if only.process is not None and only.process.pid is not None:
                 only.process.kill()
@@ -192,36 +290,59 @@ class SmallPool(pool.Pool):
             raise
         assert only.process is not None  # noqa: S101 - a pool starts its processes when it is made
         self.process = only.process
+        self.room = self._inqueue.room()
+        """How many bytes there may be in the line to the process before who sends has to wait."""
         self._cache.notifier = _Deaf()
         _poll_one_at_a_time(self.process)
 
     def _setup_queues(self) -> None:
         self._inqueue = _Line(self._ctx)
-        self._outqueue = _Line(self._ctx)
+        self._outqueue = self._outlet.line = _Line(self._ctx)
         self._quick_put = self._inqueue._writer.send
-        self._quick_get = _reading(self._outqueue._reader.recv, self._lost)
+        self._quick_get = _reading(_Answers(self._outqueue._reader).recv, self._lost)
 
     def _get_sentinels(self) -> list[Any]:
         # Without the line of answers: the thread that sees to the process would spin until the one that reads has its turn.
         return [self._change_notifier._reader]
 
-    def apply_here(
+    def pickled(
         self,
-        fn: Callable[[Any], Any],
-        arg: Any,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
         callback: Callable[[Any], object],
         error_callback: Callable[[BaseException], object],
-    ) -> None:
-        """Do as `apply_async`, in this thread: the one that takes the answers, when there is none to take.
-
-        It costs a third: no other thread has to be woken. Raises OSError if the process is dead.
-        """
+    ) -> bytes:
+        """Prepare what `apply_async` would send, for `send`; from here on an answer is expected."""
         errand = _Errand(self._cache, next(self._errands), callback, error_callback)
         try:
-            self._inqueue.put_pickle(pickle.dumps((errand.job, 0, fn, (arg,), {}), 5))
+            return pickle.dumps((errand.job, 0, fn, args, {}), 5)
         except BaseException:
             errand.drop()
             raise
+
+    def pickled_several(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        answered: Callable[[int, Any], object],
+        returned: Callable[[Any], object],
+        error_callback: Callable[[BaseException], object],
+    ) -> bytes:
+        """Likewise, for a function that answers several times (`Outlet.put`); it gets the errand's number before *args*."""
+        errand = _Several(self._cache, next(self._errands), answered, returned, error_callback)
+        try:
+            return pickle.dumps((errand.job, _RETURNED, fn, (errand.job, *args), {}), 5)
+        except BaseException:
+            errand.drop()
+            raise
+
+    def send(self, pickles: Sequence[bytes]) -> None:
+        """Send what was `pickled`, in this thread: the one that takes the answers, when there is none to take.
+
+        It costs a third of `apply_async`: no other thread has to be woken. Several at a time are small ones (see
+        `_Line.put_pickles`). Raises OSError if the process is dead.
+        """
+        self._inqueue.put_pickles(pickles)
 
     def close(self) -> None:
         """Let the process end when it has done what it was given."""
