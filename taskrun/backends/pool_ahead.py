@@ -14,9 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from taskrun.backends.pool_workers import PoolWorkers
-from taskrun.errors import SerializationError
 from taskrun.runs import Run
-from taskrun.serialization import not_sent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,19 +80,14 @@ class PoolAhead(PoolWorkers):
         messages: list[bytes] = []
         bundle: Bundle | None = None
         for task in tasks:
-            if type(task.fn) is Run or (task.number > 1 and task.future in self._crashed):
+            if bundle is not None:
+                if worker.add_to(bundle, task):
+                    continue
+                messages += self._bundled(worker, bundle)
+            may_go = type(task.fn) is not Run and (task.number == 1 or task.future not in self._crashed)
+            bundle = worker.bundle(task, self._settings.seed is not None) if may_go else None
+            if bundle is None:
                 break
-            try:
-                if bundle is not None:
-                    if worker.add_to(bundle, task):
-                        continue
-                    whole, bundle = bundle, None
-                    messages += self._bundled(worker, whole)
-                bundle = worker.bundle(task, self._context_vars, self._settings.seed is not None)
-                if bundle is None:
-                    break
-            except BaseException as error:  # else the pool's thread would end, or take it for the worker's death
-                self._not_packed(worker, task, error)
         return messages if bundle is None else messages + self._bundled(worker, bundle)
 
     def _bundled(self, worker: PooledWorker, bundle: Bundle) -> list[bytes]:
@@ -123,14 +116,6 @@ class PoolAhead(PoolWorkers):
                 partial(self._tell, self._lost, worker),
             )
         ]
-
-    def _not_packed(self, worker: PooledWorker, task: Task, error: BaseException) -> None:
-        with self._scheduler.lock:
-            ours = task in worker.ahead.unsent  # else it was taken back meanwhile, and runs elsewhere
-            if ours:
-                worker.ahead.unsent.remove(task)
-        if ours:
-            self._scheduler.fail(task, _as_serialization_error(error, task), "serialization")
 
     @abstractmethod
     def _answered(self, worker: PooledWorker, task: Task, answer: Sequence[Any]) -> None:
@@ -260,11 +245,3 @@ class PoolAhead(PoolWorkers):
         super()._abort(force)  # first: nothing is sent to a worker that is being stopped
         for worker in self._processes.values():
             self._take_back_ahead(worker)
-
-
-def _as_serialization_error(error: BaseException, task: Task) -> SerializationError:
-    if isinstance(error, SerializationError):
-        return error
-    problem = not_sent(error, task)
-    problem.__cause__ = error
-    return problem

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from taskrun.engine import posix
 
 if TYPE_CHECKING:
-    from taskrun.engine.pool_worker import Call
     from taskrun.task import Task
 
 __all__ = ["Ahead", "Bundle", "SentAhead"]
@@ -39,26 +38,22 @@ class SentAhead(NamedTuple):
 class Bundle:
     """Tasks that are alike, packed to be sent as one message. Each is claimed, answered and taken back by itself."""
 
-    __slots__ = ("call", "items", "size")
+    __slots__ = ("about", "items", "size", "slot")
 
-    def __init__(self, task: Task, call: Call) -> None:
-        _, function, arguments, _, _ = call.packed
-        self.call = call
-        """Of the first."""
+    def __init__(self, task: Task, about: bytes, slot: int, arguments: bytes) -> None:
+        self.about = about
+        """What is to be known of them besides; see `pool_worker.Ahead`."""
+        self.slot = slot
+        """Of their function."""
         self.items: list[tuple[Task, bytes]] = [(task, arguments)]
         """Each with its arguments."""
-        self.size = len(call.about) + len(function or b"") + len(arguments)
+        self.size = len(about) + len(arguments)
         """In bytes."""
 
     def suits(self, task: Task) -> bool:
         """Return whether only the arguments, and the index, of *task* differ."""
         first = self.items[0][0]
-        return (
-            task.fn is first.fn
-            and task.options is first.options
-            and task.number == first.number
-            and task.context is first.context is None
-        )
+        return task.fn is first.fn and task.options is first.options and task.number == first.number and task.context is None
 
     def add(self, task: Task, arguments: bytes) -> None:
         """Add one that suits."""

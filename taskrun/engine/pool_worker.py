@@ -54,8 +54,10 @@ class Call(NamedTuple):
 class Ahead(NamedTuple):
     """Tasks that are alike, sent while another one runs: each begins only if the parent has not taken it back by then."""
 
-    first: tuple[Any, ...]
-    """A `Call`."""
+    about: bytes
+    """As in a `Call`; but for the index it is the same for all."""
+    slot: int
+    """Where the worker keeps the function."""
     items: list[tuple[int, int, bytes]]
     """Of each: its number, its index and its arguments, pickled."""
 
@@ -150,12 +152,9 @@ class _Worker:
 
     def run_ahead(self, errand: int, ahead: Ahead) -> None:
         """Run those that are ours, and answer each before the next begins."""
-        first = Call(*ahead.first)
-        slot, function, _, pieces, gone = first.packed
-        self.received.take(Packed(slot, function, b"", pieces, gone))  # in any case: others may rely on it
         for place, (number, index, arguments) in enumerate(ahead.items):
             if self._claim(number):
-                answer = self.run(first._replace(sequence=number, packed=(slot, function, arguments, [], [])), index)
+                answer = self.run(Call(number, ahead.about, (ahead.slot, None, arguments, (), ())), index)
                 self._answers.put(errand, place, tuple(answer))
 
     def _claim(self, number: int) -> bool:

@@ -224,31 +224,32 @@ class PooledWorker(KeptProcess):
     def call_for(self, task: Task, number: int, context_vars: list[tuple[str, Any]], seeded: bool) -> pool_worker.Call:
         """Return *task* as bytes. Runs the user's code; raises SerializationError. In the pool's thread."""
         new_moment()
-        options, name = task.options, task.name
-        values = None if task.context is None else surroundings.context_payload(task.context, context_vars, name)
+        values = None if task.context is None else surroundings.context_payload(task.context, context_vars, task.name)
         self._path_now = list(sys.path)
         path = list(map(str, self._path_now)) if self._path_now != self._path else None
-        fields = (name, task.index, task.number, options.timeout, options.soft_timeout, task.seed_root, seeded, True)
-        return pool_worker.Call(number, pickle.dumps((fields, values, path), 5), tuple(self._sent.pack(task)))
+        return pool_worker.Call(number, _about(task, seeded, values, path), tuple(self._sent.pack(task)))
 
-    def bundle(self, task: Task, context_vars: list[tuple[str, Any]], seeded: bool) -> Bundle | None:
-        """Pack *task* to be sent ahead, perhaps with others; None: it is to be sent when nothing else runs.
+    def bundle(self, task: Task, seeded: bool) -> Bundle | None:
+        """Pack *task* to be sent ahead, perhaps with others; None: it is to be sent by itself when nothing else runs.
 
-        It is large, or brings something that concerns others. Raises SerializationError.
+        So is what is large, brings something that the worker lacks, or runs the user's code to be packed: that may take long,
+        and meanwhile no answer would be taken.
         """
-        call = self.call_for(task, self.last + 1, context_vars, seeded)
-        pieces = call.packed[3]
-        if pieces or self._path_now != self._path:
+        new_moment()
+        if task.context is not None or sys.path != self._path:
             return None
-        bundle = Bundle(task, call)
+        ready = self._sent.pack_ready(task)
+        if ready is None:
+            return None
+        bundle = Bundle(task, _about(task, seeded, None, None), *ready)
         return bundle if self.ahead.fits(bundle.size, self.pool.room) else None
 
     def add_to(self, bundle: Bundle, task: Task) -> bool:
-        """Pack *task* into the same message; False: it has to be one of its own. Raises SerializationError."""
-        arguments = self._sent.pack_alike(task) if bundle.suits(task) else None
-        if arguments is None or not self.ahead.fits(bundle.size + len(arguments), self.pool.room):
+        """Pack *task* into the same message; False: it has to be one of its own."""
+        ready = self._sent.pack_ready(task) if bundle.suits(task) else None
+        if ready is None or not self.ahead.fits(bundle.size + len(ready[1]), self.pool.room):
             return False
-        bundle.add(task, arguments)
+        bundle.add(task, ready[1])
         return True
 
     def bundled(
@@ -263,11 +264,11 @@ class PooledWorker(KeptProcess):
 
         Each is answered, by its place among them, and then it is *over*; or it failed as a whole.
         """
-        self.note_sent()
         arguments = {id(task): data for task, data in bundle.items}
         items = [(number, task.index, arguments[id(task)]) for number, task in calls]
         self.ahead.note_sent(bundle.size)
-        return self.pool.pickled_several(pool_worker.run_ahead, (tuple(bundle.call), items), answered, over, failed)
+        ahead = bundle.about, bundle.slot, items
+        return self.pool.pickled_several(pool_worker.run_ahead, ahead, answered, over, failed)
 
     def note_sent(self) -> None:
         """Note that the process gets what `call_for` returned, and give it the descriptors. In the pool's thread."""
@@ -358,6 +359,12 @@ class PooledWorker(KeptProcess):
             if worker._making == threading.get_ident():
                 worker._theirs = worker.ahead.tokens = -1  # its own, to be open as long as it lives
             worker._cut()
+
+
+def _about(task: Task, seeded: bool, values: bytes | None, path: list[str] | None) -> bytes:
+    options = task.options
+    fields = (task.name, task.index, task.number, options.timeout, options.soft_timeout, task.seed_root, seeded, True)
+    return pickle.dumps((fields, values, path), 5)
 
 
 os.register_at_fork(after_in_child=PooledWorker.cut_all)
