@@ -298,8 +298,7 @@ class PoolBackend(PoolAhead):
         with self._scheduler.lock:
             back = self._take_back(task)
         others = [each for each in back if each is not task]
-        if others:
-            self._scheduler.give_back(others)
+        self._give_back(others)
         return len(others) < len(back)
 
     def recall(self) -> None:

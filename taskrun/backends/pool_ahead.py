@@ -37,6 +37,7 @@ class PoolAhead(PoolWorkers):
         recycling = (settings.max_tasks_per_child, settings.max_memory_per_child, settings.max_age_per_child)
         self._sends_ahead = all(limit is None for limit in recycling)
         self._inside = threading.local()  # `ours`: a thread of one of our pools
+        self._owed: list[Task] = []  # what was given back, until it is pulled again; under the lock
         super().start(scheduler, settings)
 
     # -- sending (in the pool's thread) ----------------------------------------------------------------------------------------
@@ -67,7 +68,7 @@ class PoolAhead(PoolWorkers):
             look = worker.watched and not watched
         if left:
             ahead.pause()
-            self._scheduler.give_back(left)
+            self._give_back(left)
         if look:
             self._have_it_look()
 
@@ -178,24 +179,40 @@ class PoolAhead(PoolWorkers):
     def _take_back_ahead(self, worker: PooledWorker) -> None:
         with self._scheduler.lock:
             back = worker.take_back()
-        if back:
-            self._scheduler.give_back(back)
+        self._give_back(back)
+
+    def _give_back(self, tasks: list[Task]) -> None:
+        super()._give_back(tasks)
+        if not tasks:
+            return
+        # Others may have overtaken them: see `_look_behind`. Remembered only now that they are not pulled any more.
+        with self._scheduler.lock:
+            self._owed = [*filter(_waits, (*self._owed, *tasks))]
+        self._have_it_look()
 
     def _look_behind(self, worker: PooledWorker, now: float) -> list[float]:
-        """Take back what waits behind a task that does not end; return when to look again. In the keeper."""
-        if not worker.ahead.sent:
+        """See to a worker whose task does not end; return when to look again. In the keeper.
+
+        What waits behind it is taken back. And if it has begun before its turn, it may wait for one that should have begun
+        earlier: then there is one worker more if nothing else ends, as there would be with one task at a time sent to each.
+        """
+        if not (worker.ahead.sent or self._owed):
             worker.stuck_since = math.inf
             return []
         if worker.sequence != worker.stuck_at:
             worker.stuck_at, worker.stuck_since = worker.sequence, now
         elif now >= worker.stuck_since + _STUCK_AFTER:
             with self._scheduler.lock:
-                task, back = worker.task, worker.take_back()
+                back, task = worker.take_back(), worker.task
+                self._owed = [*filter(_waits, self._owed)]
+                overtook = task is not None and any(_turn(each) < _turn(task) for each in self._owed)
             if back:
                 worker.ahead.note_stuck(now - worker.stuck_since)
-                self._scheduler.give_back(back)
-                if task is not None:
-                    self._scheduler.note_stuck(task)
+                self._give_back(back)
+            if overtook:
+                self._scheduler.note_stuck(task)
+            elif task is not None:
+                self._scheduler.note_moving(task)
             worker.stuck_since = now
         return [now + _STUCK_AFTER]
 
@@ -245,3 +262,11 @@ class PoolAhead(PoolWorkers):
         super()._abort(force)  # first: nothing is sent to a worker that is being stopped
         for worker in self._processes.values():
             self._take_back_ahead(worker)
+
+
+def _waits(task: Task) -> bool:
+    return not (task.pulled or task.settled)
+
+
+def _turn(task: Task) -> tuple[float, int]:
+    return task.queued, task.index

@@ -207,8 +207,12 @@ class PoolWorkers(PoolWatch):
         self._settle_task_of(worker, task)
         for each in begun:  # only if its answers could not be read
             self._settle_task_of(worker, each)
-        if rest:
-            self._scheduler.give_back(rest)
+        self._give_back(rest)
+
+    def _give_back(self, tasks: list[Task]) -> None:
+        """Give back what has not begun and waited behind others."""
+        if tasks:
+            self._scheduler.give_back(tasks)
 
     def _settle_task_of(self, worker: PooledWorker, task: Task | None) -> None:
         from taskrun.engine.crash import verdict
