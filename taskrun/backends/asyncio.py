@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -333,7 +334,9 @@ class AsyncioBackend(ThreadLikeBackend):
             asyncio.get_running_loop().stop()
 
     def _run_loop(self) -> None:
-        loop = asyncio.new_event_loop()
+        loop = self._new_loop()
+        if loop is None:
+            return
         try:
             loop.call_soon(self._grant)  # what was wished for before there was a loop
             self._loop = loop
@@ -345,6 +348,35 @@ class AsyncioBackend(ThreadLikeBackend):
         finally:
             loop.set_exception_handler(lambda *_: None)  # of coroutines that did not heed their cancellation
             loop.close()
+
+    def _new_loop(self) -> asyncio.AbstractEventLoop | None:
+        """Return a loop, when there are descriptors for it; None: there were none for long, or it is not wanted any more."""
+        from taskrun.engine.start_failures import StartFailures
+
+        failures = StartFailures("event loops")
+        while True:
+            try:
+                _look_for_descriptors()
+                return asyncio.new_event_loop()
+            except OSError as error:
+                verdict = failures.add(error, somebody_works=False)
+                if verdict is not None:
+                    self._scheduler.break_down(verdict, error)
+                    return None
+            if self._aborting or (self._closing and not self._scheduler.queued):
+                return None
+            time.sleep(max(0.0, failures.not_before - time.monotonic()))
+
+
+def _look_for_descriptors() -> None:
+    """Raise OSError if there are not as many as a loop needs: one that is made by halves warns of itself."""
+    found: list[int] = []
+    try:
+        for _ in range(2):
+            found += os.pipe()
+    finally:
+        for fd in found:
+            os.close(fd)
 
 
 async def _wind_up(loop: asyncio.AbstractEventLoop) -> None:

@@ -174,7 +174,7 @@ class PoolBackend(PoolAhead):
         """Return *task* as it is sent, and begin it; None: it was taken back, killed or discarded meanwhile."""
         self._inside.ours = True
         try:
-            call = worker.call_for(task, worker.sequence, self._context_vars, self._settings.seed is not None)
+            call = worker.packing_for.call_for(task, worker.sequence, self._context_vars, self._settings.seed is not None)
         except SerializationError:
             raise
         except BaseException as error:  # else the pool's thread would end, or take it for the worker's death

@@ -238,7 +238,7 @@ class PoolWorkers(PoolWatch):
 
     def _lack_of_memory(self, worker: PooledWorker, task: Task, deaths: int) -> SerializationError | None:
         """Return the error of *task* if its worker had to die since there was no memory, here or there, for what was sent."""
-        from taskrun.engine.small_pool import NO_MEMORY
+        from taskrun.engine.pool_line import NO_MEMORY
 
         begun, trouble = worker.has_taken_up(), worker.trouble
         if isinstance(trouble, MemoryError) and begun:

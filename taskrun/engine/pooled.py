@@ -8,38 +8,33 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import pickle
 import signal
 import socket
-import sys
 import threading
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from taskrun import primitives
-from taskrun.cpus import cpu_count
-from taskrun.engine import notes, pool_worker, posix, surroundings
-from taskrun.engine.ahead import Ahead, Bundle
+from taskrun.engine import notes, pool_worker, posix
+from taskrun.engine.ahead import Ahead
 from taskrun.engine.answer import CAUSES, DONE
 from taskrun.engine.forking import careful_fork
 from taskrun.engine.kept import KeptProcess
-from taskrun.engine.sent import Piece, Sent
+from taskrun.engine.pool_packing import PoolPacking
 from taskrun.engine.small_pool import Attached, SmallPool
 from taskrun.engine.stopping import Look
 from taskrun.exceptions import load_exception
-from taskrun.reach import new_moment
 from taskrun.serialization import load_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from multiprocessing.context import BaseContext
 
-    from taskrun.engine.ahead import SentAhead
+    from taskrun.engine.ahead import Bundle, SentAhead
+    from taskrun.engine.sent import Piece
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Outcome
-    from taskrun.shipping import Shipment
     from taskrun.task import Cause, Task
 
 __all__ = ["Parcel", "PooledWorker"]
@@ -115,9 +110,8 @@ class PooledWorker(KeptProcess):
             undo.callback(posix.close_held, self, "_theirs", "lifeline")
             self._hands, self._their_hands = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             undo.pop_all()
-        self._sent = Sent()  # the pool's thread's, as the next two
-        self._path: list[str] = []
-        self._path_now: list[str] = []
+        self.packing_for = PoolPacking()
+        """What it is sent; the pool's thread's that sends it."""
         _lifelines.add(self)
 
     def note_given(self) -> None:
@@ -184,10 +178,8 @@ class PooledWorker(KeptProcess):
         """Have it take our surroundings over; one of the two is called in the pool's thread."""
 
         def pack() -> tuple[dict[str, Any], list[Piece]]:
-            self._path = list(sys.path)
-            describe = partial(surroundings.describe, settings, self.number, cpu_count(), context_vars)
-            setup = self._sent.pack_setup(describe)
-            self._hand_over(self._sent.note_sent())
+            setup = self.packing_for.setup(self.number, settings, context_vars)
+            self.note_sent()
             return setup
 
         self.pool.apply_async(pool_worker.begin, (Parcel(pack),), callback=answered, error_callback=failed)
@@ -221,35 +213,17 @@ class PooledWorker(KeptProcess):
         """Send what was `pickled`, in the thread that takes its answers. Raises OSError if the process is dead."""
         self.pool.send(pickles)
 
-    def call_for(self, task: Task, number: int, context_vars: list[tuple[str, Any]], seeded: bool) -> pool_worker.Call:
-        """Return *task* as bytes. Runs the user's code; raises SerializationError. In the pool's thread."""
-        new_moment()
-        values = None if task.context is None else surroundings.context_payload(task.context, context_vars, task.name)
-        self._path_now = list(sys.path)
-        path = list(map(str, self._path_now)) if self._path_now != self._path else None
-        return pool_worker.Call(number, _about(task, seeded, values, path), tuple(self._sent.pack(task)))
-
     def bundle(self, task: Task, seeded: bool) -> Bundle | None:
-        """Pack *task* to be sent ahead, perhaps with others; None: it is to be sent by itself when nothing else runs.
-
-        So is what is large, brings something that the worker lacks, or runs the user's code to be packed: that may take long,
-        and meanwhile no answer would be taken.
-        """
-        new_moment()
-        if task.context is not None or sys.path != self._path:
-            return None
-        ready = self._sent.pack_ready(task)
-        if ready is None:
-            return None
-        bundle = Bundle(task, _about(task, seeded, None, None), *ready)
-        return bundle if self.ahead.fits(bundle.size, self.pool.room) else None
+        """Pack *task* to be sent ahead, perhaps with others; None: see `PoolPacking.bundle`, or there is no room for it."""
+        bundle = self.packing_for.bundle(task, seeded)
+        return bundle if bundle is not None and self.ahead.fits(bundle.size, self.pool.room) else None
 
     def add_to(self, bundle: Bundle, task: Task) -> bool:
         """Pack *task* into the same message; False: it has to be one of its own."""
-        ready = self._sent.pack_ready(task) if bundle.suits(task) else None
-        if ready is None or not self.ahead.fits(bundle.size + len(ready[1]), self.pool.room):
+        arguments = self.packing_for.alike(bundle, task)
+        if arguments is None or not self.ahead.fits(bundle.size + len(arguments), self.pool.room):
             return False
-        bundle.add(task, ready[1])
+        bundle.add(task, arguments)
         return True
 
     def bundled(
@@ -271,12 +245,8 @@ class PooledWorker(KeptProcess):
         return self.pool.pickled_several(pool_worker.run_ahead, ahead, answered, over, failed)
 
     def note_sent(self) -> None:
-        """Note that the process gets what `call_for` returned, and give it the descriptors. In the pool's thread."""
-        self._path = self._path_now
-        self._hand_over(self._sent.note_sent())
-
-    def _hand_over(self, shipments: list[Shipment]) -> None:
-        for one in shipments:
+        """Note that the process gets what was packed last, and give it the descriptors. In the pool's thread."""
+        for one in self.packing_for.note_sent():
             if one.descriptors:
                 socket.send_fds(self._hands, [one.key], list(one.descriptors))
 
@@ -315,7 +285,7 @@ class PooledWorker(KeptProcess):
 
     def held_locks(self) -> tuple[str, ...]:
         """Return the names of the locks that its tasks were given and that are locked; it is dead."""
-        return primitives.held(primitives.locks_among(self._sent.shipped))
+        return primitives.held(primitives.locks_among(self.packing_for.shipped))
 
     # -- its end ---------------------------------------------------------------------------------------------------------------
 
@@ -359,12 +329,6 @@ class PooledWorker(KeptProcess):
             if worker._making == threading.get_ident():
                 worker._theirs = worker.ahead.tokens = -1  # its own, to be open as long as it lives
             worker._cut()
-
-
-def _about(task: Task, seeded: bool, values: bytes | None, path: list[str] | None) -> bytes:
-    options = task.options
-    fields = (task.name, task.index, task.number, options.timeout, options.soft_timeout, task.seed_root, seeded, True)
-    return pickle.dumps((fields, values, path), 5)
 
 
 os.register_at_fork(after_in_child=PooledWorker.cut_all)

@@ -8,17 +8,15 @@ down from this side; the threads then end by themselves.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
-import socket
-import struct
 import threading
 from itertools import count
 from multiprocessing import pool, process
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from taskrun.engine.pool_line import Answers, PoolLine
 from taskrun.engine.without_main import without_main
 
 if TYPE_CHECKING:
@@ -26,112 +24,9 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
 
-__all__ = ["NO_MEMORY", "Attached", "SmallPool"]
+__all__ = ["Attached", "Outlet", "SmallPool"]
 
-_SIZE, _LONG_SIZE = struct.Struct("!i"), struct.Struct("!Q")  # what `Connection` sends before a message; -1: a long one
-_AT_ONCE = 1 << 16  # bytes
 _RETURNED = -1  # the place of what a function returns that has answered several times
-
-NO_MEMORY = 250
-"""Exit status of a process that had no memory for what it was sent, and so does not know what that was."""
-
-
-class _Line:
-    """What the pool takes for a `multiprocessing.SimpleQueue`; with one process at each end it needs no lock."""
-
-    def __init__(self, context: BaseContext) -> None:
-        self._reader, self._writer = context.Pipe(duplex=True)  # sockets, unlike one-way pipes
-
-    def get(self) -> Any:
-        """Return what comes next. In the process only: here the pool's thread reads by itself (`_reading`)."""
-        try:
-            return self._reader.recv()
-        except MemoryError:
-            os._exit(NO_MEMORY)  # half of it lies in the line: nothing more can be read
-
-    def put(self, obj: Any) -> None:
-        self._writer.send(obj)
-
-    def put_pickles(self, pickles: Sequence[bytes]) -> None:
-        """Send them in one go: there has to be room for several in the line, or this may wait for who waits for us."""
-        if len(pickles) == 1:
-            self._writer.send_bytes(pickles[0])
-            return
-        rest = memoryview(b"".join([part for each in pickles for part in (_SIZE.pack(len(each)), each)]))
-        while rest:
-            rest = rest[os.write(self._writer.fileno(), rest) :]
-
-    def room(self) -> int:
-        """Return how many bytes can be sent that nobody reads, with much to spare."""
-        with socket.socket(fileno=self._writer.fileno()) as borrowed:
-            try:
-                return borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 3
-            finally:
-                borrowed.detach()
-
-    def shut(self) -> None:
-        """Let whoever reads or writes at this side find the line dead, even if others hold its other end."""
-        for connection in (self._reader, self._writer):
-            with contextlib.suppress(OSError), socket.socket(fileno=connection.fileno()) as borrowed:
-                try:
-                    borrowed.shutdown(socket.SHUT_RDWR)
-                finally:
-                    borrowed.detach()
-
-    def close(self) -> None:
-        self._reader.close()
-        self._writer.close()
-
-    def __getstate__(self) -> Any:
-        return self._reader, self._writer
-
-    def __setstate__(self, state: Any) -> None:
-        self._reader, self._writer = state
-
-
-class _Answers:
-    """Reads a line as its `Connection` would, but as much at a time as there is: the interpreter changes hands at each read."""
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-        self._data = b""
-        self._at = 0
-
-    def recv(self) -> Any:
-        """Return what comes next; raises EOFError at the end."""
-        size = self._number(_SIZE)
-        if size == -1:
-            size = self._number(_LONG_SIZE)
-        if size < 0:
-            raise ValueError("a task has written into the line of answers")
-        start, end = self._at, self._at + size
-        if end > len(self._data):
-            return pickle.loads(self._long(size))
-        self._at = end
-        return pickle.loads(memoryview(self._data)[start:end])
-
-    def _number(self, form: struct.Struct) -> int:
-        while len(self._data) - self._at < form.size:
-            more = os.read(self._connection.fileno(), _AT_ONCE)
-            if not more:
-                raise EOFError
-            self._data, self._at = self._data[self._at :] + more, 0
-        (number,) = form.unpack_from(self._data, self._at)
-        self._at += form.size
-        return int(number)
-
-    def _long(self, size: int) -> bytearray:
-        """Return what has not all come yet, of which nothing is copied twice."""
-        whole = bytearray(size)
-        view, got = memoryview(whole), len(self._data) - self._at
-        view[:got] = memoryview(self._data)[self._at :]
-        self._data, self._at = b"", 0
-        while got < size:
-            more = os.readv(self._connection.fileno(), [view[got:]])
-            if not more:
-                raise EOFError
-            got += more
-        return whole
 
 
 class _Nobody:
@@ -224,7 +119,7 @@ class _Several(_Errand):
 class Outlet:
     """The line of answers, for functions that answer more than once: the first argument of the initializer."""
 
-    line: _Line
+    line: PoolLine
 
     def put(self, errand: int, place: int, value: Any) -> None:
         """Answer one part of an *errand*. In the process."""
@@ -296,10 +191,10 @@ class SmallPool(pool.Pool):
         _poll_one_at_a_time(self.process)
 
     def _setup_queues(self) -> None:
-        self._inqueue = _Line(self._ctx)
-        self._outqueue = self._outlet.line = _Line(self._ctx)
+        self._inqueue = PoolLine(self._ctx)
+        self._outqueue = self._outlet.line = PoolLine(self._ctx)
         self._quick_put = self._inqueue._writer.send
-        self._quick_get = _reading(_Answers(self._outqueue._reader).recv, self._lost)
+        self._quick_get = Answers(self._outqueue._reader, self._lost).get
 
     def _get_sentinels(self) -> list[Any]:
         # Without the line of answers: the thread that sees to the process would spin until the one that reads has its turn.
@@ -340,7 +235,7 @@ class SmallPool(pool.Pool):
         """Send what was `pickled`, in this thread: the one that takes the answers, when there is none to take.
 
         It costs a third of `apply_async`: no other thread has to be woken. Several at a time are small ones (see
-        `_Line.put_pickles`). Raises OSError if the process is dead.
+        `PoolLine.put_pickles`). Raises OSError if the process is dead.
         """
         self._inqueue.put_pickles(pickles)
 
@@ -350,7 +245,7 @@ class SmallPool(pool.Pool):
         super().close()
 
     @staticmethod
-    def _help_stuff_finish(inqueue: _Line, task_handler: threading.Thread, size: int) -> None:
+    def _help_stuff_finish(inqueue: PoolLine, task_handler: threading.Thread, size: int) -> None:
         """Free the thread that may be writing; called if the pool is still there at the very end of the interpreter."""
         inqueue.shut()
 
@@ -394,21 +289,6 @@ class SmallPool(pool.Pool):
         else:  # something else in this program reaped it
             self.process._popen.close()  # type: ignore[attr-defined]
             process._children.discard(self.process)  # type: ignore[attr-defined]
-
-
-def _reading(receive: Callable[[], Any], lost: Callable[[BaseException], object]) -> Callable[[], Any]:
-    """Return *receive* for the pool's thread, which would die in silence of anything but the two errors that it knows."""
-
-    def get() -> Any:
-        try:
-            return receive()
-        except (OSError, EOFError):
-            raise
-        except BaseException as error:  # no memory for it, or a task has written into our line
-            lost(error)
-            raise EOFError from error
-
-    return get
 
 
 def _poll_one_at_a_time(child: BaseProcess) -> None:

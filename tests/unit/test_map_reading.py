@@ -37,6 +37,14 @@ class Clockwork:
             fn()
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading is quick, however busy the machine is."""
+    monkeypatch.setattr(map_reading, "_READING", 60.0)
+    monkeypatch.setattr(map_reading, "_HELD_BACK", 60.0)
+
+
+@pytest.mark.usefixtures("patient")
 def test_items_are_read_many_at_a_time_and_none_beyond_the_limit() -> None:
     items = itertools.count()
     reader = Reader(items, pytest.fail, Clockwork().call_at)
@@ -44,6 +52,7 @@ def test_items_are_read_many_at_a_time_and_none_beyond_the_limit() -> None:
     assert next(items) == 100
 
 
+@pytest.mark.usefixtures("patient")
 def test_the_end_comes_after_the_last_item_and_stays() -> None:
     reader = Reader(range(30), pytest.fail, Clockwork().call_at)
     assert reader.read(100) == list(range(30))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from taskrun.engine.small_pool import _Answers
+from taskrun.engine.pool_line import Answers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ def read_all(line: Any, data: bytes, piece: int) -> list[Any]:
 
     thread = threading.Thread(target=write)
     thread.start()
-    answers, found = _Answers(reader), []
+    answers, found = Answers(reader, pytest.fail), []
     try:
         while True:
             found.append(answers.recv())
@@ -63,7 +63,7 @@ def test_each_answer_is_read_once_and_in_order(line: Any, piece: int) -> None:
 
 def test_what_connection_writes_is_understood(line: Any) -> None:
     reader, writer = line
-    answers = _Answers(reader)
+    answers = Answers(reader, pytest.fail)
     for value in VALUES[:-2]:
         writer.send(value)
         assert answers.recv() == value
