@@ -229,7 +229,8 @@ def fork_servers() -> list[int]:
     import sys
 
     module = sys.modules.get("multiprocessing.forkserver")
-    server = None if module is None else module._forkserver._forkserver_pid
+    made = getattr(module, "_forkserver", None)  # while another thread imports it there is none
+    server = None if made is None else made._forkserver_pid
     return [pid for pid in (server, resource_tracker._resource_tracker._pid) if pid]
 
 
