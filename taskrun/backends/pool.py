@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskrun.backends.base import Capabilities, refuse_waiting_in
-from taskrun.backends.pool_ahead import PoolAhead
+from taskrun.backends.pool_workers import PoolWorkers
 from taskrun.backends.start_methods import MP_CONTEXT, chosen_method
 from taskrun.errors import SerializationError
 from taskrun.runs import Run
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from taskrun.engine.pooled import PooledWorker
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Scheduler
-    from taskrun.task import Task
+    from taskrun.task import Cause, Task
 
 __all__ = ["PoolBackend"]
 
 
-class PoolBackend(PoolAhead):
+class PoolBackend(PoolWorkers):
     """A dying worker fails only the task it ran."""
 
     name: ClassVar[str] = "pool"
@@ -70,6 +70,7 @@ class PoolBackend(PoolAhead):
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Start two threads of ours; workers are made when there is work."""
         self._suspects: deque[Task] = deque()  # took a worker down, and run again: each on a fresh one
+        self._inside = threading.local()
         self._all_at_work = False  # then each looks into the queue before it is free: nobody has to be woken for a task
         super().start(scheduler, settings)
 
@@ -153,9 +154,7 @@ class PoolBackend(PoolAhead):
             return False
         worker.task, worker.packing, worker.busy = task, True, True
         worker.answering = False
-        worker.errands += 1
-        worker.last += 1
-        worker.sequence = worker.last
+        worker.sequence += 1
         worker.note_given()
         self._note_whether_it_ends_soon(worker)
         return True
@@ -165,7 +164,7 @@ class PoolBackend(PoolAhead):
         task.worker = worker.label
         worker.give(
             partial(self._pack, worker, task),
-            partial(self._answered_alone, worker, task),
+            partial(self._answered, worker, task),
             partial(self._not_sent, worker, task),
             here=here,
         )
@@ -174,7 +173,7 @@ class PoolBackend(PoolAhead):
         """Return *task* as it is sent, and begin it; None: it was taken back, killed or discarded meanwhile."""
         self._inside.ours = True
         try:
-            call = worker.packing_for.call_for(task, worker.sequence, self._context_vars, self._settings.seed is not None)
+            call = worker.call_for(task, self._context_vars, self._settings.seed is not None)
         except SerializationError:
             raise
         except BaseException as error:  # else the pool's thread would end, or take it for the worker's death
@@ -201,66 +200,33 @@ class PoolBackend(PoolAhead):
             return
         with self._scheduler.lock:
             ours = worker.task is task  # else it was given back meanwhile, and runs elsewhere
-            self._has_nothing_of(worker, task)
         if ours:
             self._scheduler.fail(task, error, "serialization")
-        self._say_it_is_free(worker)
+        self._tell(self._free, worker)
 
     # -- what workers say ------------------------------------------------------------------------------------------------------
 
-    def _answered_alone(self, worker: PooledWorker, task: Task, answer: Sequence[Any] | None) -> None:
+    def _answered(self, worker: PooledWorker, task: Task, answer: Sequence[Any] | None) -> None:
         self._inside.ours = True
-        with self._scheduler.lock:
-            if answer is None:  # it was taken back, or not wanted any more, while it was packed
-                self._has_nothing_of(worker, task)
-            else:
-                worker.errands -= 1
-        if answer is None:
-            self._say_it_is_free(worker)
-        else:
-            self._answered(worker, task, answer)
-
-    @staticmethod
-    def _has_nothing_of(worker: PooledWorker, task: Task) -> None:
-        """Note that *task* was not sent. Under the lock."""
-        worker.errands -= 1
-        if worker.task is task:
-            worker.task, worker.packing = None, False
-
-    def _answered(self, worker: PooledWorker, task: Task, answer: Sequence[Any]) -> None:
-        worker.answering = True
-        outcome = worker.outcome(task, answer)
-        self._scheduler.settle_ours((outcome,))
-        self._scheduler.note_moving(task)
-        del outcome
-        self._look_for_more(worker)
-
-    def _look_for_more(self, worker: PooledWorker) -> None:
-        if not self._goes_on(worker):
-            self._say_it_is_free(worker)
-
-    def _say_it_is_free(self, worker: PooledWorker) -> None:
-        """Tell the keeper; not before the worker has passed over what was taken back, which `_through` will see."""
-        if not worker.errands:
-            self._tell(self._free, worker)
+        if answer is not None:
+            worker.answering = True
+            self._scheduler.settle_ours((worker.outcome(task, answer),))
+            if self._goes_on(worker):
+                return
+        self._tell(self._free, worker)
 
     def _goes_on(self, worker: PooledWorker) -> bool:
-        """Have a worker that has answered go on to what it was sent, or what waits; False: the keeper has to look at it."""
+        """Give a worker that has answered what waits next; False: the keeper has to look at it."""
         if self._suspects or self._too_many() or self._is_spent(worker):
-            self._take_back_ahead(worker)
-            return self._promote(worker)  # what it has begun meanwhile
-        if not self._promote(worker):
-            ended_soon = worker.ends_soon
-            task = self._give_next(worker, here=True)
-            if task is None:
-                return False
-            with self._scheduler.lock:
-                watched, worker.watched = worker.watched, True
-            if not watched or type(task.fn) is Run or worker.ends_soon != ended_soon:
-                self._have_it_look()
-            if worker.packing or worker.task is not task:  # it was not to run, or did not pickle; the keeper was told
-                return True
-        self._send_ahead(worker)
+            return False
+        ended_soon = worker.ends_soon
+        task = self._give_next(worker, here=True)
+        if task is None:
+            return False
+        with self._scheduler.lock:
+            watched, worker.watched = worker.watched, True
+        if not watched or type(task.fn) is Run or worker.ends_soon != ended_soon:
+            self._have_it_look()
         return True
 
     def _free(self, worker: PooledWorker) -> None:
@@ -296,10 +262,7 @@ class PoolBackend(PoolAhead):
 
     def revoke(self, task: Task) -> bool:
         with self._scheduler.lock:
-            back = self._take_back(task)
-        others = [each for each in back if each is not task]
-        self._give_back(others)
-        return len(others) < len(back)
+            return task in self._take_back(task)
 
     def recall(self) -> None:
         self._tell(self._recall)  # not here, where Ctrl-C may strike between taking them and giving them back
@@ -319,14 +282,19 @@ class PoolBackend(PoolAhead):
             if worker.packing and task_or_none is not None and (only is None or task_or_none is only):
                 worker.task, worker.packing = None, False
                 back.append(task_or_none)
-            if only is None or only in worker.ahead.unsent or worker.ahead.number_of(only) is not None:
-                back += worker.take_back()  # those before and behind it, too: they are sent anew
         return back
 
     # -- stopping --------------------------------------------------------------------------------------------------------------
 
     def _still_runs(self, process: PooledWorker) -> bool:
         return process.task is not None and not (process.answering or process.dead)
+
+    def _stop(self, task: Task, error: BaseException, cause: Cause) -> None:
+        with self._scheduler.lock:  # its worker must not go on to another task meanwhile
+            super()._stop(task, error, cause)
+        if cause == "killed" and any(worker.task is task and worker.answering for worker in self._processes.values()):
+            # It has answered in time, and is slow to unpickle here: a timeout waits for that, who kills it does not.
+            self._scheduler.fail(task, error, cause)
 
     # -- waiting ---------------------------------------------------------------------------------------------------------------
 

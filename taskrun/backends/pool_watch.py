@@ -79,10 +79,6 @@ class PoolWatch(KeptBackend["PooledWorker"]):
     def _bury(self, worker: PooledWorker, now: float) -> list[float]:
         """Take the next step of a dead worker's burial; return when to look again."""
 
-    @abstractmethod
-    def _look_behind(self, worker: PooledWorker, now: float) -> list[float]:
-        """See to what a worker was sent ahead; return when to look again."""
-
     def _due(self, now: float) -> list[float]:
         times: list[float] = []
         for worker in list(self._processes.values()):
@@ -100,19 +96,19 @@ class PoolWatch(KeptBackend["PooledWorker"]):
 
     def _look_after(self, worker: PooledWorker, now: float) -> list[float]:
         """Kill a worker that does not take up its task because somebody has stopped it; it runs elsewhere then, unharmed."""
-        sequence, behind = worker.sequence, self._look_behind(worker, now)
+        sequence = worker.sequence
         if worker.seen == sequence or worker.has_taken_up():
             worker.seen = sequence
-            times = self._look_at_run(worker, now) + behind
+            times = self._look_at_run(worker, now)
             if not times:
                 with self._scheduler.lock:  # whoever gives it the next task will tell us
-                    worker.watched = worker.sequence != sequence or bool(worker.ahead.sent)
+                    worker.watched = worker.sequence != sequence
             return times if times or not worker.watched else [now + TAKEN_UP_WITHIN]
         late = now > worker.moved + TAKEN_UP_WITHIN and not worker.packing
         if late and worker.is_stopped() and not worker.has_taken_up():  # asked again: it may have gone on just now
             worker.signal(signal.SIGKILL)
             return []
-        return [max(now, worker.moved) + TAKEN_UP_WITHIN, *behind]
+        return [max(now, worker.moved) + TAKEN_UP_WITHIN]
 
     def _look_at_run(self, worker: PooledWorker, now: float) -> list[float]:
         """See whether a worker has given items of a run back; return when to look again."""

@@ -198,31 +198,17 @@ class PoolWorkers(PoolWatch):
         return [now]  # look again whether that was all
 
     def _settle_dead(self, worker: PooledWorker) -> None:
-        """Report what became of what a worker had and has not answered; give back what it has not begun."""
+        """Report what became of the task that a worker had, if it had one and has not answered."""
+        from taskrun.engine.crash import verdict
+
         with self._scheduler.lock:
             task = None if worker.answering and not self._forced else worker.task
             worker.task = None
-            begun = [each.task for each in worker.ahead.sent if worker.has_taken_up(each.number)]
-            rest = [each for each in worker.ahead.everything() if each not in begun]
-        self._settle_task_of(worker, task)
-        for each in begun:  # only if its answers could not be read
-            self._settle_task_of(worker, each)
-        self._give_back(rest)
-
-    def _give_back(self, tasks: list[Task]) -> None:
-        """Give back what has not begun and waited behind others."""
-        if tasks:
-            self._scheduler.give_back(tasks)
-
-    def _settle_task_of(self, worker: PooledWorker, task: Task | None) -> None:
-        from taskrun.engine.crash import verdict
-
         if task is None:
             if not (worker.ready or worker.leaving or worker.stop):
                 self._died_at_start(worker)
             return
         stopped = worker.stop is not None and worker.stop.error_for(task) is not None
-        self._scheduler.note_moving(task)
         task.place = deaths = (task.place or 0) + 1  # of workers that had it in hand
         if not stopped and (lack := self._lack_of_memory(worker, task, deaths)) is not None:
             self._scheduler.fail(task, lack, "serialization")

@@ -88,13 +88,6 @@ class Functions:
             return None
         return self._add(fn)
 
-    def unchanged(self, fn: Callable[..., Any]) -> Slot | None:
-        """Return the slot of *fn*, if its data would be what it was; else None. Runs no code of the user's."""
-        known = self._slots.get(id(fn))
-        if known is None or known.ref() is not fn or known.data is None:
-            return None
-        return known if known.reach is None or known.reach.unchanged() else None
-
     def _add(self, fn: Callable[..., Any]) -> Slot:
         self._collect()
         if len(self._slots) >= _MOST:

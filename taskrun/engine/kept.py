@@ -40,10 +40,10 @@ class KeptProcess(ABC):
         self._stack_from = notes.STACK_AT
         self._notes = notes.new_notes(title)
 
-    def note_cancel(self, number: int | None = None) -> None:
-        """Let `current_task().cancelled` be true in its task, or in the one of that *number*."""
+    def note_cancel(self) -> None:
+        """Let `current_task().cancelled` be true in it."""
         if self._notes >= 0:
-            notes.ask_to_cancel(self._notes, self.sequence if number is None else number)
+            notes.ask_to_cancel(self._notes, self.sequence)
 
     def ask_for_stack(self) -> None:
         """Have it write its stack."""
@@ -63,9 +63,9 @@ class KeptProcess(ABC):
         """What was written so far belongs to a task that is over."""
         self._stack_from = notes.end_of_stack(self._notes, self._stack_from)
 
-    def has_taken_up(self, number: int | None = None) -> bool:
-        """Return whether it began with its task, or that *number*: what happens from then on is held against that."""
-        return notes.taken_up(self._notes) >= (self.sequence if number is None else number)
+    def has_taken_up(self) -> bool:
+        """Return whether it began with its task: what happens to it from then on is held against that."""
+        return notes.taken_up(self._notes) == self.sequence
 
     def signal(self, number: int) -> None:
         """Send *number* to its process group."""

@@ -10,7 +10,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from multiprocessing.context import BaseContext
 
 __all__ = ["NO_MEMORY", "Answers", "PoolLine"]
@@ -38,22 +38,8 @@ class PoolLine:
     def put(self, obj: Any) -> None:
         self._writer.send(obj)
 
-    def put_pickles(self, pickles: Sequence[bytes]) -> None:
-        """Send them in one go: there has to be room for several in the line, or this may wait for who waits for us."""
-        if len(pickles) == 1:
-            self._writer.send_bytes(pickles[0])
-            return
-        rest = memoryview(b"".join([part for each in pickles for part in (_SIZE.pack(len(each)), each)]))
-        while rest:
-            rest = rest[os.write(self._writer.fileno(), rest) :]
-
-    def room(self) -> int:
-        """Return how many bytes can be sent that nobody reads, with much to spare."""
-        with socket.socket(fileno=self._writer.fileno()) as borrowed:
-            try:
-                return borrowed.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 3
-            finally:
-                borrowed.detach()
+    def put_pickle(self, pickled: bytes) -> None:
+        self._writer.send_bytes(pickled)
 
     def shut(self) -> None:
         """Let whoever reads or writes at this side find the line dead, even if others hold its other end."""

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-    from taskrun.engine.small_pool import Attached, Outlet
+    from taskrun.engine.small_pool import Attached
 
-__all__ = ["Ahead", "Answer", "Call", "attach", "begin", "leave", "run", "run_ahead", "same"]
+__all__ = ["Answer", "Call", "attach", "begin", "leave", "run", "same"]
 
 _UNKNOWN = About("", 0, 1, None, None, None, False, True)
 
@@ -49,17 +49,6 @@ class Call(NamedTuple):
     """Of an `About`, the context variables, and `sys.path` if it has changed."""
     packed: tuple[Any, ...]
     """A `Packed`."""
-
-
-class Ahead(NamedTuple):
-    """Tasks that are alike, sent while another one runs: each begins only if the parent has not taken it back by then."""
-
-    about: bytes
-    """As in a `Call`; but for the index it is the same for all."""
-    slot: int
-    """Where the worker keeps the function."""
-    items: list[tuple[int, int, bytes]]
-    """Of each: its number, its index and its arguments, pickled."""
 
 
 class Answer(NamedTuple):
@@ -77,11 +66,8 @@ class Answer(NamedTuple):
 class _Worker:
     """This process. All of it runs in the main thread."""
 
-    def __init__(self, answers: Outlet, notes_fd: int, hands: int, claims: int) -> None:
-        self._answers = answers
+    def __init__(self, notes_fd: int, hands: int) -> None:
         self.notes = notes_fd
-        self._claims = claims
-        self._claimed = -1
         self._hands = socket.socket(fileno=hands)
         self.pid = os.getpid()
         self.runner = CoroutineRunner()
@@ -121,7 +107,7 @@ class _Worker:
             self.running = False
         return self._answer(READY, started, b"")
 
-    def run(self, call: Call, index: int | None = None) -> Answer:
+    def run(self, call: Call) -> Answer:
         started, about = time.monotonic(), _UNKNOWN
         try:
             self.sequence = call.sequence
@@ -129,7 +115,7 @@ class _Worker:
             packed = Packed(*call.packed)
             self.received.take(packed)
             fields, values, path = pickle.loads(call.about)
-            about = About(*fields) if index is None else About(*fields)._replace(position=index)
+            about = About(*fields)
             context = copy_context()
             self.running = True
             if path is not None:
@@ -149,22 +135,6 @@ class _Worker:
         finally:
             self.running = False
         return self._answer(kind, started, data, duration)
-
-    def run_ahead(self, errand: int, ahead: Ahead) -> None:
-        """Run those that are ours, and answer each before the next begins."""
-        for place, (number, index, arguments) in enumerate(ahead.items):
-            if self._claim(number):
-                answer = self.run(Call(number, ahead.about, (ahead.slot, None, arguments, (), ())), index)
-                self._answers.put(errand, place, tuple(answer))
-
-    def _claim(self, number: int) -> bool:
-        """Return whether a call that was sent ahead is ours: of its token, too, there is one, which the parent takes back."""
-        try:
-            while self._claimed < number and (token := os.read(self._claims, 8)):
-                self._claimed = int.from_bytes(token, "little")
-        except OSError:  # there is none; or a task has closed the descriptor
-            return False
-        return self._claimed == number
 
     def _end_a_copy(self) -> None:
         if os.getpid() != self.pid:  # forked by the user's code, which came back from that in both
@@ -189,15 +159,7 @@ class _Worker:
 _worker: _Worker
 
 
-def attach(
-    answers: Outlet,
-    parent: int,
-    lifeline: Attached,
-    notes_of_parent: Attached,
-    hands: Attached,
-    claims: Attached,
-    streams: list[Attached | None],
-) -> None:
+def attach(parent: int, lifeline: Attached, notes_of_parent: Attached, hands: Attached, streams: list[Attached | None]) -> None:
     """Make this process, new and with nothing of the user's in it, a worker of *parent*."""
     import multiprocessing
 
@@ -214,7 +176,7 @@ def attach(
         posix.keep_descriptors()
     posix.reset_signals()
     notes.prepare_stack(notes_of_parent.fd)
-    _worker = _Worker(answers, notes_of_parent.fd, hands.fd, claims.fd)
+    _worker = _Worker(notes_of_parent.fd, hands.fd)
     runs.watch = RunWatch(lambda: _worker.sequence, partial(notes.give_back, _worker.notes))
     signal.signal(signal.SIGINT, _worker.on_interrupt)
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # a task may start processes
@@ -228,11 +190,6 @@ def begin(setup: tuple[dict[str, Any], list[Piece]]) -> Answer:
 def run(call: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
     """Run a task, a `Call`, and return its `Answer`; None stands for one that was taken back."""
     return None if call is None else tuple(_worker.run(Call(*call)))
-
-
-def run_ahead(errand: int, *ahead: Any) -> None:
-    """Run tasks that were sent ahead, an `Ahead`; each is answered by itself."""
-    _worker.run_ahead(errand, Ahead(*ahead))
 
 
 def leave() -> None:

@@ -8,34 +8,37 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import pickle
 import signal
 import socket
+import sys
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from taskrun import primitives
-from taskrun.engine import notes, pool_worker, posix
-from taskrun.engine.ahead import Ahead
+from taskrun.cpus import cpu_count
+from taskrun.engine import notes, pool_worker, posix, surroundings
 from taskrun.engine.answer import CAUSES, DONE
 from taskrun.engine.forking import careful_fork
 from taskrun.engine.kept import KeptProcess
-from taskrun.engine.pool_packing import PoolPacking
+from taskrun.engine.sent import Piece, Sent
 from taskrun.engine.small_pool import Attached, SmallPool
 from taskrun.engine.stopping import Look
 from taskrun.exceptions import load_exception
+from taskrun.reach import new_moment
 from taskrun.serialization import load_outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from multiprocessing.context import BaseContext
 
-    from taskrun.engine.ahead import Bundle, SentAhead
-    from taskrun.engine.sent import Piece
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Outcome
-    from taskrun.task import Cause, Task
+    from taskrun.shipping import Shipment
+    from taskrun.task import Task
 
 __all__ = ["Parcel", "PooledWorker"]
 
@@ -74,14 +77,6 @@ class PooledWorker(KeptProcess):
         """How far its burial has come."""
         self.packing = False
         """Its task has not begun: it can be taken back. Under the scheduler's lock."""
-        self.last = 0
-        """The number of the last task that it was given."""
-        self.stop_later: list[tuple[Task, BaseException, Cause]] = []
-        """What was sent ahead and is to be stopped, once it is known to run. Under the scheduler's lock."""
-        self.errands = 0
-        """How many messages it has that it has not come to the end of; then it is free. Under the scheduler's lock."""
-        self.stuck_at, self.stuck_since = -1, math.inf
-        """Behind which task others were seen to wait, and since when. The keeper's."""
         self.seen = -1
         """The number of the task that it was seen to have taken up. The keeper's."""
         self.watched = False
@@ -102,16 +97,20 @@ class PooledWorker(KeptProcess):
         self.dead_since = 0.0
         self.making_look, self.leaving_look = Look(), Look()
         """Why it is not made, and why it has not ended."""
-        with contextlib.ExitStack() as undo:  # where no descriptor is left
-            undo.callback(super().close)
-            self.ahead = Ahead()
-            undo.callback(self.ahead.close)
+        try:
             self._theirs, self.lifeline = os.pipe2(os.O_CLOEXEC)
-            undo.callback(posix.close_held, self, "_theirs", "lifeline")
-            self._hands, self._their_hands = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            undo.pop_all()
-        self.packing_for = PoolPacking()
-        """What it is sent; the pool's thread's that sends it."""
+            try:
+                self._hands, self._their_hands = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            except BaseException:
+                os.close(self._theirs)
+                os.close(self.lifeline)
+                raise
+        except BaseException:  # no descriptor is left
+            super().close()
+            raise
+        self._sent = Sent()  # the pool's thread's, as the next two
+        self._path: list[str] = []
+        self._path_now: list[str] = []
         _lifelines.add(self)
 
     def note_given(self) -> None:
@@ -143,14 +142,7 @@ class PooledWorker(KeptProcess):
         posix.look_for_descriptors(_TAKEN_BY_START)
         streams = [Attached(fd) if posix.is_open(fd) else None for fd in (1, 2)]
         hands = self._their_hands.detach()  # a forked process would close it, with all that is ours
-        initargs = (
-            parent,
-            Attached(self._theirs),
-            Attached(self._notes),
-            Attached(hands),
-            Attached(self.ahead.tokens),
-            streams,
-        )
+        initargs = (parent, Attached(self._theirs), Attached(self._notes), Attached(hands), streams)
         self._making = threading.get_ident()
         try:
             with careful_fork("multiprocessing.popen_fork"):
@@ -178,8 +170,10 @@ class PooledWorker(KeptProcess):
         """Have it take our surroundings over; one of the two is called in the pool's thread."""
 
         def pack() -> tuple[dict[str, Any], list[Piece]]:
-            setup = self.packing_for.setup(self.number, settings, context_vars)
-            self.note_sent()
+            self._path = list(sys.path)
+            describe = partial(surroundings.describe, settings, self.number, cpu_count(), context_vars)
+            setup = self._sent.pack_setup(describe)
+            self._hand_over(self._sent.note_sent())
             return setup
 
         self.pool.apply_async(pool_worker.begin, (Parcel(pack),), callback=answered, error_callback=failed)
@@ -202,69 +196,36 @@ class PooledWorker(KeptProcess):
         try:
             call = pack()
             if call is not None:
-                self.send([self.pool.pickled(pool_worker.run, (tuple(call),), answered, failed)])
+                self.pool.apply_here(pool_worker.run, tuple(call), answered, failed)
         except Exception as error:
             failed(error)
         else:
             if call is None:
                 answered(None)
 
-    def send(self, pickles: list[bytes]) -> None:
-        """Send what was `pickled`, in the thread that takes its answers. Raises OSError if the process is dead."""
-        self.pool.send(pickles)
-
-    def bundle(self, task: Task, seeded: bool) -> Bundle | None:
-        """Pack *task* to be sent ahead, perhaps with others; None: see `PoolPacking.bundle`, or there is no room for it."""
-        bundle = self.packing_for.bundle(task, seeded)
-        return bundle if bundle is not None and self.ahead.fits(bundle.size, self.pool.room) else None
-
-    def add_to(self, bundle: Bundle, task: Task) -> bool:
-        """Pack *task* into the same message; False: it has to be one of its own."""
-        arguments = self.packing_for.alike(bundle, task)
-        if arguments is None or not self.ahead.fits(bundle.size + len(arguments), self.pool.room):
-            return False
-        bundle.add(task, arguments)
-        return True
-
-    def bundled(
-        self,
-        bundle: Bundle,
-        calls: list[SentAhead],
-        answered: Callable[[int, Any], object],
-        over: Callable[[Any], object],
-        failed: Callable[[BaseException], object],
-    ) -> bytes:
-        """Return a bundle as it is sent, for `send`; of its tasks, *calls* are still to run.
-
-        Each is answered, by its place among them, and then it is *over*; or it failed as a whole.
-        """
-        arguments = {id(task): data for task, data in bundle.items}
-        items = [(number, task.index, arguments[id(task)]) for number, task in calls]
-        self.ahead.note_sent(bundle.size)
-        ahead = bundle.about, bundle.slot, items
-        return self.pool.pickled_several(pool_worker.run_ahead, ahead, answered, over, failed)
+    def call_for(self, task: Task, context_vars: list[tuple[str, Any]], seeded: bool) -> pool_worker.Call:
+        """Return *task* as bytes. Runs the user's code; raises SerializationError. In the pool's thread."""
+        new_moment()
+        options, name = task.options, task.name
+        values = None if task.context is None else surroundings.context_payload(task.context, context_vars, name)
+        self._path_now = list(sys.path)
+        path = list(map(str, self._path_now)) if self._path_now != self._path else None
+        fields = (name, task.index, task.number, options.timeout, options.soft_timeout, task.seed_root, seeded, True)
+        return pool_worker.Call(self.sequence, pickle.dumps((fields, values, path), 5), tuple(self._sent.pack(task)))
 
     def note_sent(self) -> None:
-        """Note that the process gets what was packed last, and give it the descriptors. In the pool's thread."""
-        for one in self.packing_for.note_sent():
+        """Note that the process gets what `call_for` returned, and give it the descriptors. In the pool's thread."""
+        self._path = self._path_now
+        self._hand_over(self._sent.note_sent())
+
+    def _hand_over(self, shipments: list[Shipment]) -> None:
+        for one in shipments:
             if one.descriptors:
                 socket.send_fds(self._hands, [one.key], list(one.descriptors))
-
-    def take_back(self) -> list[Task]:
-        """Take back what was sent ahead, or is to be, and has not begun; its task is not its task any more if it is among that.
-
-        Under the scheduler's lock.
-        """
-        drawn, back = self.ahead.draw(), []
-        if self.task is not None and self.sequence in drawn:
-            back.append(self.task)
-            self.task = None
-        return back + self.ahead.take_back(drawn)
 
     def outcome(self, task: Task, fields: Sequence[Any]) -> Outcome:
         """Return what its answer, an `Answer`, means. Runs the user's code; raises nothing. In the pool's thread."""
         answer = pool_worker.Answer(*fields)
-        self.ahead.note_duration(answer.duration)
         self.rss = answer.rss or self.rss
         run = (self.label, answer.started, answer.duration, answer.cpu, self.rss)
         if answer.kind == DONE:
@@ -285,7 +246,7 @@ class PooledWorker(KeptProcess):
 
     def held_locks(self) -> tuple[str, ...]:
         """Return the names of the locks that its tasks were given and that are locked; it is dead."""
-        return primitives.held(primitives.locks_among(self.packing_for.shipped))
+        return primitives.held(primitives.locks_among(self._sent.shipped))
 
     # -- its end ---------------------------------------------------------------------------------------------------------------
 
@@ -319,7 +280,6 @@ class PooledWorker(KeptProcess):
     def _cut(self) -> None:
         self._hands.close()
         self._their_hands.close()
-        self.ahead.close()
         posix.close_held(self, "lifeline", "_theirs")
 
     @staticmethod
@@ -327,7 +287,7 @@ class PooledWorker(KeptProcess):
         """In a forked copy of the parent: the workers must not live as long as this one, which may be one of them."""
         for worker in list(_lifelines):
             if worker._making == threading.get_ident():
-                worker._theirs = worker.ahead.tokens = -1  # its own, to be open as long as it lives
+                worker._theirs = -1  # its own, to be open as long as it lives
             worker._cut()
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskrun import sharing, shipping
 from taskrun.engine.functions import Functions
-from taskrun.plain import dump_native
 from taskrun.serialization import dump_arguments, dump_function, load_arguments, load_function
 
 if TYPE_CHECKING:
@@ -86,17 +85,6 @@ class Sent:
         lacking, gone = self.shipped.lacking(found), self.shipped.gone()
         self._packed = slot, lacking, gone
         return Packed(None if slot is None else slot.number, function, arguments, list(map(_piece, lacking)), gone)
-
-    def pack_ready(self, task: Task) -> tuple[int, bytes] | None:
-        """Return the function's slot and the arguments, if the worker has all else and no code of the user's has to run.
-
-        None: it is to be packed as a whole.
-        """
-        slot = self._functions.unchanged(task.fn)
-        if slot is None or slot.refers or self._has.get(slot.number) != slot.version:
-            return None
-        arguments = dump_native((task.args, task.kwargs))
-        return None if arguments is None else (slot.number, arguments)
 
     def note_sent(self) -> list[shipping.Shipment]:
         """Note that the worker has what was packed last; return what it gets for the first time."""

@@ -20,13 +20,11 @@ from taskrun.engine.pool_line import Answers, PoolLine
 from taskrun.engine.without_main import without_main
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
 
-__all__ = ["Attached", "Outlet", "SmallPool"]
-
-_RETURNED = -1  # the place of what a function returns that has answered several times
+__all__ = ["Attached", "SmallPool"]
 
 
 class _Nobody:
@@ -93,39 +91,6 @@ class _Errand:
         (self._callback if succeeded else self._error_callback)(value)
 
 
-class _Several(_Errand):
-    """A call that answers more than once before it returns."""
-
-    __slots__ = ("_answered",)
-
-    def __init__(
-        self,
-        cache: Any,
-        job: int,
-        answered: Callable[[int, Any], object],
-        callback: Callable[[Any], object],
-        error_callback: Callable[[BaseException], object],
-    ) -> None:
-        super().__init__(cache, job, callback, error_callback)
-        self._answered = answered
-
-    def _set(self, place: int, outcome: tuple[bool, Any]) -> None:
-        if place == _RETURNED:
-            super()._set(place, outcome)
-        else:
-            self._answered(place, outcome[1])
-
-
-class Outlet:
-    """The line of answers, for functions that answer more than once: the first argument of the initializer."""
-
-    line: PoolLine
-
-    def put(self, errand: int, place: int, value: Any) -> None:
-        """Answer one part of an *errand*. In the process."""
-        self.line.put_pickles((pickle.dumps((errand, place, (True, value)), 5),))
-
-
 class Attached:
     """A descriptor among the arguments of the initializer: the process gets one of its own, the value of `fd`."""
 
@@ -163,13 +128,12 @@ class SmallPool(pool.Pool):
     ) -> None:
         """*lost* is called in a thread of the pool's with what keeps it from reading an answer."""
         self._lost = lost
-        self._outlet = Outlet()
         self._errands = count(-1, -1)  # the standard one's jobs count up
         only = _OnlyOne()
         self.Process = only  # type: ignore[method-assign, assignment]
         try:
             with without_main(context):
-                super().__init__(1, initializer, (self._outlet, *initargs), context=context)
+                super().__init__(1, initializer, initargs, context=context)
         except BaseException:
             if only.process is not None and only.process.pid is not None:
                 only.process.kill()
@@ -185,14 +149,12 @@ class SmallPool(pool.Pool):
             raise
         assert only.process is not None  # noqa: S101 - a pool starts its processes when it is made
         self.process = only.process
-        self.room = self._inqueue.room()
-        """How many bytes there may be in the line to the process before who sends has to wait."""
         self._cache.notifier = _Deaf()
         _poll_one_at_a_time(self.process)
 
     def _setup_queues(self) -> None:
         self._inqueue = PoolLine(self._ctx)
-        self._outqueue = self._outlet.line = PoolLine(self._ctx)
+        self._outqueue = PoolLine(self._ctx)
         self._quick_put = self._inqueue._writer.send
         self._quick_get = Answers(self._outqueue._reader, self._lost).get
 
@@ -200,44 +162,23 @@ class SmallPool(pool.Pool):
         # Without the line of answers: the thread that sees to the process would spin until the one that reads has its turn.
         return [self._change_notifier._reader]
 
-    def pickled(
+    def apply_here(
         self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
+        fn: Callable[[Any], Any],
+        arg: Any,
         callback: Callable[[Any], object],
         error_callback: Callable[[BaseException], object],
-    ) -> bytes:
-        """Prepare what `apply_async` would send, for `send`; from here on an answer is expected."""
+    ) -> None:
+        """Do as `apply_async`, in this thread: the one that takes the answers, when there is none to take.
+
+        It costs a third: no other thread has to be woken. Raises OSError if the process is dead.
+        """
         errand = _Errand(self._cache, next(self._errands), callback, error_callback)
         try:
-            return pickle.dumps((errand.job, 0, fn, args, {}), 5)
+            self._inqueue.put_pickle(pickle.dumps((errand.job, 0, fn, (arg,), {}), 5))
         except BaseException:
             errand.drop()
             raise
-
-    def pickled_several(
-        self,
-        fn: Callable[..., Any],
-        args: tuple[Any, ...],
-        answered: Callable[[int, Any], object],
-        returned: Callable[[Any], object],
-        error_callback: Callable[[BaseException], object],
-    ) -> bytes:
-        """Likewise, for a function that answers several times (`Outlet.put`); it gets the errand's number before *args*."""
-        errand = _Several(self._cache, next(self._errands), answered, returned, error_callback)
-        try:
-            return pickle.dumps((errand.job, _RETURNED, fn, (errand.job, *args), {}), 5)
-        except BaseException:
-            errand.drop()
-            raise
-
-    def send(self, pickles: Sequence[bytes]) -> None:
-        """Send what was `pickled`, in this thread: the one that takes the answers, when there is none to take.
-
-        It costs a third of `apply_async`: no other thread has to be woken. Several at a time are small ones (see
-        `PoolLine.put_pickles`). Raises OSError if the process is dead.
-        """
-        self._inqueue.put_pickles(pickles)
 
     def close(self) -> None:
         """Let the process end when it has done what it was given."""

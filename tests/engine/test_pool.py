@@ -235,7 +235,7 @@ class TestGoesOn:
     def test_a_worker_that_is_struck_before_it_takes_it_up_is_replaced(
         self, make: Callable, behind: Callable, monkeypatch: pytest.MonkeyPatch, what: str
     ) -> None:
-        give = small_pool.SmallPool.send
+        give = small_pool.SmallPool.apply_here
         struck: list[int] = []
 
         def strike(pool: small_pool.SmallPool, *args: Any) -> None:
@@ -250,7 +250,7 @@ class TestGoesOn:
                     assert gone(pid)
             give(pool, *args)
 
-        monkeypatch.setattr(small_pool.SmallPool, "send", strike)
+        monkeypatch.setattr(small_pool.SmallPool, "apply_here", strike)
         with make(max_workers=1) as ex:
             future = behind(ex, jobs.pid)
             assert future.result(PATIENCE) not in struck
