@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pickle
 import socket
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["NO_MEMORY", "Answers", "PoolLine"]
 
 _SIZE, _LONG_SIZE = struct.Struct("!i"), struct.Struct("!Q")  # what `Connection` sends before a message; -1: a long one
-_AT_ONCE = 1 << 16  # bytes
+_AT_ONCE, _MUCH = 1 << 16, 1 << 20  # bytes
 
 NO_MEMORY = 250
 """Exit status of a process that had no memory for what it was sent, and so does not know what that was."""
@@ -104,15 +105,14 @@ class Answers:
         self._at += form.size
         return int(number)
 
-    def _long(self, size: int) -> bytearray:
-        """Return what has not all come yet, of which nothing is copied twice."""
-        whole = bytearray(size)
-        view, got = memoryview(whole), len(self._data) - self._at
-        view[:got] = memoryview(self._data)[self._at :]
+    def _long(self, size: int) -> memoryview:
+        """Return what has not all come yet. It grows as it comes: a size that is junk costs nothing."""
+        whole = io.BytesIO()
+        whole.write(memoryview(self._data)[self._at :])
         self._data, self._at = b"", 0
-        while got < size:
-            more = os.readv(self._connection.fileno(), [view[got:]])
+        while whole.tell() < size:
+            more = os.read(self._connection.fileno(), min(size - whole.tell(), _MUCH))
             if not more:
                 raise EOFError
-            got += more
-        return whole
+            whole.write(more)
+        return whole.getbuffer()

@@ -82,3 +82,10 @@ def test_an_answer_that_breaks_off_is_the_end(line: Any, left: int) -> None:
 def test_junk_is_told(line: Any) -> None:
     with pytest.raises(ValueError, match="written into the line"):
         read_all(line, struct.pack("!i", -5) + bytes(10), 100)
+
+
+def test_a_size_that_is_junk_costs_no_memory(line: Any) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert read_all(line, struct.pack("!i", 0x7FFFFFF0) + bytes(100_000), 1000) == []
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
