@@ -261,12 +261,14 @@ def test_a_destructor_of_a_result_may_take_the_next_one() -> None:
 @pytest.mark.parametrize("backend", ["thread", "process"])
 def test_a_result_that_the_user_drops_is_gone(backend: str) -> None:
     with taskrun.Executor(backend, max_workers=2) as ex:
-        alive = 0
+        dropped: list[weakref.ref[Destroyed]] = []
         for result in ex.map(Destroyed, range(5_000)):
-            reference = weakref.ref(result)
+            dropped.append(weakref.ref(result))
             del result
-            alive += reference() is not None
-    assert alive <= 2  # those that the workers' frames hold until the next one
+            if len(dropped) == 500:
+                # A worker that was interrupted just after it gave a run's results away may hold them for a moment.
+                assert eventually(lambda: sum(each() is not None for each in dropped) <= 2)
+                dropped.clear()
 
 
 class Ended:
