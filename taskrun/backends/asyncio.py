@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import os
 import threading
 import time
 from collections import deque
@@ -26,6 +25,7 @@ from taskrun.backends.base import Capabilities
 from taskrun.backends.calls import call
 from taskrun.backends.on_a_loop import OnTheLoop, call_coroutine
 from taskrun.backends.thread_like import ThreadLikeBackend, finalize, initialize, note_stack, try_initializer
+from taskrun.engine.start_failures import StartFailures, look_for_descriptors
 from taskrun.errors import TaskKilledError
 from taskrun.threads import OwnThread
 
@@ -41,6 +41,7 @@ __all__ = ["AsyncioBackend"]
 
 _log = logging.getLogger("taskrun")
 
+_FOR_A_LOOP = 3  # descriptors: a selector, and the two ends by which it is woken
 _PATIENCE = 1.0  # seconds for cancelled coroutines to wind up at the end
 
 
@@ -336,6 +337,8 @@ class AsyncioBackend(ThreadLikeBackend):
     def _run_loop(self) -> None:
         loop = self._new_loop()
         if loop is None:
+            self._over = True
+            self._fewer_wanted()
             return
         try:
             loop.call_soon(self._grant)  # what was wished for before there was a loop
@@ -351,12 +354,10 @@ class AsyncioBackend(ThreadLikeBackend):
 
     def _new_loop(self) -> asyncio.AbstractEventLoop | None:
         """Return a loop, when there are descriptors for it; None: there were none for long, or it is not wanted any more."""
-        from taskrun.engine.start_failures import StartFailures
-
         failures = StartFailures("event loops")
         while True:
             try:
-                _look_for_descriptors()
+                look_for_descriptors(_FOR_A_LOOP)  # one that is made by halves warns of itself
                 return asyncio.new_event_loop()
             except OSError as error:
                 verdict = failures.add(error, somebody_works=False)
@@ -366,17 +367,6 @@ class AsyncioBackend(ThreadLikeBackend):
             if self._aborting or (self._closing and not self._scheduler.queued):
                 return None
             time.sleep(max(0.0, failures.not_before - time.monotonic()))
-
-
-def _look_for_descriptors() -> None:
-    """Raise OSError if there are not as many as a loop needs: one that is made by halves warns of itself."""
-    found: list[int] = []
-    try:
-        for _ in range(2):
-            found += os.pipe()
-    finally:
-        for fd in found:
-            os.close(fd)
 
 
 async def _wind_up(loop: asyncio.AbstractEventLoop) -> None:

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
-    from taskrun.engine.pool_worker import Call
     from taskrun.engine.pooled import PooledWorker
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Scheduler
@@ -169,7 +168,7 @@ class PoolBackend(PoolWorkers):
             here=here,
         )
 
-    def _pack(self, worker: PooledWorker, task: Task) -> Call | None:
+    def _pack(self, worker: PooledWorker, task: Task) -> tuple[Any, ...] | None:
         """Return *task* as it is sent, and begin it; None: it was taken back, killed or discarded meanwhile."""
         self._inside.ours = True
         try:

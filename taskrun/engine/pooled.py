@@ -26,6 +26,7 @@ from taskrun.engine.forking import careful_fork
 from taskrun.engine.kept import KeptProcess
 from taskrun.engine.sent import Piece, Sent
 from taskrun.engine.small_pool import Attached, SmallPool
+from taskrun.engine.start_failures import look_for_descriptors
 from taskrun.engine.stopping import Look
 from taskrun.exceptions import load_exception
 from taskrun.reach import new_moment
@@ -139,7 +140,7 @@ class PooledWorker(KeptProcess):
 
         *lost* is called in the pool's thread when an answer cannot be read.
         """
-        posix.look_for_descriptors(_TAKEN_BY_START)
+        look_for_descriptors(_TAKEN_BY_START)
         streams = [Attached(fd) if posix.is_open(fd) else None for fd in (1, 2)]
         hands = self._their_hands.detach()  # a forked process would close it, with all that is ours
         initargs = (parent, Attached(self._theirs), Attached(self._notes), Attached(hands), streams)
@@ -180,7 +181,7 @@ class PooledWorker(KeptProcess):
 
     def give(
         self,
-        pack: Callable[[], pool_worker.Call | None],
+        pack: Callable[[], tuple[Any, ...] | None],
         answered: Callable[[Any], object],
         failed: Callable[[BaseException], object],
         *,
@@ -196,22 +197,22 @@ class PooledWorker(KeptProcess):
         try:
             call = pack()
             if call is not None:
-                self.pool.apply_here(pool_worker.run, tuple(call), answered, failed)
+                self.pool.apply_here(pool_worker.run, call, answered, failed)
         except Exception as error:
             failed(error)
         else:
             if call is None:
                 answered(None)
 
-    def call_for(self, task: Task, context_vars: list[tuple[str, Any]], seeded: bool) -> pool_worker.Call:
-        """Return *task* as bytes. Runs the user's code; raises SerializationError. In the pool's thread."""
+    def call_for(self, task: Task, context_vars: list[tuple[str, Any]], seeded: bool) -> tuple[Any, ...]:
+        """Return *task* as a `Call`. Runs the user's code; raises SerializationError. In the pool's thread."""
         new_moment()
         options, name = task.options, task.name
         values = None if task.context is None else surroundings.context_payload(task.context, context_vars, name)
         self._path_now = list(sys.path)
         path = list(map(str, self._path_now)) if self._path_now != self._path else None
         fields = (name, task.index, task.number, options.timeout, options.soft_timeout, task.seed_root, seeded, True)
-        return pool_worker.Call(self.sequence, pickle.dumps((fields, values, path), 5), tuple(self._sent.pack(task)))
+        return tuple(pool_worker.Call(self.sequence, pickle.dumps((fields, values, path), 5), tuple(self._sent.pack(task))))
 
     def note_sent(self) -> None:
         """Note that the process gets what `call_for` returned, and give it the descriptors. In the pool's thread."""

@@ -33,7 +33,6 @@ __all__ = [
     "kill_rest_of_group",
     "leave_parent",
     "load_libc",
-    "look_for_descriptors",
     "memory_events",
     "recv_message",
     "reset_signals",
@@ -349,17 +348,6 @@ def unread(fd: int) -> int:
     import termios
 
     return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
-
-
-def look_for_descriptors(count: int) -> None:
-    """Raise OSError unless so many can be had now."""
-    found: list[int] = []
-    try:
-        while len(found) < count:
-            found.append(os.eventfd(0, os.EFD_CLOEXEC))
-    finally:
-        for fd in found:
-            os.close(fd)
 
 
 def is_open(fd: int) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 
-__all__ = ["StartFailures"]
+__all__ = ["StartFailures", "look_for_descriptors"]
 
 _MOST = 5  # in a row, before anything has been done
 _PASSING = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)  # somebody may give back what lacks
@@ -46,6 +47,17 @@ class StartFailures:
     def progress(self) -> None:
         """A worker has taken a task up: they can be started here."""
         self._count = 0.0
+
+
+def look_for_descriptors(count: int) -> None:
+    """Raise OSError unless so many can be had now: what is made by halves for want of one may do worse than fail."""
+    found: list[int] = []
+    try:
+        while len(found) < count:
+            found += os.pipe()
+    finally:
+        for fd in found:
+            os.close(fd)
 
 
 def _is_shortage(error: BaseException) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -52,3 +54,34 @@ def test_one_that_is_stopped_before_it_had_anything_to_do_starts_no_thread() -> 
         ex.terminate_workers()
         assert ex.stats()["workers"] == []
     assert {type(thread).__name__ for thread in set(threading.enumerate()) - before} <= {"OwnThread"}
+
+
+def test_the_loop_is_made_when_there_are_descriptors_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    make, failed = asyncio.new_event_loop, iter(range(2))
+
+    def lacking() -> asyncio.AbstractEventLoop:
+        if next(failed, None) is not None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return make()
+
+    monkeypatch.setattr(asyncio, "new_event_loop", lacking)
+    with taskrun.Executor("asyncio", max_workers=1) as ex:
+        assert ex.submit(abs, -1).result(PATIENCE) == 1
+    assert next(failed, None) is None
+
+
+def test_without_a_loop_every_future_says_so_and_the_executor_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> asyncio.AbstractEventLoop:
+        raise OSError(errno.ENOENT, "no such thing")
+
+    monkeypatch.setattr(asyncio, "new_event_loop", refuse)
+    ex = taskrun.Executor("asyncio", max_workers=1)
+    future = ex.submit(abs, -1)
+    error = future.exception(PATIENCE)
+    assert isinstance(error, taskrun.InitializerError)
+    assert "event loops could not be started" in str(error)
+    ending = threading.Thread(target=ex.shutdown, daemon=True)
+    ending.start()
+    ending.join(PATIENCE)
+    assert not ending.is_alive()
+    assert not ex.stats()["workers"]
