@@ -1,7 +1,8 @@
-"""One measurement in this interpreter: ``python -m benchmarks.child WORKLOAD CONTESTANT SCALE``; a line of JSON at the end."""
+"""One measurement in this interpreter: ``python -m benchmarks.child WORKLOAD CONTESTANT SCALE SPEED``; JSON ends its output."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import traceback
@@ -31,4 +32,6 @@ def measure(workload: str, contestant: str, scale: Scale) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print("\n" + json.dumps(measure(sys.argv[1], sys.argv[2], SCALES[sys.argv[3]])), flush=True)
+    _workload, _contestant, _scale, _speed = sys.argv[1:]
+    _measured = measure(_workload, _contestant, dataclasses.replace(SCALES[_scale], speed=float(_speed)))
+    print("\n" + json.dumps(_measured), flush=True)

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import platform
 import sys
+import time
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Usage", "cpu_seconds", "description", "resident_bytes", "switches", "usage_between"]
+__all__ = [
+    "Usage",
+    "adopt_orphans",
+    "cpu_seconds",
+    "description",
+    "reap_orphans",
+    "resident_bytes",
+    "switches",
+    "usage_between",
+]
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICK = os.sysconf("SC_CLK_TCK")
+_PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
 PACKAGES = ("loky", "joblib", "pebble", "mpire", "billiard", "deadpool-executor", "distributed", "ray", "numpy")
 
 
@@ -66,6 +79,21 @@ def usage_between(before: list[int], after: list[int], own_seconds: float) -> Us
     total = max(1, busy + idle + iowait + steal)
     ours = min(own_seconds * _TICK, busy)
     return Usage(os.getloadavg()[0], ours / total, (busy - ours) / total, steal / total)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of whatever the children of this process leave behind; without it nobody could tell their CPU time."""
+    with contextlib.suppress(OSError, AttributeError):  # not Linux
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def reap_orphans(seconds: float) -> None:
+    """Wait until no child is left, for so many *seconds* at most: workers that end by themselves when their parent is gone."""
+    until = time.monotonic() + seconds
+    with contextlib.suppress(ChildProcessError):
+        while time.monotonic() < until:
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                time.sleep(0.002)
 
 
 def family() -> list[int]:

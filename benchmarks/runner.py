@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import compileall
 import contextlib
+import dataclasses
 import json
 import os
 import resource
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import machine
 from benchmarks.goals import contestants_of
 from benchmarks.systems import OURS, STANDARD, SYSTEMS, missing
+from benchmarks.tasks import loops_a_second
 from benchmarks.workloads import WORKLOADS
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ def run(pairs: Sequence[tuple[str, str]], scale: Scale, rounds: int, seconds: fl
     # Peers come compiled; here not each environment lets Python keep what it compiled, and start-up would measure the compiler.
     for package in ("taskrun", "benchmarks"):
         compileall.compile_dir(_ROOT / package, quiet=1)
+    scale = dataclasses.replace(scale, speed=loops_a_second(probes=1_000))
+    machine.adopt_orphans()
     until = time.monotonic() + seconds
     measurements: list[dict[str, Any]] = []
     began = datetime.now(UTC)
@@ -98,7 +102,7 @@ def _one(workload: str, contestant: str, scale: Scale) -> dict[str, Any]:
     ticks, used, began = machine.ticks(), _used(), time.monotonic()
     # A process group of its own: what a system leaves behind is ended with it.
     child = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.child", workload, contestant, scale.name],
+        [sys.executable, "-m", "benchmarks.child", workload, contestant, scale.name, str(scale.speed)],
         cwd=_ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -113,6 +117,7 @@ def _one(workload: str, contestant: str, scale: Scale) -> dict[str, Any]:
         result = {"failed": f"not over after {30 + 3 * scale.longest:.0f} s"}
     finally:
         _end(child)
+        machine.reap_orphans(seconds=3)
     seconds = time.monotonic() - began
     usage = machine.usage_between(ticks, machine.ticks(), _used() - used)
     return {**result, "seconds": round(seconds, 2), "usage": usage.as_dict()}

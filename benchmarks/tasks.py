@@ -12,7 +12,7 @@ __all__ = [
     "changed",
     "echo",
     "fresh_array",
-    "loops_for",
+    "loops_a_second",
     "noop",
     "now_and_then",
     "pid",
@@ -73,11 +73,10 @@ def fresh_array(count: int, value: int) -> Any:
     return np.full(count, value, np.int64)
 
 
-def loops_for(seconds: float) -> int:
-    """Return how many loops of `spin` take about *seconds* on this machine, when nobody disturbs it."""
+def loops_a_second(probes: int = 15) -> float:
+    """Return how many loops of `spin` this machine does in a second: in the best of so many *probes* of half a millisecond."""
     probe = 20_000
-    best = min(_time_of(probe) for _ in range(15))
-    return max(1, round(probe * seconds / best))
+    return probe / min(_time_of(probe) for _ in range(probes))
 
 
 def _time_of(loops: int) -> float:

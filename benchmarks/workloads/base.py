@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from benchmarks.tasks import echo
+from benchmarks.tasks import echo, loops_a_second
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +49,15 @@ class Scale:
     """Above so many seconds a piece of fixed size is left out."""
     part: float
     """How much of the full counts."""
+    speed: float = 0.0
+    """How many loops of `tasks.spin` are a second of work; 0 lets each measurement find out by itself.
+
+    On a shared machine two answers to that, seconds apart, differ by half, so that whoever compares gives one for all.
+    """
+
+    def loops(self, seconds: float) -> int:
+        """Return how many loops of `tasks.spin` are so many *seconds* of work."""
+        return max(1, round(seconds * (self.speed or loops_a_second())))
 
     def of(self, count: int, least: int = 1) -> int:
         """Return this scale's part of *count*."""

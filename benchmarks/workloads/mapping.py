@@ -9,7 +9,7 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.tasks import echo, loops_for, spin
+from benchmarks.tasks import echo, spin
 from benchmarks.workloads.base import WORKERS, Metric, Scale, Values, WarmWorkload, rate, seconds_of, wrong_if_not
 from benchmarks.workloads.forked import forked
 
@@ -57,8 +57,8 @@ class MapOfWork(WarmWorkload):
         self._skewed = skewed
 
     def _loops(self, scale: Scale) -> list[int]:
-        """Return how long each item takes, in loops: the same for every system, save for how fast the machine is now."""
-        one = loops_for(1e-3)
+        """Return how long each item takes, in loops: the same for every system."""
+        one = scale.loops(1e-3)
         count = scale.of(2_000, least=10)
         if not self._skewed:
             return [one] * count

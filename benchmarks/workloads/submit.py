@@ -9,7 +9,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.tasks import KILOBYTES_10, loops_for, noop, now_and_then, spin, ten_kilobytes
+from benchmarks.tasks import KILOBYTES_10, noop, now_and_then, spin, ten_kilobytes
 from benchmarks.workloads.base import (
     WORKERS,
     Metric,
@@ -44,7 +44,7 @@ class Submit(WarmWorkload):
         self.question = f"How many tasks a second, submitted one by one and gathered: {what}?"
         self._count = count
 
-    def calls(self) -> Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]:
+    def calls(self, scale: Scale) -> Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]:
         """Yield function and arguments of each task."""
         while True:
             yield noop, ()
@@ -53,13 +53,13 @@ class Submit(WarmWorkload):
         """Return whether these are the results of the first tasks."""
         return all(value is None for value in values)
 
-    def _run(self, system: System, count: int) -> list[Any]:
+    def _run(self, system: System, scale: Scale, count: int) -> list[Any]:
         submit = system.submit
-        return system.gather([submit(fn, *args) for fn, args in islice(self.calls(), count)])
+        return system.gather([submit(fn, *args) for fn, args in islice(self.calls(scale), count)])
 
     def measure(self, system: System, scale: Scale) -> Values:
-        wrong_if_not(self.right(self._run(system, 2 * _EACH)), self.name)
-        run = partial(self._run, system)
+        wrong_if_not(self.right(self._run(system, scale, 2 * _EACH)), self.name)
+        run = partial(self._run, system, scale)
         if self._count is None:
             return rate(run, scale.of(50_000), scale.seconds)
         count = scale.of(self._count) if scale.part < 0.1 else self._count
@@ -76,8 +76,8 @@ class Submit(WarmWorkload):
 class Spinning(Submit):
     """Tasks that work for twenty microseconds."""
 
-    def calls(self) -> Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]:
-        loops = loops_for(20e-6)
+    def calls(self, scale: Scale) -> Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]:
+        loops = scale.loops(20e-6)
         while True:
             yield spin, (loops,)
 
@@ -88,7 +88,7 @@ class Spinning(Submit):
 class Large(Submit):
     """Tasks with results of ten kilobytes."""
 
-    def calls(self) -> Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]:
+    def calls(self, scale: Scale) -> Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]:
         i = 0
         while True:
             yield ten_kilobytes, (i,)
@@ -101,8 +101,8 @@ class Large(Submit):
 class Mixed(Submit):
     """Tasks of which one in fifty takes two milliseconds, the others nothing."""
 
-    def calls(self) -> Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]:
-        loops = loops_for(2e-3)
+    def calls(self, scale: Scale) -> Iterator[tuple[Callable[..., Any], tuple[Any, ...]]]:
+        loops = scale.loops(2e-3)
         while True:
             yield now_and_then, (loops,)
             for _ in range(_EACH - 1):
