@@ -1,6 +1,7 @@
 """Plain values: numbers, text, bytes, None, tuples of them. Nobody can tell whether two of them share what they are made of.
 
-So many of them may be one pickle, whose memo would otherwise make two tasks share an argument, or two callers a result.
+So many of them may be one pickle, whose memo would otherwise make two tasks share an argument, or two callers a result. And
+what is made of kinds that pickle knows by itself, lists and dicts included, can be pickled without running the user's code.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["PLAIN", "UNNOTED", "are_plain", "dump_plain"]
+__all__ = ["PLAIN", "UNNOTED", "are_plain", "dump_native", "dump_plain"]
 
 UNNOTED = frozenset((int, float, bool, type(None)))
 """Kinds that pickle keeps no note of, and whose pickles name nothing."""
@@ -42,6 +43,15 @@ def dump_plain(values: list[Any]) -> bytes | None:
             if len(pickler.memo.copy()) == 1:  # the list itself
                 return buffer.getvalue()
     return pickle.dumps(values, 5) if are_plain(values) else None
+
+
+def dump_native(value: Any) -> bytes | None:
+    """Return the pickle of *value*; None if it is not all of kinds that pickle knows by itself. Runs no code of theirs."""
+    buffer = io.BytesIO()
+    with suppress(Exception):  # as above
+        _Pickler(buffer, 5).dump(value)
+        return buffer.getvalue()
+    return None
 
 
 class _UnknownError(Exception):

@@ -327,6 +327,11 @@ class Scheduler(Waits):
         with self.lock:
             return self._queue.take(limit)
 
+    def pull_while(self, limit: int, suits: Callable[[Task], bool]) -> list[Task]:
+        """Take the first tasks, up to *limit*, as long as *suits* agrees, which is asked under the lock. In threads of ours."""
+        with self.lock:
+            return self._queue.take_while(limit, suits)
+
     def pull_one(self) -> Task | None:
         """Take one task and begin it: for workers that take one at a time and start it at once."""
         with self.lock:
@@ -371,10 +376,14 @@ class Scheduler(Waits):
     def _put_back(self, tasks: list[Task]) -> None:
         """Under the lock. A task sent ahead may have been believed to run."""
         for task in tasks:
-            task.begun = None
-            task.future._state = PENDING
-            self._deadlines.drop(task)
+            self.unbegin(task)
         self._queue.put_back(tasks)
+
+    def unbegin(self, task: Task) -> None:
+        """Note that *task*, which was pulled, has not begun after all. Under the lock."""
+        task.begun = None
+        task.future._state = PENDING
+        self._deadlines.drop(task)
 
     def _begin(self, task: Task, now: float) -> None:
         """Under the lock; follow with `arm_timer` outside of it."""

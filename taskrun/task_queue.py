@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from taskrun.task import Task
 
@@ -109,6 +109,16 @@ class TaskQueue:
             self._dead -= min(dead, self._dead)
             return tasks
         while len(tasks) < limit and (first := self.take_one()) is not None:
+            tasks.append(first)
+        return tasks
+
+    def take_while(self, limit: int, suits: Callable[[Task], bool]) -> list[Task]:
+        """Remove and return the first tasks that *suits* agrees to, up to *limit*; not for a queue that Ctrl-C may strike."""
+        tasks: list[Task] = []
+        while len(tasks) < limit and (first := self.take_one()) is not None:
+            if not suits(first):
+                self.put_back((first,))
+                break
             tasks.append(first)
         return tasks
 

@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskrun.backends.base import Capabilities, refuse_waiting_in
-from taskrun.backends.pool_workers import PoolWorkers
+from taskrun.backends.pool_batches import PoolBatches
 from taskrun.backends.start_methods import MP_CONTEXT, chosen_method
 from taskrun.errors import SerializationError
 from taskrun.runs import Run
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from taskrun.engine.pooled import PooledWorker
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Scheduler
-    from taskrun.task import Cause, Task
+    from taskrun.task import Task
 
 __all__ = ["PoolBackend"]
 
 
-class PoolBackend(PoolWorkers):
+class PoolBackend(PoolBatches):
     """A dying worker fails only the task it ran."""
 
     name: ClassVar[str] = "pool"
@@ -69,7 +69,6 @@ class PoolBackend(PoolWorkers):
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Start two threads of ours; workers are made when there is work."""
         self._suspects: deque[Task] = deque()  # took a worker down, and run again: each on a fresh one
-        self._inside = threading.local()
         self._all_at_work = False  # then each looks into the queue before it is free: nobody has to be woken for a task
         super().start(scheduler, settings)
 
@@ -89,12 +88,15 @@ class PoolBackend(PoolWorkers):
 
     def _step(self) -> Callable[[], object] | None:
         """Return what to do next for the tasks that wait, or None."""
-        queued, suspects = self._scheduler.queued, self._suspects
+        owed, suspects = len(self._owed), self._suspects
+        queued = self._scheduler.queued + owed
         if not (queued or suspects):
             return None
         if self._broken:
-            return self._recall if suspects else None
-        fresh, used = self._free_workers() if self._at_work() < self._limit else (None, None)
+            return self._recall if suspects or owed else None
+        at_work = self._at_work()
+        to_give = owed if self._only_owed(at_work) else queued
+        fresh, used = self._free_workers() if at_work < self._limit else (None, None)
         current = self._current()
         room = len(self._staying()) < self._limit
         if suspects:
@@ -103,7 +105,7 @@ class PoolBackend(PoolWorkers):
             if used is not None and not room and all(worker.done for worker in current):
                 return used.leave  # it makes room for a fresh one
         worker = used or (None if suspects else fresh)
-        if queued and worker is not None:
+        if to_give and worker is not None:
             return partial(self._give_next, worker)
         coming = sum(not worker.ready for worker in current)
         if room and coming < queued + len(suspects) and time.monotonic() >= self._failures.not_before:
@@ -123,7 +125,9 @@ class PoolBackend(PoolWorkers):
     def _give_next(self, worker: PooledWorker, *, here: bool = False) -> Task | None:
         """Give a worker what waits next; None: nothing does, or it is not for this one. *here*: in its pool's thread."""
         with self._scheduler.lock:  # who cancels a task finds it in the queue or with a worker, never between them
-            task = next(iter(self._scheduler.pull(1)), None)
+            task = owed = self._next_owed()
+            if task is None and not (self._extra and self._only_owed(self._at_work() - worker.busy)):
+                task = next(iter(self._scheduler.pull(1)), None)
             if task is None:
                 return None
             if task.number > 1 and task.future in self._crashed:
@@ -133,7 +137,8 @@ class PoolBackend(PoolWorkers):
         if not taken:
             self._scheduler.give_back((task,))
             return None
-        self._hand_over(worker, task, here=here)
+        if not here or owed is not None or not self._send_with_others(worker, task):
+            self._hand_over(worker, task, here=here)
         return task
 
     def _give_suspect(self, worker: PooledWorker) -> None:
@@ -153,8 +158,7 @@ class PoolBackend(PoolWorkers):
             return False
         worker.task, worker.packing, worker.busy = task, True, True
         worker.answering = False
-        worker.sequence += 1
-        worker.note_given()
+        worker.sequence = worker.note_given()
         self._note_whether_it_ends_soon(worker)
         return True
 
@@ -172,7 +176,7 @@ class PoolBackend(PoolWorkers):
         """Return *task* as it is sent, and begin it; None: it was taken back, killed or discarded meanwhile."""
         self._inside.ours = True
         try:
-            call = worker.call_for(task, self._context_vars, self._settings.seed is not None)
+            call = worker.call_for(task, self._context_vars, self._seeded)
         except SerializationError:
             raise
         except BaseException as error:  # else the pool's thread would end, or take it for the worker's death
@@ -207,12 +211,22 @@ class PoolBackend(PoolWorkers):
 
     def _answered(self, worker: PooledWorker, task: Task, answer: Sequence[Any] | None) -> None:
         self._inside.ours = True
-        if answer is not None:
-            worker.answering = True
-            self._scheduler.settle_ours((worker.outcome(task, answer),))
-            if self._goes_on(worker):
-                return
-        self._tell(self._free, worker)
+        if answer is None:
+            self._tell(self._free, worker)
+            return
+        worker.answering = True
+        self._take_answer(worker, task, answer)
+        self._look_for_more(worker)
+
+    def _take_answer(self, worker: PooledWorker, task: Task, answer: Sequence[Any]) -> None:
+        outcome = worker.outcome(task, answer)
+        if outcome[1] and outcome[4] is not None:
+            worker.note_pace(task, outcome[4][2])
+        self._scheduler.settle_ours((outcome,))
+
+    def _look_for_more(self, worker: PooledWorker) -> None:
+        if not self._goes_on(worker):
+            self._tell(self._free, worker)
 
     def _goes_on(self, worker: PooledWorker) -> bool:
         """Give a worker that has answered what waits next; False: the keeper has to look at it."""
@@ -223,8 +237,9 @@ class PoolBackend(PoolWorkers):
         if task is None:
             return False
         with self._scheduler.lock:
-            watched, worker.watched = worker.watched, True
-        if not watched or type(task.fn) is Run or worker.ends_soon != ended_soon:
+            watched, wish = worker.watched, 1 if worker.batch is None else 2
+            worker.watched = max(watched, wish)
+        if watched < wish or type(task.fn) is Run or worker.ends_soon != ended_soon:
             self._have_it_look()
         return True
 
@@ -260,15 +275,17 @@ class PoolBackend(PoolWorkers):
     # -- taking back -----------------------------------------------------------------------------------------------------------
 
     def revoke(self, task: Task) -> bool:
+        if self._struck():
+            return False  # "not to be had" is a permitted answer
         with self._scheduler.lock:
-            return task in self._take_back(task)
+            return task in self._take_back(task) or self._ask_back(task)
 
     def recall(self) -> None:
         self._tell(self._recall)  # not here, where Ctrl-C may strike between taking them and giving them back
 
     def _recall(self) -> None:
         with self._scheduler.lock:
-            tasks = self._take_back()
+            tasks = self._take_back() + self._all_not_begun()
         self._scheduler.give_back(tasks)
 
     def _take_back(self, only: Task | None = None) -> list[Task]:
@@ -288,13 +305,6 @@ class PoolBackend(PoolWorkers):
     def _still_runs(self, process: PooledWorker) -> bool:
         return process.task is not None and not (process.answering or process.dead)
 
-    def _stop(self, task: Task, error: BaseException, cause: Cause) -> None:
-        with self._scheduler.lock:  # its worker must not go on to another task meanwhile
-            super()._stop(task, error, cause)
-        if cause == "killed" and any(worker.task is task and worker.answering for worker in self._processes.values()):
-            # It has answered in time, and is slow to unpickle here: a timeout waits for that, who kills it does not.
-            self._scheduler.fail(task, error, cause)
-
     # -- waiting ---------------------------------------------------------------------------------------------------------------
 
     def owns_current_thread(self) -> bool:
@@ -308,11 +318,15 @@ class PoolBackend(PoolWorkers):
     # -- ending ----------------------------------------------------------------------------------------------------------------
 
     def _give_up(self, error: BaseException) -> None:
+        with self._scheduler.lock:
+            begun = [task for worker in self._processes.values() if worker.batch for task in worker.batch.flight.values()]
         super()._give_up(error)
+        for task in begun:
+            self._scheduler.fail(task, RuntimeError(f"the keeper of {self._settings.name} has failed: {error!r}"), "crashed")
         self._recall()  # what was pulled and given to nobody fails with the rest
 
     def _something_waits(self) -> bool:
-        return bool(self._scheduler.queued or self._suspects)
+        return bool(self._scheduler.queued or self._suspects or self._owed)
 
     def _is_over(self) -> bool:
-        return super()._is_over() and not self._suspects
+        return super()._is_over() and not (self._suspects or self._owed)

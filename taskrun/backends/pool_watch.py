@@ -79,8 +79,16 @@ class PoolWatch(KeptBackend["PooledWorker"]):
     def _bury(self, worker: PooledWorker, now: float) -> list[float]:
         """Take the next step of a dead worker's burial; return when to look again."""
 
+    @abstractmethod
+    def _look_at_batch(self, worker: PooledWorker, now: float) -> list[float]:
+        """See how far a worker has come with its batch; return when to look again: never, if what it runs is its `task`."""
+
+    @abstractmethod
+    def _look_at_turns(self, now: float) -> list[float]:
+        """See what runs in the place of what was submitted earlier; return when to look again."""
+
     def _due(self, now: float) -> list[float]:
-        times: list[float] = []
+        times = self._look_at_turns(now)
         for worker in list(self._processes.values()):
             if worker.dead:
                 times += self._bury(worker, now)
@@ -96,19 +104,30 @@ class PoolWatch(KeptBackend["PooledWorker"]):
 
     def _look_after(self, worker: PooledWorker, now: float) -> list[float]:
         """Kill a worker that does not take up its task because somebody has stopped it; it runs elsewhere then, unharmed."""
+        of_batch = self._look_at_batch(worker, now)
+        if of_batch:
+            if now > worker.moved + TAKEN_UP_WITHIN and worker.is_stopped() and not self._has_begun(worker):
+                worker.signal(signal.SIGKILL)
+            return of_batch
         sequence = worker.sequence
-        if worker.seen == sequence or worker.has_taken_up():
+        if worker.has_taken_up():
             worker.seen = sequence
             times = self._look_at_run(worker, now)
             if not times:
                 with self._scheduler.lock:  # whoever gives it the next task will tell us
-                    worker.watched = worker.sequence != sequence
+                    worker.watched = int(worker.sequence != sequence)
             return times if times or not worker.watched else [now + TAKEN_UP_WITHIN]
         late = now > worker.moved + TAKEN_UP_WITHIN and not worker.packing
         if late and worker.is_stopped() and not worker.has_taken_up():  # asked again: it may have gone on just now
             worker.signal(signal.SIGKILL)
             return []
         return [max(now, worker.moved) + TAKEN_UP_WITHIN]
+
+    def _has_begun(self, worker: PooledWorker) -> bool:
+        """Return whether a worker has begun with what it was given."""
+        with self._scheduler.lock:
+            batch = worker.batch
+            return worker.has_taken_up() if batch is None else not batch.sent or batch.begun() > 0
 
     def _look_at_run(self, worker: PooledWorker, now: float) -> list[float]:
         """See whether a worker has given items of a run back; return when to look again."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from abc import abstractmethod
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -201,9 +202,10 @@ class PoolWorkers(PoolWatch):
         """Report what became of the task that a worker had, if it had one and has not answered."""
         from taskrun.engine.crash import verdict
 
+        self._reduce(worker)
         with self._scheduler.lock:
             task = None if worker.answering and not self._forced else worker.task
-            worker.task = None
+            worker.task = worker.batch = None
         if task is None:
             if not (worker.ready or worker.leaving or worker.stop):
                 self._died_at_start(worker)
@@ -234,6 +236,10 @@ class PoolWorkers(PoolWatch):
         if worker.exit_status == NO_MEMORY and not begun:
             return not_received(MemoryError(), value="arguments", side="worker", task=task.name)
         return None
+
+    @abstractmethod
+    def _reduce(self, worker: PooledWorker) -> None:
+        """Take back what of its batch a worker has not begun; what it has, and has not answered, is its task from then on."""
 
     def _died_at_start(self, worker: PooledWorker) -> None:
         from taskrun.engine.crash import how_it_ended

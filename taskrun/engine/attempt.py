@@ -53,10 +53,11 @@ def run_attempt(
     context: Context,
     asked: Asked,
     runner: CoroutineRunner,
+    dump: Callable[..., bytes] = dump_result,
 ) -> tuple[bytes, float, float, bytes]:
     """Run it; return the kind of the outcome (see `answer`), when the call began, the seconds it took, and the pickle.
 
-    Raises nothing.
+    *dump* pickles what it returns. Raises nothing.
     """
     name, soft, me = about.name, about.soft_timeout, os.getpid()
     started = time.monotonic()
@@ -79,7 +80,7 @@ def run_attempt(
         return LATE if late else RAISED, started, duration, dump_exception(error, task=name)
     _end_a_copy(me)
     try:
-        return DONE, started, duration, dump_result(value, task=name)
+        return DONE, started, duration, dump(value, task=name)
     except BaseException as error:  # SerializationError, or what a signal handler of the user's raised
         return UNSENDABLE, started, duration, dump_exception(error, task=name)
 

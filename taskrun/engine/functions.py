@@ -31,7 +31,7 @@ _TIMES, _MORE = 4, 0.0002  # a call counts as no slower than so many times what 
 class Slot:
     """A function that workers keep, and what is known of its pace."""
 
-    __slots__ = ("data", "name", "number", "reach", "ref", "refers", "seconds", "version", "waits")
+    __slots__ = ("apart", "data", "name", "number", "reach", "ref", "refers", "seconds", "version", "waits")
 
     def __init__(self, number: int, version: int, ref: weakref.ref[Any], fn: Callable[..., Any]) -> None:
         self.number = number
@@ -48,6 +48,9 @@ class Slot:
         """Moving average of what one call takes; None: never seen."""
         self.waits = False
         """Its calls have waited for later ones, and all workers stood still: each travels alone from then on."""
+
+        self.apart = 0
+        """So many calls more travel alone on `pool`: a result of its was not for others to wait behind."""
 
     def observe(self, seconds: float) -> None:
         """Note how long a call took. Quick to believe in slowness, slow to believe in speed: a wrong bet blocks others."""

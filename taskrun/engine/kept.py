@@ -40,10 +40,10 @@ class KeptProcess(ABC):
         self._stack_from = notes.STACK_AT
         self._notes = notes.new_notes(title)
 
-    def note_cancel(self) -> None:
-        """Let `current_task().cancelled` be true in it."""
+    def note_cancel(self, number: int | None = None) -> None:
+        """Let `current_task().cancelled` be true in its task, or in the one of that *number*."""
         if self._notes >= 0:
-            notes.ask_to_cancel(self._notes, self.sequence)
+            notes.ask_to_cancel(self._notes, self.sequence if number is None else number)
 
     def ask_for_stack(self) -> None:
         """Have it write its stack."""

@@ -15,20 +15,22 @@ import sys
 import time
 from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from taskrun import runs
 from taskrun.coroutines import CoroutineRunner
 from taskrun.cpu_meter import CpuMeter
 from taskrun.engine import notes, posix, surroundings
-from taskrun.engine.answer import NOT_READY, READY, UNSENDABLE
+from taskrun.engine.answer import DONE, NOT_READY, READY, UNSENDABLE
 from taskrun.engine.attempt import About, awaited, run_attempt
 from taskrun.engine.ending import end_a_copy, flush, forget_exit_handlers, run_exit_handlers
+from taskrun.engine.outbox import LARGEST, Outbox
 from taskrun.engine.resident import Resident
 from taskrun.engine.run_watch import RunWatch
 from taskrun.engine.sent import Packed, Piece, Received
 from taskrun.exceptions import dump_exception
-from taskrun.serialization import load_arguments, load_function
+from taskrun.plain import UNNOTED, dump_native
+from taskrun.serialization import dump_result, load_arguments, load_function
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
 
     from taskrun.engine.small_pool import Attached
 
-__all__ = ["Answer", "Call", "attach", "begin", "leave", "run", "same"]
+__all__ = ["Answer", "Call", "SmallCall", "attach", "begin", "leave", "run", "run_batch", "same"]
 
 _UNKNOWN = About("", 0, 1, None, None, None, False, True)
 
@@ -49,6 +51,18 @@ class Call(NamedTuple):
     """Of an `About`, the context variables, and `sys.path` if it has changed."""
     packed: tuple[Any, ...]
     """A `Packed`."""
+
+
+class SmallCall(NamedTuple):
+    """One task of several that are sent together; the function is there already. Sent as a plain tuple."""
+
+    name: str
+    position: int
+    attempt: int
+    timeout: float | None
+    soft_timeout: float | None
+    seed_root: int | None
+    arguments: bytes
 
 
 class Answer(NamedTuple):
@@ -66,8 +80,11 @@ class Answer(NamedTuple):
 class _Worker:
     """This process. All of it runs in the main thread."""
 
-    def __init__(self, notes_fd: int, hands: int) -> None:
+    def __init__(self, notes_fd: int, hands: int, claims: int) -> None:
         self.notes = notes_fd
+        self._claims = claims
+        self._outbox = Outbox(notes_fd)
+        self._fits = False  # the last result needs no code of the user's to be unpickled, and has a place in the outbox
         self._hands = socket.socket(fileno=hands)
         self.pid = os.getpid()
         self.runner = CoroutineRunner()
@@ -136,6 +153,52 @@ class _Worker:
             self.running = False
         return self._answer(kind, started, data, duration)
 
+    def run_batch(self, first: int, slot: int, seeded: bool, calls: list[SmallCall]) -> tuple[int, Answer | None]:
+        """Run those that are ours, one after the other; return how many, and the answer that could not be put into the outbox.
+
+        That ends it: to unpickle it may take long, which nobody else's answer, nor a task that could run elsewhere, is to wait
+        for.
+        """
+        for number, call in enumerate(calls, first):
+            if not self._claim():
+                return number - first, None
+            kind, data, started, duration, cpu, rss = answer = self._run_small(number, slot, seeded, call)
+            if kind != DONE or not self._fits:
+                return number - first + 1, answer
+            self._outbox.put(number, started, duration, cpu, rss, data)
+        return len(calls), None
+
+    def _claim(self) -> bool:
+        """Return whether another task may begin: the parent may have taken back what is left."""
+        try:
+            return bool(os.read(self._claims, 1))
+        except OSError:  # there is none; or a task has closed the descriptor
+            return False
+
+    def _run_small(self, number: int, slot: int, seeded: bool, call: SmallCall) -> Answer:
+        name, position, attempt, timeout, soft_timeout, seed_root, arguments = call
+        started = time.monotonic()
+        try:
+            context = copy_context()
+            self.running = True
+            fn, args, kwargs = self.received.load(Packed(slot, None, arguments, [], []), name)
+        except BaseException as error:  # as in `run`
+            self.running = False
+            self._end_a_copy()
+            return self._answer(UNSENDABLE, started, dump_exception(error, task=name))
+        try:
+            about = About(name, position, attempt, timeout, soft_timeout, seed_root, seeded, True)
+            asked = notes.Asked(self.notes, number)
+            kind, started, duration, data = run_attempt(about, fn, args, kwargs, context, asked, self.runner, self._dump)
+        finally:
+            self.running = False
+        return self._answer(kind, started, data, duration)
+
+    def _dump(self, value: Any, *, task: str) -> bytes:
+        data = pickle.dumps(value, 5) if type(value) in UNNOTED else dump_native(value)
+        self._fits = data is not None and len(data) <= LARGEST
+        return dump_result(value, task=task) if data is None else data
+
     def _end_a_copy(self) -> None:
         if os.getpid() != self.pid:  # forked by the user's code, which came back from that in both
             end_a_copy()
@@ -159,7 +222,14 @@ class _Worker:
 _worker: _Worker
 
 
-def attach(parent: int, lifeline: Attached, notes_of_parent: Attached, hands: Attached, streams: list[Attached | None]) -> None:
+def attach(
+    parent: int,
+    lifeline: Attached,
+    notes_of_parent: Attached,
+    hands: Attached,
+    claims: Attached,
+    streams: list[Attached | None],
+) -> None:
     """Make this process, new and with nothing of the user's in it, a worker of *parent*."""
     import multiprocessing
 
@@ -176,7 +246,7 @@ def attach(parent: int, lifeline: Attached, notes_of_parent: Attached, hands: At
         posix.keep_descriptors()
     posix.reset_signals()
     notes.prepare_stack(notes_of_parent.fd)
-    _worker = _Worker(notes_of_parent.fd, hands.fd)
+    _worker = _Worker(notes_of_parent.fd, hands.fd, claims.fd)
     runs.watch = RunWatch(lambda: _worker.sequence, partial(notes.give_back, _worker.notes))
     signal.signal(signal.SIGINT, _worker.on_interrupt)
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # a task may start processes
@@ -190,6 +260,13 @@ def begin(setup: tuple[dict[str, Any], list[Piece]]) -> Answer:
 def run(call: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
     """Run a task, a `Call`, and return its `Answer`; None stands for one that was taken back."""
     return None if call is None else tuple(_worker.run(Call(*call)))
+
+
+def run_batch(batch: tuple[int, int, bool, list[tuple[Any, ...]]]) -> tuple[int, tuple[Any, ...] | None]:
+    """Run tasks that were sent together; see `_Worker.run_batch`."""
+    first, slot, seeded, calls = batch
+    begun, answer = _worker.run_batch(first, slot, seeded, cast("list[SmallCall]", calls))
+    return begun, None if answer is None else tuple(answer)
 
 
 def leave() -> None:

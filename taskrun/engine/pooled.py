@@ -22,8 +22,10 @@ from taskrun import primitives
 from taskrun.cpus import cpu_count
 from taskrun.engine import notes, pool_worker, posix, surroundings
 from taskrun.engine.answer import CAUSES, DONE
+from taskrun.engine.batch import Claims
 from taskrun.engine.forking import careful_fork
 from taskrun.engine.kept import KeptProcess
+from taskrun.engine.outbox import Outbox
 from taskrun.engine.sent import Piece, Sent
 from taskrun.engine.small_pool import Attached, SmallPool
 from taskrun.engine.start_failures import look_for_descriptors
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from multiprocessing.context import BaseContext
 
+    from taskrun.engine.batch import Batch
+    from taskrun.engine.functions import Slot
+    from taskrun.engine.outbox import Answer as StoredAnswer
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Outcome
     from taskrun.shipping import Shipment
@@ -51,6 +56,10 @@ _THREADS_END_WITHIN = 0.5  # seconds; else the user's code hangs in one of them,
 _ENDS_WITHIN = 5.0  # seconds, once it was killed: its memory may take long to free
 
 _lifelines: WeakSet[PooledWorker] = WeakSet()
+
+
+def _never(error: BaseException) -> None:
+    """Do nothing: what a batch comes to is never an error of its own."""
 
 
 class Parcel:
@@ -80,8 +89,9 @@ class PooledWorker(KeptProcess):
         """Its task has not begun: it can be taken back. Under the scheduler's lock."""
         self.seen = -1
         """The number of the task that it was seen to have taken up. The keeper's."""
-        self.watched = False
-        """The keeper will look whether it takes up its task, without being told. Under the scheduler's lock."""
+        self.watched = 0
+        """1: the keeper will look whether it takes up its task, without being told; 2: in time for a batch, too. Under the
+        scheduler's lock."""
         self.given_back = -1
         """The number of the last task, a run of items, of which it has given some back."""
         self.answering = False
@@ -102,6 +112,12 @@ class PooledWorker(KeptProcess):
             self._theirs, self.lifeline = os.pipe2(os.O_CLOEXEC)
             try:
                 self._hands, self._their_hands = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                try:
+                    self.claims = Claims()
+                except BaseException:
+                    self._hands.close()
+                    self._their_hands.close()
+                    raise
             except BaseException:
                 os.close(self._theirs)
                 os.close(self.lifeline)
@@ -109,17 +125,41 @@ class PooledWorker(KeptProcess):
         except BaseException:  # no descriptor is left
             super().close()
             raise
-        self._sent = Sent()  # the pool's thread's, as the next two
+        self.batch: Batch | None = None
+        """What it was sent in the place of one task; `task` is then the one of them that is known to run, if any."""
+        self.outbox: Outbox | None = None
+        """Where it puts its answers to that; as `batch`, under the scheduler's lock."""
+        self.batch_seen: tuple[int, int] = 0, 0
+        """Which batch the keeper saw, and how far it had come; `batch_moved`: when it saw that first."""
+        self.batch_moved = 0.0
+        self.takes_batches = True
+        """False once a task has closed what it takes its claims from."""
+        self._last = 0  # the number of a task
+        self.sent = Sent()
+        """What it has. The pool's thread's, as the next two."""
         self._path: list[str] = []
         self._path_now: list[str] = []
         _lifelines.add(self)
 
-    def note_given(self) -> None:
-        """Count a task."""
-        self.done += 1
+    def note_given(self, tasks: int = 1) -> int:
+        """Count so many tasks; return the number of the first."""
+        first = self._last + 1
+        self._last += tasks
+        self.done += tasks
         self.moved = time.monotonic()
-        if self.done == 1:
+        if self.done == tasks:
             self.born = self.moved  # it may have waited long for the end of the one that it replaces
+        return first
+
+    def note_taken_back(self, tasks: int) -> None:
+        """So many of those that were counted do not run here."""
+        self.done -= tasks
+
+    def note_pace(self, task: Task, seconds: float) -> None:
+        """Note how long a call took. In the pool's thread."""
+        slot = self.sent.slot(task.fn)
+        if slot is not None:
+            slot.observe(seconds)
 
     def has_left(self, tasks: int | None, age: float | None) -> float:
         """Return for how many seconds it will be given tasks; it ends after so many *tasks*, and at *age*.
@@ -143,7 +183,8 @@ class PooledWorker(KeptProcess):
         look_for_descriptors(_TAKEN_BY_START)
         streams = [Attached(fd) if posix.is_open(fd) else None for fd in (1, 2)]
         hands = self._their_hands.detach()  # a forked process would close it, with all that is ours
-        initargs = (parent, Attached(self._theirs), Attached(self._notes), Attached(hands), streams)
+        attached = [Attached(fd) for fd in (self._theirs, self._notes, hands, self.claims.fd)]
+        initargs = (parent, *attached, streams)
         self._making = threading.get_ident()
         try:
             with careful_fork("multiprocessing.popen_fork"):
@@ -152,12 +193,20 @@ class PooledWorker(KeptProcess):
             self._making = 0
             os.close(hands)
         self.pool = pool
+        self._open_outbox()
         pid = pool.process.pid
         assert pid is not None  # noqa: S101 - it was started
         self.pid, self.label = pid, f"pid {pid}"
         with contextlib.suppress(ProcessLookupError):  # dead already, and reaped by the pool
             self.pidfd = os.pidfd_open(pid)
         posix.close_held(self, "_theirs")
+
+    def _open_outbox(self) -> None:
+        """Map the memory in which it puts its answers to a batch; where that cannot be had it gets none."""
+        try:
+            self.outbox = Outbox(self._notes)
+        except (OSError, ValueError, MemoryError):
+            self.takes_batches = False
 
     # -- giving it work --------------------------------------------------------------------------------------------------------
 
@@ -173,8 +222,8 @@ class PooledWorker(KeptProcess):
         def pack() -> tuple[dict[str, Any], list[Piece]]:
             self._path = list(sys.path)
             describe = partial(surroundings.describe, settings, self.number, cpu_count(), context_vars)
-            setup = self._sent.pack_setup(describe)
-            self._hand_over(self._sent.note_sent())
+            setup = self.sent.pack_setup(describe)
+            self._hand_over(self.sent.note_sent())
             return setup
 
         self.pool.apply_async(pool_worker.begin, (Parcel(pack),), callback=answered, error_callback=failed)
@@ -204,6 +253,24 @@ class PooledWorker(KeptProcess):
             if call is None:
                 answered(None)
 
+    def give_batch(
+        self, first: int, slot: Slot, calls: list[tuple[Any, ...]], seeded: bool, answered: Callable[[Any], object]
+    ) -> None:
+        """Have it run *calls*, each a `SmallCall`. In the thread that takes its answers; raises OSError if it is dead."""
+        self.pool.apply_here(pool_worker.run_batch, (first, slot.number, seeded, calls), answered, _never)
+
+    def knows(self, task: Task) -> Slot | None:
+        """Return the slot of the function of *task*, if nothing but its arguments has to be sent. May run the user's code."""
+        slot = self.sent.slot(task.fn)
+        if slot is None or task.context is not None or sys.path != self._path:
+            return None
+        new_moment()
+        return slot if self.sent.has(task.fn, slot) else None
+
+    def answers_of(self, batch: Batch, last: int) -> list[StoredAnswer]:
+        """Return what it has answered without a word, up to the task of that number. Under the scheduler's lock."""
+        return [] if self.outbox is None else self.outbox.take(batch.flight, last, self.label, self.rss)
+
     def call_for(self, task: Task, context_vars: list[tuple[str, Any]], seeded: bool) -> tuple[Any, ...]:
         """Return *task* as a `Call`. Runs the user's code; raises SerializationError. In the pool's thread."""
         new_moment()
@@ -212,12 +279,12 @@ class PooledWorker(KeptProcess):
         self._path_now = list(sys.path)
         path = list(map(str, self._path_now)) if self._path_now != self._path else None
         fields = (name, task.index, task.number, options.timeout, options.soft_timeout, task.seed_root, seeded, True)
-        return tuple(pool_worker.Call(self.sequence, pickle.dumps((fields, values, path), 5), tuple(self._sent.pack(task))))
+        return tuple(pool_worker.Call(self.sequence, pickle.dumps((fields, values, path), 5), tuple(self.sent.pack(task))))
 
     def note_sent(self) -> None:
         """Note that the process gets what `call_for` returned, and give it the descriptors. In the pool's thread."""
         self._path = self._path_now
-        self._hand_over(self._sent.note_sent())
+        self._hand_over(self.sent.note_sent())
 
     def _hand_over(self, shipments: list[Shipment]) -> None:
         for one in shipments:
@@ -233,6 +300,13 @@ class PooledWorker(KeptProcess):
             return load_outcome(task, answer.data, run)
         return task, False, load_exception(answer.data), CAUSES[answer.kind], run
 
+    def outcomes(self, answers: list[StoredAnswer]) -> list[Outcome]:
+        """Return what these mean. Runs no code of the user's."""
+        return [(task, True, pickle.loads(data), None, run) for task, _, _, _, run, data in answers if task is not None]
+
+    def has_taken_up(self) -> bool:
+        return self.seen == self.sequence or super().has_taken_up()
+
     def items_begun(self) -> int | None:
         """Return how many items of the run that it calls are begun, if it has given the others back since this was asked."""
         number, begun = notes.given_back(self._notes)
@@ -247,7 +321,7 @@ class PooledWorker(KeptProcess):
 
     def held_locks(self) -> tuple[str, ...]:
         """Return the names of the locks that its tasks were given and that are locked; it is dead."""
-        return primitives.held(primitives.locks_among(self._sent.shipped))
+        return primitives.held(primitives.locks_among(self.sent.shipped))
 
     # -- its end ---------------------------------------------------------------------------------------------------------------
 
@@ -263,6 +337,8 @@ class PooledWorker(KeptProcess):
         """Close everything; the process has ended, or ends now."""
         if self.made:
             self.pool.release()
+        if self.outbox is not None:
+            self.outbox.close()
         self._cut()
         super().close()
 
@@ -279,6 +355,7 @@ class PooledWorker(KeptProcess):
         self.close()
 
     def _cut(self) -> None:
+        self.claims.close()
         self._hands.close()
         self._their_hands.close()
         posix.close_held(self, "lifeline", "_theirs")

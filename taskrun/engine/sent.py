@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskrun import sharing, shipping
 from taskrun.engine.functions import Functions
+from taskrun.plain import dump_native
 from taskrun.serialization import dump_arguments, dump_function, load_arguments, load_function
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from taskrun.engine.functions import Slot
     from taskrun.task import Task
 
-__all__ = ["Packed", "Piece", "Received", "Sent", "pack_whole"]
+__all__ = ["Packed", "Piece", "Received", "Sent", "pack_native", "pack_whole"]
 
 
 class Piece(NamedTuple):
@@ -86,6 +87,16 @@ class Sent:
         self._packed = slot, lacking, gone
         return Packed(None if slot is None else slot.number, function, arguments, list(map(_piece, lacking)), gone)
 
+    def slot(self, fn: Callable[..., Any]) -> Slot | None:
+        """Return where what is known of *fn* is kept, or None. Runs no code of the user's."""
+        return self._functions.slot(fn)
+
+    def has(self, fn: Callable[..., Any], slot: Slot) -> bool:
+        """Return whether the worker has *fn* as it is now, and all that it refers to. May run the user's code."""
+        if self._has.get(slot.number) != slot.version or slot.data is None or slot.refers:
+            return False
+        return slot.reach is None or slot.reach.unchanged()
+
     def note_sent(self) -> list[shipping.Shipment]:
         """Note that the worker has what was packed last; return what it gets for the first time."""
         slot, lacking, gone = self._packed
@@ -100,6 +111,11 @@ class Sent:
 
 def _piece(one: shipping.Shipment) -> Piece:
     return Piece(one.key, b"".join(one.parts()), tuple(one.descriptors))
+
+
+def pack_native(task: Task) -> bytes | None:
+    """Return the arguments of *task* if they are all of kinds that pickle knows by itself. Runs no code of the user's."""
+    return dump_native((task.args, dict(task.kwargs)))
 
 
 class Received:

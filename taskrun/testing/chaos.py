@@ -207,6 +207,9 @@ class _Between:
     def pull(self, limit: int) -> list[Task]:
         return [self._strike(task) for task in self._scheduler.pull(limit)]
 
+    def pull_while(self, limit: int, suits: Callable[[Task], bool]) -> list[Task]:
+        return self._scheduler.pull_while(limit, lambda task: suits(self._strike(task)))
+
     def pull_one(self) -> Task | None:
         task = self._scheduler.pull_one()
         return None if task is None else self._strike(task)

@@ -58,6 +58,15 @@ def wire(tmp_path: Path) -> Iterator[Wire]:
     wire.close()
 
 
+@pytest.fixture
+def wires(tmp_path: Path) -> Iterator[list[Wire]]:
+    """Six of them."""
+    wires = [Wire(tmp_path / f"wire{number}") for number in range(6)]
+    yield wires
+    for each in wires:
+        each.close()
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run the tests of a module that names its BACKENDS on each of them."""
     backends = getattr(metafunc.module, "BACKENDS", None)

@@ -256,3 +256,78 @@ async def block_in_a_coroutine(seconds: float) -> None:
 
     await asyncio.sleep(0)
     time.sleep(seconds)  # noqa: ASYNC251 - what is tested
+
+
+def hold_and_log(path: str | None, file: str, number: int) -> int:
+    """Return the worker's number, and note that this ran; first tell that it holds, and hold, if there is a *path*."""
+    if path is not None:
+        tell_and_hold(path)
+    log(file, number)
+    return os.getpid()
+
+
+def let_go(path: str) -> None:
+    """Do as `Wire.release`."""
+    fd = os.open(path + ".go", os.O_WRONLY)
+    os.write(fd, b"x")
+    os.close(fd)
+
+
+def hold_or_let_go(path: str | None, holds: bool) -> None:
+    """Wait for `let_go`, or do that; None: neither."""
+    if path is not None:
+        (hold if holds else let_go)(path)
+
+
+def asked_to_end(path: str) -> bool:
+    """Tell that it runs; return whether it is asked to end, once it is."""
+    task = taskrun.current_task()
+    assert task is not None
+    tell(path)
+    until = time.monotonic() + 20
+    while not task.cancelled and time.monotonic() < until:
+        time.sleep(0.001)
+    return task.cancelled
+
+
+def count_in(file: str, seconds: float) -> int:
+    """Take so long; return how many calls were under way when this one had begun."""
+    log(file, "1")
+    counts = list(map(int, lines(Path(file))))
+    time.sleep(seconds)
+    log(file, "-1")
+    return sum(counts)
+
+
+def close_pipes() -> bool:
+    """Close what looks like a pipe that nobody else writes to here: what a worker takes its claims from, among others."""
+    closed = False
+    for fd in range(3, 100):
+        with contextlib.suppress(OSError):
+            if stat.S_ISFIFO(os.fstat(fd).st_mode) and not os.get_blocking(fd):
+                os.close(fd)
+                closed = True
+    return closed
+
+
+class Odd:
+    """A result that is not of the kinds that pickle knows by itself."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Odd) and other.value == self.value
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def odd_one(fate: str | None, value: int) -> Any:
+    """Return *value*, or be odd."""
+    if fate == "raises":
+        raise ZeroDivisionError(value)
+    if fate == "cannot be pickled":
+        return threading.Lock()
+    if fate == "returns its own":
+        return Odd(value)
+    return bytes(2_000) if fate == "returns much" else value

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from taskrun.plain import are_plain, dump_plain
+from taskrun.plain import are_plain, dump_native, dump_plain
 
 PLAIN: list[list[Any]] = [
     [1],
@@ -78,3 +78,30 @@ def test_no_code_of_the_values_runs() -> None:
     assert dump_plain([1, Loud(), 2]) is None
     assert dump_plain([1, [Loud()], 2]) is None
     assert dump_plain([Loud()]) is None
+
+
+class Own(dict[str, int]):
+    """Of the user's: to pickle it may run anything."""
+
+    def __reduce__(self) -> Any:
+        raise AssertionError("it ran")
+
+
+@pytest.mark.parametrize(
+    "value", [1, "a", b"", None, (1, [2.0, {"k": {3}}], frozenset("x")), bytearray(b"y"), [[]], {}], ids=repr
+)
+def test_what_pickle_knows_by_itself_is_pickled_without_the_users_code(value: Any) -> None:
+    data = dump_native(value)
+    assert data is not None
+    assert pickle.loads(data) == value
+
+
+@pytest.mark.parametrize(
+    "value", [Own(), [Own()], {"k": (Own(),)}, len, int, test_what_pickle_knows_by_itself_is_pickled_without_the_users_code]
+)
+def test_what_may_run_it_is_not(value: Any) -> None:
+    assert dump_native(value) is None
+
+
+def test_what_pickle_cannot_do_is_not_pickled() -> None:
+    assert dump_native(nested()) is None

@@ -1,0 +1,383 @@
+"""What the pool backend sends as one message: tiny tasks of one function, each begun, answered and had back by itself.
+
+The thread of its pool that takes a worker's answers makes a batch of what waits, when the worker has answered and knows the
+function. Until the worker comes to the end of that nothing else is sent to it; what one of the tasks keeps waiting the keeper
+takes back, which looks every few milliseconds. See `engine.batch`.
+
+What is taken back is *owed*: it goes first, alone, in the order in which it was submitted. What runs meanwhile though it was
+submitted later may wait for it. If such tasks hold all workers and nothing ends, there is one worker more (`Waits.note_stuck`),
+for what is owed only: with one task at a time for each worker it would run already.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import abstractmethod
+from bisect import insort
+from typing import TYPE_CHECKING, Any
+
+from taskrun.backends.pool_workers import PoolWorkers
+from taskrun.engine.batch import LARGEST, MOST, Batch
+from taskrun.engine.sent import pack_native
+from taskrun.runs import Run
+from taskrun.threads import inside
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from taskrun.engine.outbox import Answer
+    from taskrun.engine.pooled import PooledWorker
+    from taskrun.options import WorkerSettings
+    from taskrun.scheduler import Scheduler
+    from taskrun.task import Cause, Task
+
+__all__ = ["PoolBatches"]
+
+_SECONDS = 0.002  # of work in a batch
+_EACH = 15e-6  # seconds that a task costs there besides its own
+_SHORTEST = 0.1  # seconds; what has a shorter time limit goes alone: that it has begun is known 10 ms late at worst
+_APART = 64  # calls that travel alone when one of them was not for others to wait behind
+_TICK = 0.005  # seconds between two looks at a batch
+_OVERDUE = 0.01  # seconds that one task of it may take before the rest is taken back
+_OUT_OF_TURN = 0.02  # seconds that a task may run before what was submitted earlier is thought to wait for its end
+
+
+class PoolBatches(PoolWorkers):
+    """The part of the backend that makes batches and takes them apart again."""
+
+    def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
+        # A worker that must not grow too large leaves after the task with which it has.
+        self._batching = settings.max_memory_per_child is None
+        self._owed: list[Task] = []  # taken back; under the scheduler's lock
+        self._slow: dict[Task, PooledWorker] = {}  # out of turn, and does not end; the keeper's
+        self._inside = threading.local()  # `ours`: a thread of one of our pools
+        self._seeded = settings.seed is not None
+        super().start(scheduler, settings)
+
+    # -- making one (the thread that takes the worker's answers) ---------------------------------------------------------------
+
+    def _send_with_others(self, worker: PooledWorker, task: Task) -> bool:
+        """Send *task*, which the worker was assigned, and those like it that wait; False: it has to go alone."""
+        room = self._room_for_more(worker, task)
+        slot = worker.knows(task) if room > 0 else None
+        arguments = None if slot is None else pack_native(task)
+        if slot is None or arguments is None or len(arguments) > LARGEST:
+            if room > 0:
+                self._keep_apart(worker, task)
+            return False
+        batch = self._batch_of(worker, task, room)
+        if batch is None:
+            return False
+        calls = self._pack_all(batch, arguments)
+        with self._scheduler.lock:
+            waiting = batch.tasks
+            ready = [each for each in waiting if id(each) in calls and self._scheduler.wanted(each)]
+            chosen = set(map(id, ready))
+            rest = [each for each in waiting if id(each) not in chosen]
+            worker.note_taken_back(1)  # it was counted as one that goes alone
+            if ready and not worker.dead:
+                batch.send(worker.note_given(len(ready)), ready)
+            else:
+                rest = batch.take_back()
+                worker.batch = None
+        self._owe(rest)
+        if not batch.sent:
+            self._tell(self._free, worker)
+            return True
+        self._scheduler.begin(ready[0])
+        for each in ready:
+            each.worker = worker.label
+        try:
+            worker.give_batch(
+                batch.first,
+                slot,
+                [calls[id(each)] for each in ready],
+                self._seeded,
+                lambda reply: self._over(worker, batch, reply),
+            )
+        except Exception as error:  # it is dead, or nobody knows what it has now
+            self._tell(self._lost, worker, error.with_traceback(None))
+        return True
+
+    def _room_for_more(self, worker: PooledWorker, task: Task) -> int:
+        """Return how many tasks may go with this one. Runs no code of the user's."""
+        settings, options = self._settings, task.options
+        if not (self._batching and worker.takes_batches and self._suits(task)):
+            return 0
+        slot = worker.sent.slot(task.fn)
+        if slot is None or slot.seconds is None:
+            return 0
+        if slot.apart:
+            slot.apart -= 1
+            return 0
+        share = -(-(self._scheduler.queued + 1) // settings.max_workers)
+        most = min(MOST, share, int(_SECONDS / (slot.seconds + _EACH)))
+        if options.chunksize is not None:
+            most = min(most, options.chunksize)
+        if settings.max_tasks_per_child is not None:
+            most = min(most, settings.max_tasks_per_child - worker.done + 1)
+        return most - 1
+
+    def _suits(self, task: Task) -> bool:
+        """Return whether *task* may be in a batch, for all that is known without packing it."""
+        options = task.options
+        limits = options.timeout, options.soft_timeout
+        return (
+            all(limit is None or limit >= _SHORTEST for limit in limits)
+            and task.context is None
+            and type(task.fn) is not Run
+            and not (task.number > 1 and task.future in self._crashed)
+        )
+
+    def _batch_of(self, worker: PooledWorker, task: Task, room: int) -> Batch | None:
+        """Return a batch of *task* and up to *room* others that come next; None: there are none, or it was asked back."""
+        fn = task.fn
+        with self._scheduler.lock:
+            if worker.task is not task:
+                return None
+            others = self._scheduler.pull_while(room, lambda each: each.fn is fn and self._suits(each))
+            if not others:
+                return None
+            worker.batch = Batch(worker.claims, [task, *others])
+            worker.task, worker.packing = None, False
+            return worker.batch
+
+    @staticmethod
+    def _pack_all(batch: Batch, arguments: bytes) -> dict[int, tuple[Any, ...]]:
+        """Return the calls of the first tasks of *batch*, by the task's `id`, as far as no code of the user's has to run.
+
+        *arguments* are those of the first.
+        """
+        calls: dict[int, tuple[Any, ...]] = {}
+        size = -len(arguments)
+        for task in batch.tasks:
+            data = pack_native(task) if calls else arguments
+            if data is None or size + len(data) > LARGEST:
+                break
+            size += len(data)
+            options = task.options
+            limits = options.timeout, options.soft_timeout
+            calls[id(task)] = (task.name, task.index, task.number, *limits, task.seed_root, data)
+        return calls
+
+    @staticmethod
+    def _keep_apart(worker: PooledWorker, task: Task) -> None:
+        slot = worker.sent.slot(task.fn)
+        if slot is not None:
+            slot.apart = _APART
+
+    @abstractmethod
+    def _take_answer(self, worker: PooledWorker, task: Task, answer: Sequence[Any]) -> None:
+        """Settle the task that the worker has answered; it may run the user's code."""
+
+    @abstractmethod
+    def _look_for_more(self, worker: PooledWorker) -> None:
+        """Give a worker that has done what it had something else, or tell the keeper."""
+
+    @abstractmethod
+    def _free(self, worker: PooledWorker) -> None:
+        """A worker has done what it was given."""
+
+    # -- what comes of it (likewise) -------------------------------------------------------------------------------------------
+
+    def _over(self, worker: PooledWorker, batch: Batch, reply: tuple[int, Sequence[Any] | None]) -> None:
+        """The worker has come to its end."""
+        self._inside.ours = True
+        begun, answer = reply
+        with self._scheduler.lock:
+            if worker.batch is not batch:
+                return  # it was taken for dead, and all of this is settled
+            drawn = batch.held - begun
+            answers = worker.answers_of(batch, batch.last)
+            last = batch.flight.pop(batch.first + begun - 1, None) if answer is not None else None
+            rest = batch.take_back(begun)
+            worker.note_taken_back(len(rest))
+            worker.batch = None
+            if last is not None:
+                worker.task, worker.sequence = last, batch.first + begun - 1
+            worker.answering = True
+            if not begun and rest and drawn:
+                worker.takes_batches = False  # it finds no claims though there are some
+        self._owe(rest)
+        self._settle(worker, answers)
+        if last is not None and answer is not None:
+            self._keep_apart(worker, last)
+            self._take_answer(worker, last, answer)
+        self._look_for_more(worker)
+
+    def _settle(self, worker: PooledWorker, answers: list[Answer]) -> None:
+        if not answers:
+            return
+        for task, *_, run, _ in answers:
+            if task is not None:
+                worker.note_pace(task, run[2])
+        self._scheduler.settle_ours(worker.outcomes(answers))
+
+    def _owe(self, tasks: Sequence[Task]) -> None:
+        """Have these, which were pulled and will not begin where they were, run elsewhere."""
+        unwanted: list[Task] = []
+        with self._scheduler.lock:
+            for task in tasks:
+                if not self._scheduler.wanted(task):
+                    unwanted.append(task)
+                elif task.pulled and not task.settled:
+                    self._scheduler.unbegin(task)
+                    insort(self._owed, task, key=_turn)
+        if unwanted:
+            self._scheduler.give_back(unwanted)
+        if tasks:
+            self._have_it_look()
+
+    def _next_owed(self) -> Task | None:
+        """Take the first of what is owed. Under the lock."""
+        while self._owed:
+            task = self._owed.pop(0)
+            if task.pulled and not task.settled:
+                return task
+        return None
+
+    # -- looking after it (the keeper) -----------------------------------------------------------------------------------------
+
+    def _look_at_batch(self, worker: PooledWorker, now: float) -> list[float]:
+        with self._scheduler.lock:
+            batch = worker.batch
+            if batch is None or worker.task is not None:
+                return []
+            state = id(batch), batch.begun()
+            if worker.batch_seen != state:
+                worker.batch_seen, worker.batch_moved = state, now
+            overdue = batch.sent and now >= worker.batch_moved + _OVERDUE
+        if overdue:
+            self._reduce(worker)
+        return [now + _TICK]
+
+    def _reduce(self, worker: PooledWorker) -> None:
+        """Take back what of its batch a worker has not begun: what runs is its task from then on, as if it had gone alone."""
+        with self._scheduler.lock:
+            batch = worker.batch
+            if batch is None or not batch.sent or worker.answering:
+                return
+            rest = batch.take_back()
+            worker.note_taken_back(len(rest))
+            begun = batch.held
+            answers = worker.answers_of(batch, batch.first + begun - 2) if begun > 1 else []
+            head = batch.flight.get(batch.first + begun - 1) if begun else None
+            if head is not None:
+                worker.task, worker.sequence = head, batch.first + begun - 1
+                worker.seen = worker.sequence
+        self._settle_ahead(worker, answers)
+        self._owe(rest)
+        if head is not None:
+            self._scheduler.begin(head, worker.batch_moved or None)
+
+    def _settle_ahead(self, worker: PooledWorker, answers: list[Answer]) -> None:
+        """Settle answers that the worker has not told of; in the keeper, which does not touch what is known of functions."""
+        if answers:
+            self._scheduler.settle_ours(worker.outcomes(answers))
+
+    def _look_at_turns(self, now: float) -> list[float]:
+        """Note which tasks run though earlier ones are owed, and do not end; return when to look again."""
+        if not (self._owed or self._slow):
+            return []
+        with self._scheduler.lock:
+            first = _turn(self._owed[0]) if self._owed else None
+            running = {
+                worker.task: worker
+                for worker in self._processes.values()
+                if worker.task is not None and worker.busy and not (worker.packing or worker.answering or worker.dead)
+            }
+        out_of_turn = {task for task in running if first is not None and _turn(task) > first}
+        for task in [task for task in self._slow if task not in out_of_turn]:
+            del self._slow[task]
+            self._scheduler.note_moving(task)
+        for task in out_of_turn - self._slow.keys():
+            begun = task.begun
+            if begun is not None and now >= begun + _OUT_OF_TURN and type(task.fn) is not Run:
+                self._slow[task] = running[task]
+                self._scheduler.note_stuck(task)
+        return [now + _OUT_OF_TURN]
+
+    def _allow(self, extra: int) -> None:
+        super()._allow(extra)
+        if extra and self._slow:  # all workers stood still: what they are at waits for others, it seems
+            self._batching = False
+
+    def _only_owed(self, at_work: int) -> bool:
+        """Return whether another worker, beside so many *at work*, is there for what is owed only."""
+        return at_work >= self._settings.max_workers + max(0, self._extra - len(self._slow))
+
+    # -- having tasks back -----------------------------------------------------------------------------------------------------
+
+    def _holder_of(self, task: Task) -> PooledWorker | None:
+        """Return the worker that has *task* in its batch. Under the lock."""
+        for worker in self._processes.values():
+            if worker.batch is not None and worker.batch.place_of(task) >= 0:
+                return worker
+        return None
+
+    def _ask_back(self, task: Task) -> bool:
+        """Return True if *task* is owed, or in a batch and will not begin: it is the caller's. Under the lock."""
+        for place, each in enumerate(self._owed):
+            if each is task:
+                del self._owed[place]
+                return True
+        worker = self._holder_of(task)
+        if worker is None or worker.batch is None:
+            return False
+        had = worker.batch.ask_back(task)
+        if worker.batch.sent:
+            self._tell(self._collect, worker)  # the others, which go elsewhere
+        return had
+
+    def _collect(self, worker: PooledWorker) -> None:
+        with self._scheduler.lock:
+            batch = worker.batch
+            rest = batch.take_back() if batch is not None and batch.sent and not worker.answering else []
+            worker.note_taken_back(len(rest))
+        self._owe(rest)
+
+    def _all_not_begun(self) -> list[Task]:
+        """Return what is owed, and what of the batches has not begun. Under the lock."""
+        back, self._owed = self._owed, []
+        for worker in self._processes.values():
+            if worker.batch is not None:
+                rest = worker.batch.take_back()
+                worker.note_taken_back(len(rest))
+                back += rest
+        return back
+
+    def refresh(self, task: Task) -> None:
+        if self._struck():
+            return
+        with self._scheduler.lock:
+            worker = self._holder_of(task)
+            batch = None if worker is None else worker.batch
+            begun = batch is not None and batch.place_of(task) < batch.begun()
+        if begun:
+            self._scheduler.begin(task)
+
+    def notice_cancel(self, task: Task) -> None:
+        super().notice_cancel(task)
+        with self._scheduler.lock:
+            worker = self._holder_of(task)
+            if worker is not None and worker.batch is not None and worker.batch.sent:
+                worker.note_cancel(worker.batch.first + worker.batch.place_of(task))
+
+    def _struck(self) -> bool:
+        """Return True in a destructor or signal handler that has struck this thread in the middle of what the lock guards."""
+        return inside(self._scheduler.lock)
+
+    def _stop(self, task: Task, error: BaseException, cause: Cause) -> None:
+        with self._scheduler.lock:
+            worker = self._holder_of(task)
+        if worker is not None:
+            self._reduce(worker)
+        with self._scheduler.lock:  # its worker must not go on to another task meanwhile
+            super()._stop(task, error, cause)
+        if cause == "killed" and any(worker.task is task and worker.answering for worker in self._processes.values()):
+            # It has answered in time, and is slow to unpickle here: a timeout waits for that, who kills it does not.
+            self._scheduler.fail(task, error, cause)
+
+
+def _turn(task: Task) -> tuple[float, int]:
+    return task.queued, task.index
