@@ -322,6 +322,11 @@ class Scheduler(Waits):
         """How many tasks wait to be pulled."""
         return len(self._queue)
 
+    @property
+    def top_priority(self) -> int:
+        """The highest priority of what waits to be pulled. Under the lock."""
+        return self._queue.top_priority
+
     def pull(self, limit: int) -> list[Task]:
         """Take up to *limit* tasks; they stay pending (and may be asked back by `revoke`) until `begin`."""
         with self.lock:

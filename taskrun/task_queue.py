@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from itertools import chain, filterfalse, repeat, starmap
@@ -17,6 +18,7 @@ __all__ = ["CallerQueue", "TaskQueue"]
 
 _is_settled = attrgetter("settled")
 
+_LOWEST = -sys.maxsize
 _COMPACT_FROM = 1024  # cancelled tasks are left in place and skipped; above this many the queue is cleaned
 
 
@@ -50,6 +52,11 @@ class TaskQueue:
                 self._levels[priority] = level
                 self._order = longer
         return self._levels[priority]
+
+    @property
+    def top_priority(self) -> int:
+        """The highest priority that something here has, cancelled tasks included; of an empty queue, less than any."""
+        return next((priority for priority in self._order if self._levels[priority]), _LOWEST)
 
     def put(self, task: Task) -> None:
         """Add *task* behind those of its priority."""

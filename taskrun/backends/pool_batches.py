@@ -77,10 +77,12 @@ class PoolBatches(PoolWorkers):
             worker.note_taken_back(1)  # it was counted as one that goes alone
             if ready and not worker.dead:
                 batch.send(worker.note_given(len(ready)), ready)
+                self._note_whether_it_ends_soon(worker)
             else:
                 rest = batch.take_back()
                 worker.batch = None
-        self._owe(rest)
+            unwanted = self._owe(rest)
+        self._see_to(unwanted, rest)
         if not batch.sent:
             self._tell(self._free, worker)
             return True
@@ -187,18 +189,17 @@ class PoolBatches(PoolWorkers):
         with self._scheduler.lock:
             if worker.batch is not batch:
                 return  # it was taken for dead, and all of this is settled
-            drawn = batch.held - begun
+            worker.takes_batches = begun > 0 or not batch.held  # else it finds no claims though there are some
             answers = worker.answers_of(batch, batch.last)
             last = batch.flight.pop(batch.first + begun - 1, None) if answer is not None else None
             rest = batch.take_back(begun)
-            worker.note_taken_back(len(rest))
+            unwanted = self._owe(rest)
+            worker.note_taken_back(batch.size - begun)
             worker.batch = None
             if last is not None:
                 worker.task, worker.sequence = last, batch.first + begun - 1
             worker.answering = True
-            if not begun and rest and drawn:
-                worker.takes_batches = False  # it finds no claims though there are some
-        self._owe(rest)
+        self._see_to(unwanted, rest)
         self._settle(worker, answers)
         if last is not None and answer is not None:
             self._keep_apart(worker, last)
@@ -213,24 +214,33 @@ class PoolBatches(PoolWorkers):
                 worker.note_pace(task, run[2])
         self._scheduler.settle_ours(worker.outcomes(answers))
 
-    def _owe(self, tasks: Sequence[Task]) -> None:
-        """Have these, which were pulled and will not begin where they were, run elsewhere."""
+    def _owe(self, tasks: Sequence[Task]) -> list[Task]:
+        """Have these, which were pulled and do not begin where they were, run elsewhere. Under the lock.
+
+        In one go with taking them, so that who cancels one finds it somewhere. Returns those that are not to run; follow with
+        `_see_to`.
+        """
         unwanted: list[Task] = []
-        with self._scheduler.lock:
-            for task in tasks:
-                if not self._scheduler.wanted(task):
-                    unwanted.append(task)
-                elif task.pulled and not task.settled:
-                    self._scheduler.unbegin(task)
-                    insort(self._owed, task, key=_turn)
+        for task in tasks:
+            if not self._scheduler.wanted(task):
+                unwanted.append(task)
+            elif task.pulled and not task.settled:
+                self._scheduler.unbegin(task)
+                insort(self._owed, task, key=_by_priority)
+        return unwanted
+
+    def _see_to(self, unwanted: list[Task], rest: Sequence[Task]) -> None:
+        """Give back what is not to run, and have the keeper look for somebody who does the *rest*. Not under the lock."""
         if unwanted:
             self._scheduler.give_back(unwanted)
-        if tasks:
+        if rest:
             self._have_it_look()
 
     def _next_owed(self) -> Task | None:
-        """Take the first of what is owed. Under the lock."""
+        """Take the first of what is owed, if nothing of a higher priority is queued. Under the lock."""
         while self._owed:
+            if self._owed[0].options.priority < self._scheduler.top_priority:
+                return None
             task = self._owed.pop(0)
             if task.pulled and not task.settled:
                 return task
@@ -243,7 +253,7 @@ class PoolBatches(PoolWorkers):
             batch = worker.batch
             if batch is None or worker.task is not None:
                 return []
-            state = id(batch), batch.begun()
+            state = batch.first, batch.begun()
             if worker.batch_seen != state:
                 worker.batch_seen, worker.batch_moved = state, now
             overdue = batch.sent and now >= worker.batch_moved + _OVERDUE
@@ -258,29 +268,26 @@ class PoolBatches(PoolWorkers):
             if batch is None or not batch.sent or worker.answering:
                 return
             rest = batch.take_back()
-            worker.note_taken_back(len(rest))
-            begun = batch.held
-            answers = worker.answers_of(batch, batch.first + begun - 2) if begun > 1 else []
-            head = batch.flight.get(batch.first + begun - 1) if begun else None
+            unwanted = self._owe(rest)
+            running = batch.first + batch.held - 1  # or is about to answer; before the first one, if none has begun
+            # What came before has been answered, else this one could not have begun; a dead worker answers nothing any more.
+            answers = worker.answers_of(batch, batch.last if worker.dead else running - 1)
+            head = batch.flight.get(running)
             if head is not None:
-                worker.task, worker.sequence = head, batch.first + begun - 1
-                worker.seen = worker.sequence
-        self._settle_ahead(worker, answers)
-        self._owe(rest)
-        if head is not None:
-            self._scheduler.begin(head, worker.batch_moved or None)
-
-    def _settle_ahead(self, worker: PooledWorker, answers: list[Answer]) -> None:
-        """Settle answers that the worker has not told of; in the keeper, which does not touch what is known of functions."""
-        if answers:
+                worker.task, worker.sequence, worker.seen = head, running, running
+            moved = worker.batch_moved if worker.batch_seen == (batch.first, batch.held) else None
+        if answers:  # known of its function is what the thread of its pool has learnt
             self._scheduler.settle_ours(worker.outcomes(answers))
+        self._see_to(unwanted, rest)
+        if head is not None:
+            self._scheduler.begin(head, moved)
 
     def _look_at_turns(self, now: float) -> list[float]:
         """Note which tasks run though earlier ones are owed, and do not end; return when to look again."""
         if not (self._owed or self._slow):
             return []
         with self._scheduler.lock:
-            first = _turn(self._owed[0]) if self._owed else None
+            first = min(map(_turn, self._owed), default=None)
             running = {
                 worker.task: worker
                 for worker in self._processes.values()
@@ -333,17 +340,15 @@ class PoolBatches(PoolWorkers):
         with self._scheduler.lock:
             batch = worker.batch
             rest = batch.take_back() if batch is not None and batch.sent and not worker.answering else []
-            worker.note_taken_back(len(rest))
-        self._owe(rest)
+            unwanted = self._owe(rest)
+        self._see_to(unwanted, rest)
 
     def _all_not_begun(self) -> list[Task]:
         """Return what is owed, and what of the batches has not begun. Under the lock."""
         back, self._owed = self._owed, []
         for worker in self._processes.values():
             if worker.batch is not None:
-                rest = worker.batch.take_back()
-                worker.note_taken_back(len(rest))
-                back += rest
+                back += worker.batch.take_back()
         return back
 
     def refresh(self, task: Task) -> None:
@@ -381,3 +386,7 @@ class PoolBatches(PoolWorkers):
 
 def _turn(task: Task) -> tuple[float, int]:
     return task.queued, task.index
+
+
+def _by_priority(task: Task) -> tuple[int, float, int]:
+    return -task.options.priority, task.queued, task.index

@@ -22,14 +22,20 @@ if TYPE_CHECKING:
 
     from taskrun.task import Task
 
-__all__ = ["LARGEST", "MOST", "Batch", "Claims"]
+__all__ = ["LARGEST", "MOST", "Batch", "Claims", "claim_of"]
 
 MOST = 64
 """Tasks of one batch: all of them fit into the outbox, and their claims into the pipe."""
 LARGEST = 1 << 16
 """Bytes that the arguments of one batch may be, but for its first task's."""
 
+_BYTES = [bytes((value,)) for value in range(256)]
 _INT = struct.Struct("i")
+
+
+def claim_of(number: int) -> bytes:
+    """Return the claim of the task with that number: what another file says, if a task has closed the pipe, is none."""
+    return _BYTES[number & 255]
 
 
 class Claims:
@@ -38,9 +44,9 @@ class Claims:
     def __init__(self) -> None:
         self.fd, self._in = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
-    def put(self, count: int) -> None:
-        """Let so many tasks begin."""
-        os.write(self._in, bytes(count))
+    def put(self, first: int, count: int) -> None:
+        """Let so many tasks begin, numbered from *first* on."""
+        os.write(self._in, b"".join([claim_of(number) for number in range(first, first + count)]))
 
     def left(self) -> int:
         """Return how many have not been taken."""
@@ -82,12 +88,17 @@ class Batch:
         self._tasks = list(tasks)
         self.first = first
         self.flight = dict(enumerate(tasks, first))
-        self._claims.put(len(tasks))
+        self._claims.put(first, len(tasks))
 
     @property
     def sent(self) -> bool:
         """Whether its tasks may begin."""
         return self.first > 0
+
+    @property
+    def size(self) -> int:
+        """How many it was made of, those that were had back included."""
+        return len(self._tasks)
 
     @property
     def last(self) -> int:
@@ -102,11 +113,6 @@ class Batch:
     def begun(self) -> int:
         """Return how many have begun."""
         return max(0, self.held - self._claims.left()) if self.sent else 0
-
-    def head(self) -> int:
-        """Return the number of the task that runs, or has answered unheard; -1: none has begun, or all that have are over."""
-        number = self.first + self.begun() - 1
-        return number if number in self.flight else -1
 
     def place_of(self, task: Task) -> int:
         """Return which one of them *task* is; -1: it is not among them, or had back."""

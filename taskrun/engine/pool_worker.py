@@ -23,6 +23,7 @@ from taskrun.cpu_meter import CpuMeter
 from taskrun.engine import notes, posix, surroundings
 from taskrun.engine.answer import DONE, NOT_READY, READY, UNSENDABLE
 from taskrun.engine.attempt import About, awaited, run_attempt
+from taskrun.engine.batch import claim_of
 from taskrun.engine.ending import end_a_copy, flush, forget_exit_handlers, run_exit_handlers
 from taskrun.engine.outbox import LARGEST, Outbox
 from taskrun.engine.resident import Resident
@@ -160,7 +161,7 @@ class _Worker:
         for.
         """
         for number, call in enumerate(calls, first):
-            if not self._claim():
+            if not self._claim(number):
                 return number - first, None
             kind, data, started, duration, cpu, rss = answer = self._run_small(number, slot, seeded, call)
             if kind != DONE or not self._fits:
@@ -168,10 +169,10 @@ class _Worker:
             self._outbox.put(number, started, duration, cpu, rss, data)
         return len(calls), None
 
-    def _claim(self) -> bool:
-        """Return whether another task may begin: the parent may have taken back what is left."""
+    def _claim(self, number: int) -> bool:
+        """Return whether the task with that number may begin: the parent may have taken back what is left."""
         try:
-            return bool(os.read(self._claims, 1))
+            return os.read(self._claims, 1) == claim_of(number)
         except OSError:  # there is none; or a task has closed the descriptor
             return False
 

@@ -265,7 +265,10 @@ class PooledWorker(KeptProcess):
         if slot is None or task.context is not None or sys.path != self._path:
             return None
         new_moment()
-        return slot if self.sent.has(task.fn, slot) else None
+        try:
+            return slot if self.sent.has(task.fn, slot) else None
+        except BaseException:  # the user's, which ask not to be pickled: to be heard of when it is packed by itself
+            return None
 
     def answers_of(self, batch: Batch, last: int) -> list[StoredAnswer]:
         """Return what it has answered without a word, up to the task of that number. Under the scheduler's lock."""
@@ -302,6 +305,7 @@ class PooledWorker(KeptProcess):
 
     def outcomes(self, answers: list[StoredAnswer]) -> list[Outcome]:
         """Return what these mean. Runs no code of the user's."""
+        self.rss = next((weighed for _, _, _, weighed, _, _ in reversed(answers) if weighed), self.rss)
         return [(task, True, pickle.loads(data), None, run) for task, _, _, _, run, data in answers if task is not None]
 
     def has_taken_up(self) -> bool:
@@ -365,7 +369,7 @@ class PooledWorker(KeptProcess):
         """In a forked copy of the parent: the workers must not live as long as this one, which may be one of them."""
         for worker in list(_lifelines):
             if worker._making == threading.get_ident():
-                worker._theirs = -1  # its own, to be open as long as it lives
+                worker._theirs = worker.claims.fd = -1  # its own, to be open as long as it lives
             worker._cut()
 
 
