@@ -1,9 +1,9 @@
 """Runs tasks in `multiprocessing.dummy` pools, the threads that look like `multiprocessing`.
 
 A pool of one thread for each slot: a thread that is stuck, or has done its `max_tasks_per_child`, takes no other thread with it
-when its pool is given up. One thread of ours, the *feeder*, owns the slots: it hands a task to one that is free, which then
-takes what waits by itself until nothing does. Others speak to the feeder through a SimpleQueue, which is re-entrant. The
-scheduler's lock guards `_slots`, `_leaving` and `_all_at_work`, since `stop` takes slots away from other threads.
+when its pool is given up. A slot takes what waits by itself until nothing does, and is *parked* then: whoever submits calls it.
+One thread of ours, the *feeder*, makes slots and sees them off; others speak to it through a SimpleQueue, which is re-entrant.
+The scheduler's lock guards `_slots`, `_parked`, `_leaving` and what slots are at.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -49,7 +51,7 @@ class _Slot:
         self.runner = CoroutineRunner()
         self.meter = CpuMeter()
         self.initialized = False
-        self.ready = False  # and without a task
+        self.called = False  # and has not looked into the queue yet
         self.done = 0  # its thread's
         self.abandoned = False
 
@@ -92,6 +94,7 @@ class DummyBackend(ThreadLikeBackend):
         self._settings = settings
         self._target = settings.max_workers  # grows while a worker waits for a task of its own executor
         self._slots: list[_Slot] = []
+        self._parked: list[_Slot] = []  # those of them that wait to be called; the last one was busy last
         self._leaving = 0  # slots no longer among those above whose pools are still to be ended
         self._prefix = settings.backend_options.get("thread_name_prefix") or settings.name
         self._number = 0
@@ -101,7 +104,6 @@ class DummyBackend(ThreadLikeBackend):
         self._inside = threading.local()
         self._news: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._asked = False
-        self._all_at_work = False  # whoever finds no task says so to the feeder, which looks again before this changes
         self._feeder = OwnThread(f"{settings.name}-feeder", self._feed)
         self._feeder.start()
 
@@ -110,9 +112,39 @@ class DummyBackend(ThreadLikeBackend):
     def wake(self) -> None:
         if not self._number:
             self._add_slot()  # here, where there are threads to be had: at interpreter exit there may be none
-        if self._all_at_work and len(self._slots) >= self._target:
-            return  # they look into the queue when they are through
-        if not self._asked:  # else the feeder has yet to look
+        waiting = self._scheduler.queued
+        if waiting and self._parked:
+            waiting = self._call_parked()
+        if waiting and len(self._slots) != self._target:  # else they look into the queue when they are through
+            self._ask_feeder()
+
+    def _call_parked(self) -> int:
+        """Have as many parked slots look into the queue as tasks wait there; return how many are left."""
+        mine: list[_Slot] = []
+        try:
+            while True:
+                with self._scheduler.lock:
+                    waiting = self._scheduler.queued - sum(slot.called for slot in self._slots)
+                    if waiting <= 0 or not self._parked or len(self._slots) > self._target:
+                        return waiting
+                    with suppress(IndexError):  # a destructor has submitted something just now
+                        mine.extend(map(self._parked.pop, (-1,)))  # one call of C: Ctrl-C finds it here or there
+                    for slot in mine:
+                        slot.called = True
+                for slot in mine:
+                    self._call(slot)
+                mine.clear()
+        except BaseException:  # Ctrl-C, after which nobody else might call it; to be called twice does no harm
+            for slot in mine:
+                self._news.put(partial(self._call, slot))
+            raise
+
+    def _call(self, slot: _Slot) -> None:
+        if slot in self._slots:
+            slot.pool.apply_async(self._work, (slot,))
+
+    def _ask_feeder(self) -> None:
+        if not self._asked:  # else it has yet to look
             self._asked = True
             self._news.put(None)
 
@@ -132,7 +164,7 @@ class DummyBackend(ThreadLikeBackend):
                 _log.exception("error in the feeder of %s", self._settings.name)
             del news
             if self._closing and not self._scheduler.queued:
-                for slot in [slot for slot in self._slots if slot.ready]:
+                while (slot := self._take_parked()) is not None:
                     self._leave(slot)
                 with self._scheduler.lock:
                     over = not (self._slots or self._leaving)
@@ -147,27 +179,20 @@ class DummyBackend(ThreadLikeBackend):
         return max(0.0, self._failures.not_before - time.monotonic())
 
     def _hand_over(self) -> bool:
-        """Give one task to a free slot, or make a slot; False: nothing more can be done now."""
-        scheduler = self._scheduler
-        with scheduler.lock:
-            free = next((slot for slot in self._slots if slot.ready), None)
-            coming = sum(not slot.ready and slot.task is None for slot in self._slots)
-            self._all_at_work = free is None
-        if free is not None and len(self._slots) > self._target:
-            self._leave(free)
+        """Call slots that are parked, end one that is too many, or make one; False: nothing more can be done now."""
+        if len(self._slots) > self._target and (slot := self._take_parked()) is not None:
+            self._leave(slot)
             return True
-        if free is None:
-            if scheduler.queued > coming and len(self._slots) < self._target:
-                return self._add_slot()
+        if self._call_parked() <= 0 or len(self._slots) >= self._target:
             return False
-        with scheduler.lock:
-            free.task = scheduler.take_one()
-            free.ready = free.task is None
-        if free.ready:
-            return False
-        scheduler.arm_timer()
-        free.pool.apply_async(self._work, (free,))
-        return True
+        with self._scheduler.lock:
+            coming = sum(slot.task is None for slot in self._slots)
+        return self._scheduler.queued > coming and self._add_slot()
+
+    def _take_parked(self) -> _Slot | None:
+        with self._scheduler.lock, suppress(IndexError):
+            return self._parked.pop()
+        return None
 
     def _add_slot(self) -> bool:
         """Make a slot; False: it cannot be had now."""
@@ -194,7 +219,7 @@ class DummyBackend(ThreadLikeBackend):
         return True
 
     def _leave(self, slot: _Slot) -> None:
-        """Have a free slot end in order. Waits for nothing: its finalizer is the user's."""
+        """Have a slot end in order that is neither parked nor at work. Waits for nothing: its finalizer is the user's."""
         with self._scheduler.lock:
             self._slots.remove(slot)
             self._leaving += 1
@@ -216,23 +241,19 @@ class DummyBackend(ThreadLikeBackend):
         slot.thread.name = slot.name
         slot.initialized = initialize(self._scheduler)
         slot.meter.reset()
-        self._news.put(lambda: self._free(slot))
+        self._news.put(partial(self._free, slot))
 
     def _work(self, slot: _Slot) -> None:
-        """Run the task that *slot* was given, and whatever waits: to ask the feeder each time takes 20 times as long."""
+        """Run whatever waits: to be called for each task takes 20 times as long."""
         self._inside.slot = slot
         try:
-            while self._run(slot) and self._next(slot):
-                pass
+            while (task := self._next(slot)) is not None and self._run(slot, task):
+                del task
         finally:
             del self._inside.slot
-        self._news.put(lambda: self._free(slot))
 
-    def _run(self, slot: _Slot) -> bool:
+    def _run(self, slot: _Slot, task: Task) -> bool:
         """Run the task of *slot*; False: it was given up meanwhile."""
-        task = slot.task
-        if task is None:
-            return False
         outcome = call(self._scheduler, task, slot.name, slot.runner, slot.meter)
         with self._scheduler.lock:
             slot.task = None
@@ -241,36 +262,51 @@ class DummyBackend(ThreadLikeBackend):
             slot.runner.close()
         slot.done += 1
         self._scheduler.settle_ours((outcome,))
-        del task, outcome  # an idle worker keeps nothing alive, nor does the traceback that leads back to this frame
+        del outcome  # an idle worker keeps nothing alive, nor does the traceback that leads back to this frame
         return not given_up
 
-    def _next(self, slot: _Slot) -> bool:
-        """Give *slot* the next task; False: there is none, or it has done its part."""
-        scheduler, limit = self._scheduler, self._settings.max_tasks_per_child
+    def _next(self, slot: _Slot) -> Task | None:
+        """Give *slot* the next task; None: there is none, and it is parked, or it has done its part, and the feeder is told."""
+        scheduler = self._scheduler
         with scheduler.lock:
-            if len(self._slots) > self._target or (limit is not None and slot.done >= limit):
-                return False
-            slot.task = scheduler.take_one()
-            if slot.task is None:
-                return False
-        scheduler.arm_timer()
-        return True
+            slot.called = False
+            if slot not in self._slots:
+                return None  # it was called twice, and has ended meanwhile
+            if slot in self._parked:
+                self._parked.remove(slot)  # likewise
+            ends = self._has_done_its_part(slot)
+            task = slot.task = None if ends else scheduler.take_one()
+            ends = ends or (task is None and self._closing)
+            if task is None and not ends:
+                self._parked.append(slot)
+        if task is not None:
+            scheduler.arm_timer()
+        elif ends:
+            self._news.put(partial(self._free, slot))
+        elif scheduler.queued:  # a destructor has submitted something in between, and found nobody to call
+            self._ask_feeder()
+        return task
+
+    def _has_done_its_part(self, slot: _Slot) -> bool:
+        limit = self._settings.max_tasks_per_child
+        return len(self._slots) > self._target or (limit is not None and slot.done >= limit)
 
     def _free(self, slot: _Slot) -> None:
-        """Take note that *slot* can take a task, unless it was abandoned or has done its part. In the feeder."""
-        limit = self._settings.max_tasks_per_child
-        if slot.abandoned:
-            return
-        if limit is not None and slot.done >= limit:
+        """Park *slot*, unless it was abandoned or has done its part. In the feeder."""
+        with self._scheduler.lock:
+            ends = self._has_done_its_part(slot)
+            if slot not in self._slots or slot in self._parked or slot.task is not None:
+                return
+            if not ends:
+                self._parked.append(slot)
+        if ends:
             self._leave(slot)
-        else:
-            slot.ready = True
 
     def _finalize(self, slot: _Slot) -> None:
         slot.runner.close()
         if slot.initialized:
             finalize(self._scheduler)
-        self._news.put(lambda: self._gone(slot))
+        self._news.put(partial(self._gone, slot))
 
     # -- stopping --------------------------------------------------------------------------------------------------------------
 
@@ -283,10 +319,10 @@ class DummyBackend(ThreadLikeBackend):
             slot.abandoned = True
             self._slots.remove(slot)
             self._leaving += 1
-        self._news.put(lambda: self._gone(slot))
+        self._news.put(partial(self._gone, slot))
         task.worker = slot.name
         note_stack(error, slot.thread)
-        self.wake()
+        self._ask_feeder()
         return False
 
     # -- waiting ---------------------------------------------------------------------------------------------------------------
@@ -295,7 +331,7 @@ class DummyBackend(ThreadLikeBackend):
         return getattr(self._inside, "slot", None) is not None
 
     def _fewer_wanted(self) -> None:
-        self.wake()
+        self._ask_feeder()
 
     # -- ending ----------------------------------------------------------------------------------------------------------------
 
