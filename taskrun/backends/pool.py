@@ -18,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from taskrun.backends.base import Capabilities, refuse_waiting_in
-from taskrun.backends.pool_batches import PoolBatches
+from taskrun.backends.pool_parked import PoolParked
 from taskrun.backends.start_methods import MP_CONTEXT, chosen_method
 from taskrun.errors import SerializationError
 from taskrun.runs import Run
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["PoolBackend"]
 
 
-class PoolBackend(PoolBatches):
+class PoolBackend(PoolParked):
     """A dying worker fails only the task it ran."""
 
     name: ClassVar[str] = "pool"
@@ -69,14 +69,9 @@ class PoolBackend(PoolBatches):
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Start two threads of ours; workers are made when there is work."""
         self._suspects: deque[Task] = deque()  # took a worker down, and run again: each on a fresh one
-        self._all_at_work = False  # then each looks into the queue before it is free: nobody has to be woken for a task
         super().start(scheduler, settings)
 
     # -- getting workers to work -----------------------------------------------------------------------------------------------
-
-    def wake(self) -> None:
-        if not self._all_at_work:
-            self._ring()
 
     def _room(self) -> bool:
         self._all_at_work = self._at_work() >= self._limit and len(self._staying()) >= self._limit
@@ -89,7 +84,7 @@ class PoolBackend(PoolBatches):
     def _step(self) -> Callable[[], object] | None:
         """Return what to do next for the tasks that wait, or None."""
         owed, suspects = len(self._owed), self._suspects
-        queued = self._scheduler.queued + owed
+        queued = max(0, self._scheduler.queued - self._called()) + owed
         if not (queued or suspects):
             return None
         if self._broken:
@@ -103,7 +98,7 @@ class PoolBackend(PoolBatches):
             if fresh is not None:
                 return partial(self._give_suspect, fresh)
             if used is not None and not room and all(worker.done for worker in current):
-                return used.leave  # it makes room for a fresh one
+                return partial(self._leave, used)  # it makes room for a fresh one
         worker = used or (None if suspects else fresh)
         if to_give and worker is not None:
             return partial(self._give_next, worker)
@@ -114,39 +109,46 @@ class PoolBackend(PoolBatches):
 
     def _free_workers(self) -> tuple[PooledWorker | None, PooledWorker | None]:
         """Return a free worker that was given nothing yet; and the other one that worked last: its caches are warm."""
-        free = [
-            worker
-            for worker in self._processes.values()
-            if worker.ready and not (worker.busy or worker.leaving or worker.dead or worker.stop)
-        ]
+        free = [worker for worker in self._processes.values() if self._is_free(worker)]
         fresh = next((worker for worker in free if not worker.done), None)
         return fresh, max((worker for worker in free if worker.done), key=lambda worker: worker.moved, default=None)
 
-    def _give_next(self, worker: PooledWorker, *, here: bool = False) -> Task | None:
-        """Give a worker what waits next; None: nothing does, or it is not for this one. *here*: in its pool's thread."""
+    def _give_next(self, worker: PooledWorker) -> None:
+        """Give a free worker what waits next. In the keeper."""
         with self._scheduler.lock:  # who cancels a task finds it in the queue or with a worker, never between them
-            task = owed = self._next_owed()
-            if task is None and not (self._extra and self._only_owed(self._at_work() - worker.busy)):
-                task = next(iter(self._scheduler.pull(1)), None)
-            if task is None:
-                return None
-            if task.number > 1 and task.future in self._crashed:
-                self._suspects.append(task)
-                return None
-            taken = self._assign(worker, task)
-        if not taken:
+            if not self._claim(worker):
+                return
+            task, worker.busy = self._take_for(worker)
+        if worker.busy and task is not None:
+            self._hand_over(worker, task)
+        elif task is not None:
             self._scheduler.give_back((task,))
-            return None
-        if not here or owed is not None or not self._send_with_others(worker, task):
-            self._hand_over(worker, task, here=here)
-        return task
+
+    def _take_for(self, worker: PooledWorker) -> tuple[Task | None, bool]:
+        task = self._next_owed()
+        worker.alone = task is not None
+        if task is None and not (self._extra and self._only_owed(self._at_work() - worker.busy)):
+            task = next(iter(self._scheduler.pull(1)), None)
+        if task is not None and task.number > 1 and task.future in self._crashed:
+            self._suspects.append(task)
+            task = None
+        return task, task is not None and self._assign(worker, task)
+
+    def _claim(self, worker: PooledWorker) -> bool:
+        """Own a free worker, if no more are at work than may be; False: somebody else does. Under the lock."""
+        if not self._is_free(worker) or self._at_work() >= self._limit:
+            return False
+        self._unpark(worker)
+        worker.busy = True
+        return True
 
     def _give_suspect(self, worker: PooledWorker) -> None:
+        """Give a free worker a task that took another one down. In the keeper."""
         with self._scheduler.lock:
-            if not self._suspects:
+            if not (self._suspects and self._claim(worker)):
                 return
             task = self._suspects.popleft()
-            taken = self._assign(worker, task)
+            worker.busy = taken = self._assign(worker, task)
         if taken:
             self._hand_over(worker, task)
         else:
@@ -225,23 +227,31 @@ class PoolBackend(PoolBatches):
         self._scheduler.settle_ours((outcome,))
 
     def _look_for_more(self, worker: PooledWorker) -> None:
-        if not self._goes_on(worker):
+        if not (self._goes_on(worker) or self._park(worker)):
             self._tell(self._free, worker)
 
     def _goes_on(self, worker: PooledWorker) -> bool:
         """Give a worker that has answered what waits next; False: the keeper has to look at it."""
         if self._suspects or self._too_many() or self._is_spent(worker):
             return False
-        ended_soon = worker.ends_soon
-        task = self._give_next(worker, here=True)
+        with self._scheduler.lock:  # as in `_give_next`
+            task, taken = self._take_for(worker)
         if task is None:
             return False
+        if not taken:
+            self._scheduler.give_back((task,))
+            return False
+        if worker.alone or not self._send_with_others(worker, task):
+            self._hand_over(worker, task, here=True)
+        self._have_it_watched(worker, task)
+        return True
+
+    def _have_it_watched(self, worker: PooledWorker, task: Task) -> None:
         with self._scheduler.lock:
             watched, wish = worker.watched, 1 if worker.batch is None else 2
             worker.watched = max(watched, wish)
-        if watched < wish or type(task.fn) is Run or worker.ends_soon != ended_soon:
+        if watched < wish or type(task.fn) is Run:
             self._have_it_look()
-        return True
 
     def _free(self, worker: PooledWorker) -> None:
         """A worker has done what it was given."""
@@ -252,6 +262,7 @@ class PoolBackend(PoolBatches):
         with self._scheduler.lock:
             worker.task = None
             worker.busy = worker.packing = worker.answering = False
+            worker.called = None
         worker.moved = time.monotonic()
         if stop is not None and stop.task is not None and stop.task is task:
             if stop.asked_at is None:  # nothing has been done to it
@@ -260,7 +271,11 @@ class PoolBackend(PoolBatches):
             else:
                 stop.task = None
         if self._is_spent(worker):
-            worker.leave()
+            self._leave(worker)
+        else:
+            with self._scheduler.lock:
+                self._unpark(worker)
+                self._parked.append(worker)
 
     def _is_spent(self, worker: PooledWorker) -> bool:
         """Return whether a worker has done its share."""

@@ -97,7 +97,7 @@ class PoolWatch(KeptBackend["PooledWorker"]):
             elif worker.leaving and not worker.stop:
                 times += self._see_off(worker, now)
             elif worker.ready and not (worker.leaving or worker.stop):
-                times += self._recycle(worker, now)
+                times += self._recycle(worker, now) + self._go_on_watching(worker, now)
             elif not worker.made:
                 times += self._see_it_made(worker, now)
         return times
@@ -112,16 +112,22 @@ class PoolWatch(KeptBackend["PooledWorker"]):
         sequence = worker.sequence
         if worker.has_taken_up():
             worker.seen = sequence
-            times = self._look_at_run(worker, now)
-            if not times:
-                with self._scheduler.lock:  # whoever gives it the next task will tell us
-                    worker.watched = int(worker.sequence != sequence)
-            return times if times or not worker.watched else [now + TAKEN_UP_WITHIN]
+            return self._look_at_run(worker, now) or self._go_on_watching(worker, now)
         late = now > worker.moved + TAKEN_UP_WITHIN and not worker.packing
         if late and worker.is_stopped() and not worker.has_taken_up():  # asked again: it may have gone on just now
             worker.signal(signal.SIGKILL)
             return []
         return [max(now, worker.moved) + TAKEN_UP_WITHIN]
+
+    def _go_on_watching(self, worker: PooledWorker, now: float) -> list[float]:
+        """Look again at a worker that was given something since the last look; else whoever gives it something tells us."""
+        with self._scheduler.lock:
+            if worker.sequence == worker.looked:
+                worker.watched = 0
+                return []
+            worker.looked = worker.sequence
+            worker.watched = min(worker.watched, 1)
+        return [now + TAKEN_UP_WITHIN]
 
     def _has_begun(self, worker: PooledWorker) -> bool:
         """Return whether a worker has begun with what it was given."""
@@ -166,16 +172,26 @@ class PoolWatch(KeptBackend["PooledWorker"]):
                 times.append(worker.born + settings.max_age_per_child)
             if settings.idle_timeout is not None:
                 times.append(worker.moved + settings.idle_timeout)
-        too_many = self._extra == 0 and self._too_many()
-        if too_many or (self._closing and not self._scheduler.queued) or any(when <= now for when in times):
-            worker.leave()
+        over = (self._extra == 0 and self._too_many()) or (self._closing and not self._scheduler.queued)
+        if (over or any(when <= now for when in times)) and self._leave(worker):
             return self._see_off(worker, now)
         return times
 
+    def _leave(self, worker: PooledWorker) -> bool:
+        """Have a worker end in order that nobody owns; False: somebody does, or it ends anyway."""
+        with self._scheduler.lock:
+            if worker.busy or worker.leaving or worker.dead:
+                return False
+            worker.leaving = True
+        worker.leave()
+        return True
+
     def _note_whether_it_ends_soon(self, worker: PooledWorker) -> None:
         """Under the scheduler's lock."""
-        settings = self._settings
+        settings, before = self._settings, worker.ends_soon
         worker.ends_soon = worker.has_left(settings.max_tasks_per_child, settings.max_age_per_child) < _AHEAD
+        if worker.ends_soon != before:
+            self._have_it_look()  # for its replacement
 
     def _note_age(self, worker: PooledWorker, now: float) -> list[float]:
         """Note if a busy worker grows too old; return when to look again."""

@@ -141,7 +141,7 @@ class PoolWorkers(PoolWatch):
                 self._scheduler.initializer_ok()
             return
         self._broken = not self._initializer_failed(load_exception(answer.data))
-        worker.leave()
+        self._leave(worker)
 
     def _not_begun(self, worker: PooledWorker, error: BaseException) -> None:
         """What it has to know could not be sent: the initializer or its arguments do not pickle, or it is dead."""
@@ -150,7 +150,7 @@ class PoolWorkers(PoolWatch):
             return
         self._broken = True
         self._scheduler.break_down(f"workers cannot be started: {error}", error)
-        worker.leave()
+        self._leave(worker)
 
     def _lost(self, worker: PooledWorker, error: BaseException) -> None:
         """The line to a worker is broken, if the worker is not dead anyway: it is killed, and `_bury` sees to its task."""

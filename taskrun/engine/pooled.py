@@ -89,6 +89,12 @@ class PooledWorker(KeptProcess):
         """Its task has not begun: it can be taken back. Under the scheduler's lock."""
         self.seen = -1
         """The number of the task that it was seen to have taken up. The keeper's."""
+        self.called: Any = None
+        """Who has called it to look into the queue, until it has. Under the scheduler's lock, as `busy`."""
+        self.alone = False
+        """Its task was taken back from behind another one: nothing is sent with it."""
+        self.looked = -1
+        """Up to which task the keeper has looked after it."""
         self.watched = 0
         """1: the keeper will look whether it takes up its task, without being told; 2: in time for a batch, too. Under the
         scheduler's lock."""
@@ -330,10 +336,7 @@ class PooledWorker(KeptProcess):
     # -- its end ---------------------------------------------------------------------------------------------------------------
 
     def leave(self) -> None:
-        """Have it end in order, if it does not already. It has no task."""
-        if self.leaving or self.dead:
-            return
-        self.leaving = True
+        """Have it end in order. It is `leaving`, and has no task."""
         self.pool.apply_async(pool_worker.leave)
         self.pool.close()
 
