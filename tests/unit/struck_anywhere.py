@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from patience import PATIENCE, eventually
 from striking import at_each_moment
 
 import taskrun
+from taskrun.engine.batch import Batch, Claims, claim_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,6 +115,30 @@ def test_a_process_executor_that_was_struck_in_a_cancel_ends(operation: Callable
         ex.shutdown()
 
     assert at_each_moment(lambda: taskrun.Executor("process", max_workers=1), act, end) >= FEWEST
+
+
+@pytest.mark.parametrize("sent", [False, True], ids=["packed", "sent"])
+def test_what_is_asked_back_from_a_batch_on_pool_is_there_or_had_and_the_others_are_there(sent: bool) -> None:
+    """What `pool` does where one of several that it has sent together is cancelled; what is torn is had at the end of these."""
+    claims = Claims()
+
+    def before() -> tuple[Batch, list[Any]]:
+        tasks: list[Any] = [object() for _ in range(4)]
+        batch = Batch(claims, tasks)
+        if sent:
+            batch.send(7, tasks)
+            assert os.read(claims.fd, 1) == claim_of(7)
+        return batch, tasks
+
+    def check(subject: tuple[Batch, list[Any]], where: str) -> None:
+        batch, tasks = subject
+        back = batch.take_back(1 if sent else None)
+        others = [tasks[1], tasks[3]] if sent else [tasks[0], tasks[1], tasks[3]]
+        assert [task for task in back if task is not tasks[2]] == others, where
+        assert claims.left() == 0, where
+
+    assert at_each_moment(before, lambda subject: subject[0].ask_back(subject[1][2]), check, step=1) >= 3
+    claims.close()
 
 
 @pytest.mark.parametrize("watched", [False, True], ids=["unwatched", "watched"])
