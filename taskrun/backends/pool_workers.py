@@ -190,10 +190,11 @@ class PoolWorkers(PoolWatch):
             worker.given_up = True
             pool.give_up()
         hopeless = self._forced and now > worker.dead_since + _REAPED_WITHIN  # the user's code hangs in one of its threads
-        if not worker.blamed and (hopeless or not pool.may_answer()):
+        over = hopeless or pool.gone()  # looked at first: they may end at any moment, and what it had is settled before
+        if not worker.blamed and (over or not pool.may_answer()):
             worker.blamed = True
             self._settle_dead(worker)
-        if not (hopeless or pool.gone()):
+        if not over:
             return [now + _LOOK_EVERY]
         self._discard(worker)
         return [now]  # look again whether that was all

@@ -185,6 +185,24 @@ class TestSlowToUnpickle:
             assert slow.result(PATIENCE).side == "unpickling"
 
 
+def test_a_worker_whose_threads_end_while_its_burial_is_looked_at_loses_nothing(
+    make: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the question whether it may still answer and the one whether all is over."""
+    may_answer = small_pool.SmallPool.may_answer
+
+    def at_first(pool: small_pool.SmallPool) -> bool:
+        for thread in pool.threads():
+            thread.join(PATIENCE)
+        monkeypatch.setattr(small_pool.SmallPool, "may_answer", may_answer)
+        return True
+
+    monkeypatch.setattr(small_pool.SmallPool, "may_answer", at_first)
+    with make(max_workers=1) as ex:
+        for _ in range(3):
+            assert isinstance(ex.submit(jobs.die_if, True, os.devnull, 0).exception(PATIENCE), taskrun.WorkerCrashedError)
+
+
 class TestGoesOn:
     """A worker that has answered gets what waits from the thread that took its answer: the keeper has no part in it."""
 
