@@ -76,7 +76,7 @@ class Counting(ABC):
         with self.lock:
             counts = dict(self.counts)
             unfinished = self._open - self._finishing - len(self._feeders) + self._items
-            queued = len(self._queue) + len(self._backoff)
+            queued = len(self._queue) + len(self._backoff) + self._backend.held_back()
             blocked = len(self._room.waiting)
         ended = counts["succeeded"] + counts["failed"] + counts["cancelled"]
         totals = {"submitted": ended + unfinished, "queued": queued, "unfinished": unfinished, "blocked": blocked}

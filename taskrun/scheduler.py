@@ -322,10 +322,9 @@ class Scheduler(Waits):
         """How many tasks wait to be pulled."""
         return len(self._queue)
 
-    @property
     def top_priority(self) -> int:
-        """The highest priority of what waits to be pulled. Under the lock."""
-        return self._queue.top_priority
+        """Return the highest priority of what waits to be pulled. Under the lock, in threads of ours."""
+        return self._queue.top_priority()
 
     def pull(self, limit: int) -> list[Task]:
         """Take up to *limit* tasks; they stay pending (and may be asked back by `revoke`) until `begin`."""
@@ -354,11 +353,16 @@ class Scheduler(Waits):
     def begin(self, task: Task, when: float | None = None) -> bool:
         """Note that a worker took *task* up, at *when* (`time.monotonic`); False: it is over or was given back, forget it."""
         with self.lock:
-            if task.settled or not task.pulled:
-                return False
-            if task.begun is None:
-                self._begin(task, time.monotonic() if when is None else when)
+            begun = self.note_begun(task, when)
         self.arm_timer()
+        return begun
+
+    def note_begun(self, task: Task, when: float | None = None) -> bool:
+        """Do as `begin`, for who holds the lock; follow with `arm_timer` outside of it."""
+        if task.settled or not task.pulled:
+            return False
+        if task.begun is None:
+            self._begin(task, time.monotonic() if when is None else when)
         return True
 
     def wanted(self, task: Task) -> bool:

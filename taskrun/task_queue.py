@@ -53,10 +53,17 @@ class TaskQueue:
                 self._order = longer
         return self._levels[priority]
 
-    @property
     def top_priority(self) -> int:
-        """The highest priority that something here has, cancelled tasks included; of an empty queue, less than any."""
-        return next((priority for priority in self._order if self._levels[priority]), _LOWEST)
+        """Return the highest priority that something here has; of an empty queue, less than any. In threads of ours."""
+        for priority in self._order:
+            level = self._levels[priority]
+            while level and level[0].settled:
+                level.popleft()
+                self._size -= 1
+                self._dead -= self._dead > 0
+            if level:
+                return priority
+        return _LOWEST
 
     def put(self, task: Task) -> None:
         """Add *task* behind those of its priority."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from taskrun.completing import Completing
 from taskrun.cycles import own_task, waiting_for
 from taskrun.future_state import inside_future
-from taskrun.task import Entered, entered
+from taskrun.task import Entered, Task, entered
 from taskrun.threads import call_soon, inside
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Waits"]
 
 _STUCK_AFTER = 0.3  # seconds
+_AGAIN_AFTER = 3.0  # seconds, before a second one beside whole tasks that do not end: most of them are only slow
 _MOST_EXTRA = 32  # workers
 
 
@@ -139,7 +140,7 @@ class Waits(Completing):
             begin = not self._watching and self.settings.max_workers > 1
             self._watching = self._watching or begin
         if begin:
-            self._look_again()
+            self._look_again(self._attempts_ended(), time.monotonic())
 
     def note_moving(self, what: object) -> None:
         """Note that it has ended, or that all of the rest has begun."""
@@ -148,20 +149,24 @@ class Waits(Completing):
                 self._stuck.discard(what)
             self._allow(0)
 
-    def _look_again(self) -> None:
-        self.timer.call_at(time.monotonic() + _STUCK_AFTER, self._look_at_stuck, self._attempts_ended())
+    def _look_again(self, ended: int, since: float) -> None:
+        self.timer.call_at(time.monotonic() + _STUCK_AFTER, self._look_at_stuck, ended, since)
 
     def _attempts_ended(self) -> int:
         """Return how many attempts have ended; what is cancelled in the queue frees nobody."""
         return self.counts["succeeded"] + self.counts["failed"] + self.counts["retried"]
 
-    def _look_at_stuck(self, ended: int) -> None:
-        """Let there be one more worker if nothing has ended since there were *ended* tasks and items. In the timer's thread."""
+    def _look_at_stuck(self, before: int, since: float) -> None:
+        """Let there be one more worker if nothing has ended *since* so many tasks and items had. In the timer's thread."""
         with self.lock:
             self._watching = bool(self._stuck)
-        if self._watching:
-            self._allow(int(self._attempts_ended() == ended))
-            self._look_again()
+            slowly = self._allowed and all(isinstance(each, Task) for each in self._stuck)
+        if not self._watching:
+            return
+        now, ended = time.monotonic(), self._attempts_ended()
+        more = ended == before and now - since >= (_AGAIN_AFTER if slowly else 0.0)
+        self._allow(int(more))
+        self._look_again(ended, since if ended == before and not more else now)
 
     def _allow(self, more: int) -> None:
         """Let there be so many *more* workers, and never more than runs are stuck."""

@@ -249,6 +249,10 @@ class Backend(ABC):
     def join(self, timeout: float | None = None) -> bool:
         """Wait until every worker is gone, abandoned ones excepted; False when *timeout* (seconds) ran out first."""
 
+    def held_back(self) -> int:
+        """Return how many tasks were pulled and wait for a worker all the same. Under the scheduler's lock."""
+        return 0
+
     def workers(self) -> list[str]:
         """Return the names of the live workers, for `Executor.stats` (pids on process-like backends)."""
         return []

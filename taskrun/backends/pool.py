@@ -78,8 +78,8 @@ class PoolBackend(PoolParked):
         return self._step() is not None  # after that: what is queued from here on wakes us, or one of these takes it
 
     def _feed(self) -> None:
-        while (step := self._step()) is not None:
-            step()
+        while (step := self._step()) is not None and step() is not False:
+            pass
 
     def _step(self) -> Callable[[], object] | None:
         """Return what to do next for the tasks that wait, or None."""
@@ -90,12 +90,13 @@ class PoolBackend(PoolParked):
         if self._broken:
             return self._recall if suspects or owed else None
         at_work = self._at_work()
-        to_give = owed if self._only_owed(at_work) else queued
+        only_owed = self._only_owed(at_work)
+        to_give = owed if only_owed else queued
         fresh, used = self._free_workers() if at_work < self._limit else (None, None)
         current = self._current()
         room = len(self._staying()) < self._limit
         if suspects:
-            if fresh is not None:
+            if fresh is not None and not only_owed:
                 return partial(self._give_suspect, fresh)
             if used is not None and not room and all(worker.done for worker in current):
                 return partial(self._leave, used)  # it makes room for a fresh one
@@ -113,21 +114,24 @@ class PoolBackend(PoolParked):
         fresh = next((worker for worker in free if not worker.done), None)
         return fresh, max((worker for worker in free if worker.done), key=lambda worker: worker.moved, default=None)
 
-    def _give_next(self, worker: PooledWorker) -> None:
-        """Give a free worker what waits next. In the keeper."""
+    def _give_next(self, worker: PooledWorker) -> bool:
+        """Give a free worker what waits next; False: there is nothing for it after all. In the keeper."""
         with self._scheduler.lock:  # who cancels a task finds it in the queue or with a worker, never between them
             if not self._claim(worker):
-                return
+                return False
+            suspects = len(self._suspects)
             task, worker.busy = self._take_for(worker)
         if worker.busy and task is not None:
             self._hand_over(worker, task)
         elif task is not None:
             self._scheduler.give_back((task,))
+        return task is not None or len(self._suspects) > suspects
 
     def _take_for(self, worker: PooledWorker) -> tuple[Task | None, bool]:
-        task = self._next_owed()
+        only = bool(self._extra) and self._only_owed(self._at_work() - worker.busy)
+        task = self._next_owed(only=only)
         worker.alone = task is not None
-        if task is None and not (self._extra and self._only_owed(self._at_work() - worker.busy)):
+        if task is None and not only:
             task = next(iter(self._scheduler.pull(1)), None)
         if task is not None and task.number > 1 and task.future in self._crashed:
             self._suspects.append(task)
@@ -342,6 +346,9 @@ class PoolBackend(PoolParked):
 
     def _something_waits(self) -> bool:
         return bool(self._scheduler.queued or self._suspects or self._owed)
+
+    def held_back(self) -> int:
+        return len(self._owed) + len(self._suspects)
 
     def _is_over(self) -> bool:
         return super()._is_over() and not (self._suspects or self._owed)

@@ -5,8 +5,8 @@ function. Until the worker comes to the end of that nothing else is sent to it; 
 takes back, which looks every few milliseconds. See `engine.batch`.
 
 What is taken back is *owed*: it goes first, alone, in the order in which it was submitted. What runs meanwhile though it was
-submitted later may wait for it. If such tasks hold all workers and nothing ends, there is one worker more (`Waits.note_stuck`),
-for what is owed only: with one task at a time for each worker it would run already.
+submitted later may wait for it. If such tasks hold all workers and nothing ends, there is one worker more for each of them, one
+after the other (`Waits.note_stuck`), for what is owed only: with one task at a time for each worker that would run already.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from __future__ import annotations
 import threading
 from abc import abstractmethod
 from bisect import insort
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from taskrun.backends.pool_watch import BATCH_TICK
 from taskrun.backends.pool_workers import PoolWorkers
 from taskrun.engine.batch import LARGEST, MOST, Batch
 from taskrun.engine.sent import pack_native
@@ -37,8 +39,8 @@ _SECONDS = 0.002  # of work in a batch
 _EACH = 15e-6  # seconds that a task costs there besides its own
 _SHORTEST = 0.1  # seconds; what has a shorter time limit goes alone: that it has begun is known 10 ms late at worst
 _APART = 64  # calls that travel alone when one of them was not for others to wait behind
-_TICK = 0.005  # seconds between two looks at a batch
-_OVERDUE = 0.01  # seconds that one task of it may take before the rest is taken back
+_OVERDUE = 0.01  # seconds that one task of it may take before the rest is taken back; or all of them, if much is left:
+_MOST_LEFT = 0.005  # seconds, at the pace so far
 _OUT_OF_TURN = 0.02  # seconds that a task may run before what was submitted earlier is thought to wait for its end
 
 
@@ -68,16 +70,19 @@ class PoolBatches(PoolWorkers):
         batch = self._batch_of(worker, task, room)
         if batch is None:
             return False
-        calls = self._pack_all(batch, arguments)
+        calls = self._pack_all(worker, batch, arguments)
         with self._scheduler.lock:
             waiting = batch.tasks
             ready = [each for each in waiting if id(each) in calls and self._scheduler.wanted(each)]
             chosen = set(map(id, ready))
             rest = [each for each in waiting if id(each) not in chosen]
             worker.note_taken_back(1)  # it was counted as one that goes alone
-            if ready and not worker.dead:
+            if ready and not (worker.dead or worker.stop):
                 batch.send(worker.note_given(len(ready)), ready)
                 self._note_whether_it_ends_soon(worker)
+                for each in ready:
+                    each.worker = worker.label
+                self._scheduler.note_begun(ready[0])
             else:
                 rest = batch.take_back()
                 worker.batch = None
@@ -86,16 +91,15 @@ class PoolBatches(PoolWorkers):
         if not batch.sent:
             self._tell(self._free, worker)
             return True
-        self._scheduler.begin(ready[0])
-        for each in ready:
-            each.worker = worker.label
+        self._scheduler.arm_timer()
         try:
             worker.give_batch(
                 batch.first,
                 slot,
                 [calls[id(each)] for each in ready],
                 self._seeded,
-                lambda reply: self._over(worker, batch, reply),
+                partial(self._over, worker, batch),
+                lambda error: self._tell(self._lost, worker, error.with_traceback(None)),
             )
         except Exception as error:  # it is dead, or nobody knows what it has now
             self._tell(self._lost, worker, error.with_traceback(None))
@@ -144,8 +148,7 @@ class PoolBatches(PoolWorkers):
             worker.task, worker.packing = None, False
             return worker.batch
 
-    @staticmethod
-    def _pack_all(batch: Batch, arguments: bytes) -> dict[int, tuple[Any, ...]]:
+    def _pack_all(self, worker: PooledWorker, batch: Batch, arguments: bytes) -> dict[int, tuple[Any, ...]]:
         """Return the calls of the first tasks of *batch*, by the task's `id`, as far as no code of the user's has to run.
 
         *arguments* are those of the first.
@@ -155,6 +158,7 @@ class PoolBatches(PoolWorkers):
         for task in batch.tasks:
             data = pack_native(task) if calls else arguments
             if data is None or size + len(data) > LARGEST:
+                self._keep_apart(worker, task)
                 break
             size += len(data)
             options = task.options
@@ -198,6 +202,7 @@ class PoolBatches(PoolWorkers):
             worker.batch = None
             if last is not None:
                 worker.task, worker.sequence = last, batch.first + begun - 1
+                self._scheduler.note_begun(last)
             worker.answering = True
         self._see_to(unwanted, rest)
         self._settle(worker, answers)
@@ -236,10 +241,13 @@ class PoolBatches(PoolWorkers):
         if rest:
             self._have_it_look()
 
-    def _next_owed(self) -> Task | None:
-        """Take the first of what is owed, if nothing of a higher priority is queued. Under the lock."""
+    def _next_owed(self, *, only: bool) -> Task | None:
+        """Take the first of what is owed, if nothing of a higher priority is queued, or *only* that is asked for.
+
+        Under the lock.
+        """
         while self._owed:
-            if self._owed[0].options.priority < self._scheduler.top_priority:
+            if not only and self._owed[0].options.priority < self._scheduler.top_priority():
                 return None
             task = self._owed.pop(0)
             if task.pulled and not task.settled:
@@ -253,13 +261,28 @@ class PoolBatches(PoolWorkers):
             batch = worker.batch
             if batch is None or worker.task is not None:
                 return []
-            state = batch.first, batch.begun()
-            if worker.batch_seen != state:
-                worker.batch_seen, worker.batch_moved = state, now
-            overdue = batch.sent and now >= worker.batch_moved + _OVERDUE
+            begun = batch.begun()
+            if worker.batch_seen != (batch.first, begun):
+                worker.batch_seen, worker.batch_moved = (batch.first, begun), now
+            answers = self._answered_unheard(worker, batch)
+            taken = now - worker.moved
+            # One of them takes its time; or all do, and so would those that are left.
+            overdue = batch.sent and (
+                now >= worker.batch_moved + _OVERDUE
+                or (taken >= _OVERDUE and (batch.held - begun) * taken > _MOST_LEFT * max(begun, 1))
+            )
+        if answers:
+            self._scheduler.settle_ours(worker.outcomes(answers))
         if overdue:
             self._reduce(worker)
-        return [now + _TICK]
+        return [now + BATCH_TICK]
+
+    @staticmethod
+    def _answered_unheard(worker: PooledWorker, batch: Batch) -> list[Answer]:
+        """Return what the worker must have answered, since it has begun the next one; or since it is dead. Under the lock."""
+        begun = batch.begun()
+        last = batch.last if worker.dead else batch.first + begun - 2
+        return worker.answers_of(batch, last) if begun and last >= batch.first else []
 
     def _reduce(self, worker: PooledWorker) -> None:
         """Take back what of its batch a worker has not begun: what runs is its task from then on, as if it had gone alone."""
@@ -267,20 +290,22 @@ class PoolBatches(PoolWorkers):
             batch = worker.batch
             if batch is None or not batch.sent or worker.answering:
                 return
+            moved = worker.batch_moved if worker.batch_seen == (batch.first, batch.begun()) else None
             rest = batch.take_back()
-            unwanted = self._owe(rest)
-            running = batch.first + batch.held - 1  # or is about to answer; before the first one, if none has begun
-            # What came before has been answered, else this one could not have begun; a dead worker answers nothing any more.
-            answers = worker.answers_of(batch, batch.last if worker.dead else running - 1)
+            answers = self._answered_unheard(worker, batch)
+            # It runs, or is about to answer. None but the first: what a task has read out of the pipe counts as begun, too.
+            running = min(batch.flight, default=-1)
             head = batch.flight.get(running)
             if head is not None:
                 worker.task, worker.sequence, worker.seen = head, running, running
-            moved = worker.batch_moved if worker.batch_seen == (batch.first, batch.held) else None
+                self._scheduler.note_begun(head, moved)
+            if worker.dead:
+                rest += [task for task in batch.flight.values() if task is not head]
+            unwanted = self._owe(rest)
+        self._scheduler.arm_timer()
         if answers:  # known of its function is what the thread of its pool has learnt
             self._scheduler.settle_ours(worker.outcomes(answers))
         self._see_to(unwanted, rest)
-        if head is not None:
-            self._scheduler.begin(head, moved)
 
     def _look_at_turns(self, now: float) -> list[float]:
         """Note which tasks run though earlier ones are owed, and do not end; return when to look again."""
@@ -332,6 +357,8 @@ class PoolBatches(PoolWorkers):
         if worker is None or worker.batch is None:
             return False
         had = worker.batch.ask_back(task)
+        if had:
+            self._scheduler.unbegin(task)
         if worker.batch.sent:
             self._tell(self._collect, worker)  # the others, which go elsewhere
         return had
@@ -357,16 +384,17 @@ class PoolBatches(PoolWorkers):
         with self._scheduler.lock:
             worker = self._holder_of(task)
             batch = None if worker is None else worker.batch
-            begun = batch is not None and batch.place_of(task) < batch.begun()
-        if begun:
-            self._scheduler.begin(task)
+            if batch is not None and batch.place_of(task) < batch.begun():
+                self._scheduler.note_begun(task)
+        self._scheduler.arm_timer()
 
     def notice_cancel(self, task: Task) -> None:
         super().notice_cancel(task)
         with self._scheduler.lock:
             worker = self._holder_of(task)
-            if worker is not None and worker.batch is not None and worker.batch.sent:
-                worker.note_cancel(worker.batch.first + worker.batch.place_of(task))
+            batch = None if worker is None else worker.batch
+            if worker is not None and batch is not None and batch.place_of(task) == batch.begun() - 1:  # the others are over
+                worker.note_cancel(batch.first + batch.begun() - 1)
 
     def _struck(self) -> bool:
         """Return True in a destructor or signal handler that has struck this thread in the middle of what the lock guards."""

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
     from taskrun.engine.pooled import PooledWorker
 
-__all__ = ["PoolWatch"]
+__all__ = ["BATCH_TICK", "PoolWatch"]
+
+BATCH_TICK = 0.005
+"""Seconds between two looks at a batch."""
 
 _MADE_WITHIN = 2.0  # seconds, however busy the machine is; then it is looked whether somebody has stopped the fork server
 _AHEAD = 0.05  # seconds before a worker has done its share that its replacement is made: what that takes, and some more
@@ -122,6 +125,8 @@ class PoolWatch(KeptBackend["PooledWorker"]):
     def _go_on_watching(self, worker: PooledWorker, now: float) -> list[float]:
         """Look again at a worker that was given something since the last look; else whoever gives it something tells us."""
         with self._scheduler.lock:
+            if worker.batch is not None:  # it was given that just now
+                return [now + BATCH_TICK]
             if worker.sequence == worker.looked:
                 worker.watched = 0
                 return []

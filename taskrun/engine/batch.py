@@ -50,12 +50,14 @@ class Claims:
 
     def left(self) -> int:
         """Return how many have not been taken."""
+        if self.fd < 0:  # in a forked copy of the parent
+            return 0
         count: int = _INT.unpack(fcntl.ioctl(self.fd, termios.FIONREAD, bytes(4)))[0]
         return count
 
     def take(self, into: list[bytes]) -> None:
         """Add what is left to a list: in one call, so that Ctrl-C finds it in the pipe or there."""
-        with suppress(BlockingIOError):
+        with suppress(OSError):  # there is nothing; or it is closed, in a forked copy of the parent
             into.extend(map(os.read, (self.fd,), (2 * MOST,)))
 
     def close(self) -> None:

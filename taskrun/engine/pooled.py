@@ -58,10 +58,6 @@ _ENDS_WITHIN = 5.0  # seconds, once it was killed: its memory may take long to f
 _lifelines: WeakSet[PooledWorker] = WeakSet()
 
 
-def _never(error: BaseException) -> None:
-    """Do nothing: what a batch comes to is never an error of its own."""
-
-
 class Parcel:
     """Stands for what *pack* returns, which is called when the pool's thread comes to send it."""
 
@@ -260,10 +256,19 @@ class PooledWorker(KeptProcess):
                 answered(None)
 
     def give_batch(
-        self, first: int, slot: Slot, calls: list[tuple[Any, ...]], seeded: bool, answered: Callable[[Any], object]
+        self,
+        first: int,
+        slot: Slot,
+        calls: list[tuple[Any, ...]],
+        seeded: bool,
+        answered: Callable[[Any], object],
+        failed: Callable[[BaseException], object],
     ) -> None:
-        """Have it run *calls*, each a `SmallCall`. In the thread that takes its answers; raises OSError if it is dead."""
-        self.pool.apply_here(pool_worker.run_batch, (first, slot.number, seeded, calls), answered, _never)
+        """Have it run *calls*, each a `SmallCall`. In the thread that takes its answers; raises OSError if it is dead.
+
+        It fails with what a signal handler of the user's raises between two of them.
+        """
+        self.pool.apply_here(pool_worker.run_batch, (first, slot.number, seeded, calls), answered, failed)
 
     def knows(self, task: Task) -> Slot | None:
         """Return the slot of the function of *task*, if nothing but its arguments has to be sent. May run the user's code."""

@@ -301,5 +301,11 @@ class _Chaos(Backend):
     def join(self, timeout: float | None = None) -> bool:
         return self._inner.join(timeout)
 
+    def allow(self, extra: int) -> None:
+        self._inner.allow(extra)
+
+    def held_back(self) -> int:
+        return self._inner.held_back()
+
     def workers(self) -> list[str]:
         return self._inner.workers()

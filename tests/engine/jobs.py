@@ -331,3 +331,27 @@ def odd_one(fate: str | None, value: int) -> Any:
     if fate == "returns its own":
         return Odd(value)
     return bytes(2_000) if fate == "returns much" else value
+
+
+def alarm_if(sets: bool) -> None:
+    """Set an alarm that goes off, and raises, when this is over: between two tasks, most often."""
+
+    def ring(*_: object) -> None:
+        raise ValueError("too late")
+
+    if sets:
+        signal.signal(signal.SIGALRM, ring)
+        signal.setitimer(signal.ITIMER_REAL, 0.00002)
+
+
+def steal(end: str | None) -> None:
+    """Read whatever can be read without waiting, as a careless loop over descriptors does; then end so, if at all."""
+    if end is None:
+        return
+    for fd in range(3, 100):
+        with contextlib.suppress(OSError):
+            if stat.S_ISFIFO(os.fstat(fd).st_mode) and not os.get_blocking(fd):
+                os.read(fd, 1000)
+    if end == "exits":
+        os._exit(3)
+    time.sleep(60)
