@@ -250,7 +250,7 @@ class Backend(ABC):
         """Wait until every worker is gone, abandoned ones excepted; False when *timeout* (seconds) ran out first."""
 
     def held_back(self) -> int:
-        """Return how many tasks were pulled and wait for a worker all the same. Under the scheduler's lock."""
+        """Return how many tasks, pulled and taken back from their worker, wait for another. Under the scheduler's lock."""
         return 0
 
     def workers(self) -> list[str]:

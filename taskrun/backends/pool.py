@@ -348,7 +348,7 @@ class PoolBackend(PoolParked):
         return bool(self._scheduler.queued or self._suspects or self._owed)
 
     def held_back(self) -> int:
-        return len(self._owed) + len(self._suspects)
+        return len(self._owed)
 
     def _is_over(self) -> bool:
         return super()._is_over() and not (self._suspects or self._owed)
