@@ -347,8 +347,5 @@ class PoolBackend(PoolParked):
     def _something_waits(self) -> bool:
         return bool(self._scheduler.queued or self._suspects or self._owed)
 
-    def held_back(self) -> int:
-        return len(self._owed)
-
     def _is_over(self) -> bool:
         return super()._is_over() and not (self._suspects or self._owed)

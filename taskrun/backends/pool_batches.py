@@ -3,22 +3,17 @@
 The thread of its pool that takes a worker's answers makes a batch of what waits, when the worker has answered and knows the
 function. Until the worker comes to the end of that nothing else is sent to it; what one of the tasks keeps waiting the keeper
 takes back, which looks every few milliseconds. See `engine.batch`.
-
-What is taken back is *owed*: it goes first, alone, in the order in which it was submitted. What runs meanwhile though it was
-submitted later may wait for it. If such tasks hold all workers and nothing ends, there is one worker more for each of them, one
-after the other (`Waits.note_stuck`), for what is owed only: with one task at a time for each worker that would run already.
 """
 
 from __future__ import annotations
 
 import threading
 from abc import abstractmethod
-from bisect import insort
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from taskrun.backends.pool_owed import PoolOwed
 from taskrun.backends.pool_watch import BATCH_TICK
-from taskrun.backends.pool_workers import PoolWorkers
 from taskrun.engine.batch import LARGEST, MOST, Batch
 from taskrun.engine.sent import pack_native
 from taskrun.runs import Run
@@ -41,17 +36,14 @@ _SHORTEST = 0.1  # seconds; what has a shorter time limit goes alone: that it ha
 _APART = 64  # calls that travel alone when one of them was not for others to wait behind
 _OVERDUE = 0.01  # seconds that one task of it may take before the rest is taken back; or all of them, if much is left:
 _MOST_LEFT = 0.005  # seconds, at the pace so far
-_OUT_OF_TURN = 0.02  # seconds that a task may run before what was submitted earlier is thought to wait for its end
 
 
-class PoolBatches(PoolWorkers):
+class PoolBatches(PoolOwed):
     """The part of the backend that makes batches and takes them apart again."""
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         # A worker that must not grow too large leaves after the task with which it has.
         self._batching = settings.max_memory_per_child is None
-        self._owed: list[Task] = []  # taken back; under the scheduler's lock
-        self._slow: dict[Task, PooledWorker] = {}  # out of turn, and does not end; the keeper's
         self._inside = threading.local()  # `ours`: a thread of one of our pools
         self._seeded = settings.seed is not None
         super().start(scheduler, settings)
@@ -108,7 +100,7 @@ class PoolBatches(PoolWorkers):
     def _room_for_more(self, worker: PooledWorker, task: Task) -> int:
         """Return how many tasks may go with this one. Runs no code of the user's."""
         settings, options = self._settings, task.options
-        if not (self._batching and worker.takes_batches and self._suits(task)):
+        if self._have_stood_still or not (self._batching and worker.takes_batches and self._suits(task)):
             return 0
         slot = worker.sent.slot(task.fn)
         if slot is None or slot.seconds is None:
@@ -219,41 +211,6 @@ class PoolBatches(PoolWorkers):
                 worker.note_pace(task, run[2])
         self._scheduler.settle_ours(worker.outcomes(answers))
 
-    def _owe(self, tasks: Sequence[Task]) -> list[Task]:
-        """Have these, which were pulled and do not begin where they were, run elsewhere. Under the lock.
-
-        In one go with taking them, so that who cancels one finds it somewhere. Returns those that are not to run; follow with
-        `_see_to`.
-        """
-        unwanted: list[Task] = []
-        for task in tasks:
-            if not self._scheduler.wanted(task):
-                unwanted.append(task)
-            elif task.pulled and not task.settled:
-                self._scheduler.unbegin(task)
-                insort(self._owed, task, key=_by_priority)
-        return unwanted
-
-    def _see_to(self, unwanted: list[Task], rest: Sequence[Task]) -> None:
-        """Give back what is not to run, and have the keeper look for somebody who does the *rest*. Not under the lock."""
-        if unwanted:
-            self._scheduler.give_back(unwanted)
-        if rest:
-            self._have_it_look()
-
-    def _next_owed(self, *, only: bool) -> Task | None:
-        """Take the first of what is owed, if nothing of a higher priority is queued, or *only* that is asked for.
-
-        Under the lock.
-        """
-        while self._owed:
-            if not only and self._owed[0].options.priority < self._scheduler.top_priority():
-                return None
-            task = self._owed.pop(0)
-            if task.pulled and not task.settled:
-                return task
-        return None
-
     # -- looking after it (the keeper) -----------------------------------------------------------------------------------------
 
     def _look_at_batch(self, worker: PooledWorker, now: float) -> list[float]:
@@ -307,37 +264,6 @@ class PoolBatches(PoolWorkers):
             self._scheduler.settle_ours(worker.outcomes(answers))
         self._see_to(unwanted, rest)
 
-    def _look_at_turns(self, now: float) -> list[float]:
-        """Note which tasks run though earlier ones are owed, and do not end; return when to look again."""
-        if not (self._owed or self._slow):
-            return []
-        with self._scheduler.lock:
-            first = min(map(_turn, self._owed), default=None)
-            running = {
-                worker.task: worker
-                for worker in self._processes.values()
-                if worker.task is not None and worker.busy and not (worker.packing or worker.answering or worker.dead)
-            }
-        out_of_turn = {task for task in running if first is not None and _turn(task) > first}
-        for task in [task for task in self._slow if task not in out_of_turn]:
-            del self._slow[task]
-            self._scheduler.note_moving(task)
-        for task in out_of_turn - self._slow.keys():
-            begun = task.begun
-            if begun is not None and now >= begun + _OUT_OF_TURN and type(task.fn) is not Run:
-                self._slow[task] = running[task]
-                self._scheduler.note_stuck(task)
-        return [now + _OUT_OF_TURN]
-
-    def _allow(self, extra: int) -> None:
-        super()._allow(extra)
-        if extra and self._slow:  # all workers stood still: what they are at waits for others, it seems
-            self._batching = False
-
-    def _only_owed(self, at_work: int) -> bool:
-        """Return whether another worker, beside so many *at work*, is there for what is owed only."""
-        return at_work >= self._settings.max_workers + max(0, self._extra - len(self._slow))
-
     # -- having tasks back -----------------------------------------------------------------------------------------------------
 
     def _holder_of(self, task: Task) -> PooledWorker | None:
@@ -349,10 +275,8 @@ class PoolBatches(PoolWorkers):
 
     def _ask_back(self, task: Task) -> bool:
         """Return True if *task* is owed, or in a batch and will not begin: it is the caller's. Under the lock."""
-        for place, each in enumerate(self._owed):
-            if each is task:
-                del self._owed[place]
-                return True
+        if self._forgive(task):
+            return True
         worker = self._holder_of(task)
         if worker is None or worker.batch is None:
             return False
@@ -372,7 +296,7 @@ class PoolBatches(PoolWorkers):
 
     def _all_not_begun(self) -> list[Task]:
         """Return what is owed, and what of the batches has not begun. Under the lock."""
-        back, self._owed = self._owed, []
+        back = self._all_owed()
         for worker in self._processes.values():
             if worker.batch is not None:
                 back += worker.batch.take_back()
@@ -410,11 +334,3 @@ class PoolBatches(PoolWorkers):
         if cause == "killed" and any(worker.task is task and worker.answering for worker in self._processes.values()):
             # It has answered in time, and is slow to unpickle here: a timeout waits for that, who kills it does not.
             self._scheduler.fail(task, error, cause)
-
-
-def _turn(task: Task) -> tuple[float, int]:
-    return task.queued, task.index
-
-
-def _by_priority(task: Task) -> tuple[int, float, int]:
-    return -task.options.priority, task.queued, task.index
