@@ -1,7 +1,8 @@
 """Runs tasks in `multiprocessing.dummy` pools, the threads that look like `multiprocessing`.
 
 A pool of one thread for each slot: a thread that is stuck, or has done its `max_tasks_per_child`, takes no other thread with it
-when its pool is given up. A slot takes what waits by itself until nothing does, and is *parked* then: whoever submits calls it.
+when its pool is given up. A slot takes what waits by itself until nothing does, and is *parked* then: whoever submits calls it,
+by one call of C under the scheduler's lock, so that neither Ctrl-C nor who has interrupted that finds it done by halves.
 One thread of ours, the *feeder*, makes slots and sees them off; others speak to it through a SimpleQueue, which is re-entrant.
 The scheduler's lock guards `_slots`, `_parked`, `_leaving` and what slots are at.
 """
@@ -13,6 +14,7 @@ import threading
 import time
 from contextlib import suppress
 from functools import partial
+from operator import methodcaller
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -51,7 +53,8 @@ class _Slot:
         self.runner = CoroutineRunner()
         self.meter = CpuMeter()
         self.initialized = False
-        self.called = False  # and has not looked into the queue yet
+        self.calls: SimpleQueue[bool] = SimpleQueue()  # True: look into the queue; False: end
+        self.waiting = False  # for a call, or it has one and has not looked into the queue yet
         self.done = 0  # its thread's
         self.abandoned = False
 
@@ -71,6 +74,9 @@ class _Slot:
         notifier = getattr(self.pool, "_change_notifier", None)
         if notifier is not None:
             notifier.close()
+
+
+_call = methodcaller("put", True)
 
 
 class DummyBackend(ThreadLikeBackend):
@@ -94,7 +100,7 @@ class DummyBackend(ThreadLikeBackend):
         self._settings = settings
         self._target = settings.max_workers  # grows while a worker waits for a task of its own executor
         self._slots: list[_Slot] = []
-        self._parked: list[_Slot] = []  # those of them that wait to be called; the last one was busy last
+        self._parked: list[SimpleQueue[bool]] = []  # by which those can be called that wait for it; the last one was busy last
         self._leaving = 0  # slots no longer among those above whose pools are still to be ended
         self._prefix = settings.backend_options.get("thread_name_prefix") or settings.name
         self._number = 0
@@ -120,28 +126,14 @@ class DummyBackend(ThreadLikeBackend):
 
     def _call_parked(self) -> int:
         """Have as many parked slots look into the queue as tasks wait there; return how many are left."""
-        mine: list[_Slot] = []
-        try:
-            while True:
-                with self._scheduler.lock:
-                    waiting = self._scheduler.queued - sum(slot.called for slot in self._slots)
-                    if waiting <= 0 or not self._parked or len(self._slots) > self._target:
-                        return waiting
-                    with suppress(IndexError):  # a destructor has submitted something just now
-                        mine.extend(map(self._parked.pop, (-1,)))  # one call of C: Ctrl-C finds it here or there
-                    for slot in mine:
-                        slot.called = True
-                for slot in mine:
-                    self._call(slot)
-                mine.clear()
-        except BaseException:  # Ctrl-C, after which nobody else might call it; to be called twice does no harm
-            for slot in mine:
-                self._news.put(partial(self._call, slot))
-            raise
-
-    def _call(self, slot: _Slot) -> None:
-        if slot in self._slots:
-            slot.pool.apply_async(self._work, (slot,))
+        while True:
+            with self._scheduler.lock:
+                called = sum(slot.waiting for slot in self._slots) - len(self._parked)
+                waiting = self._scheduler.queued - called
+                if waiting <= 0 or not self._parked or len(self._slots) > self._target:
+                    return waiting
+                with suppress(IndexError):  # a destructor has submitted something just now
+                    any(map(_call, map(self._parked.pop, (-1,))))
 
     def _ask_feeder(self) -> None:
         if not self._asked:  # else it has yet to look
@@ -164,8 +156,8 @@ class DummyBackend(ThreadLikeBackend):
                 _log.exception("error in the feeder of %s", self._settings.name)
             del news
             if self._closing and not self._scheduler.queued:
-                while (slot := self._take_parked()) is not None:
-                    self._leave(slot)
+                while self._end_parked():
+                    pass
                 with self._scheduler.lock:
                     over = not (self._slots or self._leaving)
                 if over:
@@ -180,8 +172,7 @@ class DummyBackend(ThreadLikeBackend):
 
     def _hand_over(self) -> bool:
         """Call slots that are parked, end one that is too many, or make one; False: nothing more can be done now."""
-        if len(self._slots) > self._target and (slot := self._take_parked()) is not None:
-            self._leave(slot)
+        if len(self._slots) > self._target and self._end_parked():
             return True
         if self._call_parked() <= 0 or len(self._slots) >= self._target:
             return False
@@ -189,10 +180,16 @@ class DummyBackend(ThreadLikeBackend):
             coming = sum(slot.task is None for slot in self._slots)
         return self._scheduler.queued > coming and self._add_slot()
 
-    def _take_parked(self) -> _Slot | None:
-        with self._scheduler.lock, suppress(IndexError):
-            return self._parked.pop()
-        return None
+    def _end_parked(self) -> bool:
+        """End one of the parked slots; False: there is none."""
+        with self._scheduler.lock:
+            slot = next((slot for slot in self._slots if slot.calls in self._parked), None)
+            if slot is None:
+                return False
+            self._parked.remove(slot.calls)
+            self._take_out(slot)
+        slot.calls.put(False)
+        return True
 
     def _add_slot(self) -> bool:
         """Make a slot; False: it cannot be had now."""
@@ -215,15 +212,13 @@ class DummyBackend(ThreadLikeBackend):
         self._failures.progress()
         with self._scheduler.lock:
             self._slots.append(slot)
-        slot.pool.apply_async(self._initialize, (slot,))
+        slot.pool.apply_async(self._work, (slot,))
         return True
 
-    def _leave(self, slot: _Slot) -> None:
-        """Have a slot end in order that is neither parked nor at work. Waits for nothing: its finalizer is the user's."""
-        with self._scheduler.lock:
-            self._slots.remove(slot)
-            self._leaving += 1
-        slot.pool.apply_async(self._finalize, (slot,))
+    def _take_out(self, slot: _Slot) -> None:
+        """Under the lock."""
+        self._slots.remove(slot)
+        self._leaving += 1
 
     def _gone(self, slot: _Slot) -> None:
         """End the pool of a slot that has nothing left to do, or was abandoned. In the feeder."""
@@ -236,21 +231,32 @@ class DummyBackend(ThreadLikeBackend):
 
     # -- in a worker -----------------------------------------------------------------------------------------------------------
 
-    def _initialize(self, slot: _Slot) -> None:
+    def _work(self, slot: _Slot) -> None:
+        """What runs in the slot's pool, from beginning to end."""
         slot.thread = threading.current_thread()
         slot.thread.name = slot.name
         slot.initialized = initialize(self._scheduler)
         slot.meter.reset()
-        self._news.put(partial(self._free, slot))
-
-    def _work(self, slot: _Slot) -> None:
-        """Run whatever waits: to be called for each task takes 20 times as long."""
         self._inside.slot = slot
         try:
-            while (task := self._next(slot)) is not None and self._run(slot, task):
-                del task
+            while self._run_what_waits(slot) and slot.calls.get():
+                pass
         finally:
             del self._inside.slot
+        if slot.abandoned:
+            return
+        slot.runner.close()
+        if slot.initialized:
+            finalize(self._scheduler)
+        self._news.put(partial(self._gone, slot))
+
+    def _run_what_waits(self, slot: _Slot) -> bool:
+        """Run tasks until none waits; True: the slot is parked, False: it ends."""
+        while (task := self._next(slot)) is not None:
+            if not self._run(slot, task):
+                return False
+            del task  # nor does the frame that waits for the next one
+        return slot.waiting
 
     def _run(self, slot: _Slot, task: Task) -> bool:
         """Run the task of *slot*; False: it was given up meanwhile."""
@@ -266,47 +272,22 @@ class DummyBackend(ThreadLikeBackend):
         return not given_up
 
     def _next(self, slot: _Slot) -> Task | None:
-        """Give *slot* the next task; None: there is none, and it is parked, or it has done its part, and the feeder is told."""
-        scheduler = self._scheduler
+        """Give *slot* the next task; None: there is none, and it is parked, or it has done its part."""
+        scheduler, limit = self._scheduler, self._settings.max_tasks_per_child
         with scheduler.lock:
-            slot.called = False
-            if slot not in self._slots:
-                return None  # it was called twice, and has ended meanwhile
-            if slot in self._parked:
-                self._parked.remove(slot)  # likewise
-            ends = self._has_done_its_part(slot)
+            slot.waiting = False
+            ends = len(self._slots) > self._target or (limit is not None and slot.done >= limit)
             task = slot.task = None if ends else scheduler.take_one()
-            ends = ends or (task is None and self._closing)
-            if task is None and not ends:
-                self._parked.append(slot)
+            if task is None and (ends or self._closing):
+                self._take_out(slot)
+            elif task is None:
+                slot.waiting = True
+                self._parked.append(slot.calls)
         if task is not None:
             scheduler.arm_timer()
-        elif ends:
-            self._news.put(partial(self._free, slot))
-        elif scheduler.queued:  # a destructor has submitted something in between, and found nobody to call
-            self._ask_feeder()
+        elif not slot.waiting or scheduler.queued or self._closing:  # as it ends; or in between a destructor has submitted
+            self._ask_feeder()  # something and found nobody to call, or another thread has closed
         return task
-
-    def _has_done_its_part(self, slot: _Slot) -> bool:
-        limit = self._settings.max_tasks_per_child
-        return len(self._slots) > self._target or (limit is not None and slot.done >= limit)
-
-    def _free(self, slot: _Slot) -> None:
-        """Park *slot*, unless it was abandoned or has done its part. In the feeder."""
-        with self._scheduler.lock:
-            ends = self._has_done_its_part(slot)
-            if slot not in self._slots or slot in self._parked or slot.task is not None:
-                return
-            if not ends:
-                self._parked.append(slot)
-        if ends:
-            self._leave(slot)
-
-    def _finalize(self, slot: _Slot) -> None:
-        slot.runner.close()
-        if slot.initialized:
-            finalize(self._scheduler)
-        self._news.put(partial(self._gone, slot))
 
     # -- stopping --------------------------------------------------------------------------------------------------------------
 
