@@ -266,7 +266,6 @@ class PoolBackend(PoolParked):
         with self._scheduler.lock:
             worker.task = None
             worker.busy = worker.packing = worker.answering = False
-            worker.called = None
         worker.moved = time.monotonic()
         if stop is not None and stop.task is not None and stop.task is task:
             if stop.asked_at is None:  # nothing has been done to it
@@ -277,9 +276,7 @@ class PoolBackend(PoolParked):
         if self._is_spent(worker):
             self._leave(worker)
         else:
-            with self._scheduler.lock:
-                self._unpark(worker)
-                self._parked.append(worker)
+            self._park_free(worker)
 
     def _is_spent(self, worker: PooledWorker) -> bool:
         """Return whether a worker has done its share."""

@@ -1,14 +1,15 @@
 """How a worker of the pool backend that has nothing to do gets something: whoever submits calls it.
 
-What is called is the worker, not a task: the thread of its pool that pickles takes what waits then (`_Errand`). So nothing is
-in the submitting thread's hands that a Ctrl-C could tear off, and a call that comes twice does no harm. The keeper gives tasks
-to fresh workers, and wherever more is to be asked.
+What is called is the worker, not a task: the thread of its pool that pickles takes what waits then (`_Called`). The call was
+prepared when the worker was parked, and is made by one call of C under the scheduler's lock: neither Ctrl-C nor who has
+interrupted that finds it done by halves. The keeper gives tasks to fresh workers, and wherever more is to be asked.
 
-Who changes `busy`, under the scheduler's lock, owns the worker: who calls it, the keeper, or the thread that takes its answers.
+A worker is free that is neither `busy` nor called; under the lock the keeper, or a call, makes it its own.
 """
 
 from __future__ import annotations
 
+import operator
 import time
 from abc import abstractmethod
 from contextlib import suppress
@@ -18,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 from taskrun.backends.pool_batches import PoolBatches
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from taskrun.engine.pooled import PooledWorker
+    from taskrun.engine.small_pool import Errand
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Scheduler
     from taskrun.task import Task
@@ -28,20 +30,19 @@ if TYPE_CHECKING:
 __all__ = ["PoolParked"]
 
 
-class _Errand:
-    """A call of a worker, from submitting to its answer."""
+class _Called:
+    """What became of a call."""
 
     def __init__(self, worker: PooledWorker) -> None:
         self.worker = worker
         self.task: Task | None = None
-        self.void = False  # another one came first
 
 
 class PoolParked(PoolBatches):
     """The part of the backend that parks workers and calls them."""
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
-        self._parked: list[PooledWorker] = []  # some of those that are free; the last one was busy last
+        self._parked: list[Callable[[], None]] = []  # by which some of the free workers are called; the last was busy last
         self._all_at_work = False  # then each looks into the queue before it is free: nobody has to be woken for a task
         super().start(scheduler, settings)
 
@@ -56,109 +57,112 @@ class PoolParked(PoolBatches):
 
     def _call_parked(self) -> int:
         """Have as many parked workers look into the queue as tasks wait there; return how many are left."""
-        mine: list[PooledWorker] = []
-        try:
-            while True:
-                with self._scheduler.lock:
-                    waiting = self._scheduler.queued - self._called()
-                    if waiting <= 0 or not self._parked or self._at_work() >= self._settings.max_workers:
-                        return waiting
-                    with suppress(IndexError):  # a destructor has submitted something just now
-                        mine.extend(map(self._parked.pop, (-1,)))  # one call of C: Ctrl-C finds it here or there
-                    if mine and not self._is_free(mine[0]):
-                        mine.clear()
-                    for worker in mine:
-                        worker.called, worker.busy = _Errand(worker), True
-                for worker in mine:
-                    self._send_errand(worker)
-                mine.clear()
-        except BaseException:  # Ctrl-C, after which nobody else might call it
-            for worker in mine:
-                self._tell(self._call_again, worker)
-            raise
+        while True:
+            with self._scheduler.lock:
+                waiting = self._scheduler.queued - self._called()
+                if waiting <= 0 or not self._parked or self._at_work() >= self._settings.max_workers:
+                    return waiting
+                with suppress(IndexError):  # a destructor has submitted something just now
+                    any(map(operator.call, map(self._parked.pop, (-1,))))
 
     def _called(self) -> int:
         """Return how many workers are called and have not looked into the queue yet. Under the lock."""
-        return sum(worker.called is not None and not worker.dead for worker in self._processes.values())
+        return sum(self._is_called(worker) and not worker.dead for worker in self._processes.values())
 
-    @staticmethod
-    def _is_free(worker: PooledWorker) -> bool:
+    def _is_called(self, worker: PooledWorker) -> bool:
+        call = worker.call  # looked at once: the keeper asks without the lock
+        return call is not None and call.call not in self._parked
+
+    def _is_at_work(self, worker: PooledWorker) -> bool:
+        return worker.busy or self._is_called(worker)
+
+    def _is_free(self, worker: PooledWorker) -> bool:
         """Return whether nobody owns a worker that can run tasks. Under the lock."""
-        return worker.ready and not (worker.busy or worker.leaving or worker.dead or worker.stop)
-
-    def _send_errand(self, worker: PooledWorker) -> None:
-        errand = worker.called
-        if errand is None:
-            return
-        try:
-            worker.give(
-                partial(self._pack_what_waits, errand),
-                partial(self._errand_done, errand),
-                partial(self._errand_failed, errand),
-                here=False,
-            )
-        except Exception:  # its pool is closed: it has died meanwhile
-            self._tell(self._free, worker)
-
-    def _call_again(self, worker: PooledWorker) -> None:
-        """See whether a worker was called by halves. In the keeper."""
-        with self._scheduler.lock:
-            if worker.called is None or worker.number not in self._processes:
-                return  # it was not, and is free; or the call has reached it
-            worker.called = _Errand(worker)
-        self._send_errand(worker)
+        return worker.ready and not (self._is_at_work(worker) or worker.leaving or worker.dead or worker.stop)
 
     # -- what comes of it (the threads of its pool) ----------------------------------------------------------------------------
 
-    def _pack_what_waits(self, errand: _Errand) -> tuple[Any, ...] | None:
-        """Take what waits for the worker; None: nothing does, or another call came first."""
-        worker = errand.worker
+    def _pack_what_waits(self, called: _Called) -> tuple[Any, ...] | None:
+        """Take what waits for the worker; None: nothing does."""
+        worker = called.worker
         with self._scheduler.lock:
-            errand.void = worker.called is not errand
-            if errand.void:
+            worker.call, worker.busy = None, True
+            if self._is_spent(worker):  # it has grown old meanwhile
                 return None
-            worker.called = None
-            errand.task, taken = self._take_for(worker)
-        if errand.task is None:
+            called.task, taken = self._take_for(worker)
+        if called.task is None:
             return None
         if not taken:
-            self._scheduler.give_back((errand.task,))
+            self._scheduler.give_back((called.task,))
             return None
-        errand.task.worker = worker.label
-        self._have_it_watched(worker, errand.task)
-        return self._pack(worker, errand.task)
+        called.task.worker = worker.label
+        self._have_it_watched(worker, called.task)
+        return self._pack(worker, called.task)
 
-    def _errand_done(self, errand: _Errand, answer: Sequence[Any] | None) -> None:
-        if errand.task is not None:
-            self._answered(errand.worker, errand.task, answer)
-        elif not errand.void:
-            self._tell(self._free, errand.worker)
+    def _call_done(self, called: _Called, answer: Sequence[Any] | None) -> None:
+        if called.task is not None:
+            self._answered(called.worker, called.task, answer)
+        else:
+            self._tell(self._free, called.worker)
 
-    def _errand_failed(self, errand: _Errand, error: BaseException) -> None:
-        if errand.task is not None:
-            self._not_sent(errand.worker, errand.task, error)
-        elif not errand.void:
-            self._tell(self._lost, errand.worker, error.with_traceback(None))
+    def _call_failed(self, called: _Called, error: BaseException) -> None:
+        if called.task is not None:
+            self._not_sent(called.worker, called.task, error)
+        else:
+            self._tell(self._lost, called.worker, error.with_traceback(None))
+
+    # -- parking ---------------------------------------------------------------------------------------------------------------
 
     def _park(self, worker: PooledWorker) -> bool:
         """Let a worker that has answered wait to be called; False: the keeper has to look at it, or something waits."""
+        call = self._call_for(worker)
         with self._scheduler.lock:
-            if self._something_waits() or worker.stop or self._closing or self._too_many() or self._is_spent(worker):
-                return False
-            worker.task = None
-            worker.busy = worker.packing = worker.answering = False
-            worker.moved = time.monotonic()
-            self._failures.progress()
-            self._unpark(worker)
-            self._parked.append(worker)
-        if self._something_waits():  # a destructor has submitted it in between, and found nobody to call
+            parks = not (
+                self._something_waits()
+                or worker.stop
+                or worker.dead
+                or self._closing
+                or self._too_many()
+                or self._is_spent(worker)
+            )
+            if parks:
+                worker.task = None
+                worker.busy = worker.packing = worker.answering = False
+                worker.moved = time.monotonic()
+                self._failures.progress()
+                worker.call = call
+                self._parked.append(call.call)
+        if not parks:
+            call.drop()
+        elif self._something_waits() or self._closing or not worker.watched:
+            # A destructor has submitted something in between, and found nobody to call; another thread has closed; or nobody
+            # would see how long it is idle.
             self._have_it_look()
-        return True
+        return parks
+
+    def _call_for(self, worker: PooledWorker) -> Errand:
+        called = _Called(worker)
+        return worker.prepare(
+            partial(self._pack_what_waits, called), partial(self._call_done, called), partial(self._call_failed, called)
+        )
+
+    def _park_free(self, worker: PooledWorker) -> None:
+        """Let a worker wait to be called that the keeper has found free. In the keeper."""
+        call = self._call_for(worker)
+        with self._scheduler.lock:
+            parks = self._is_free(worker) and worker.call is None
+            if parks:
+                worker.call = call
+                self._parked.append(call.call)
+        if not parks:
+            call.drop()
 
     def _unpark(self, worker: PooledWorker) -> None:
-        """Under the lock."""
-        with suppress(ValueError):
-            self._parked.remove(worker)
+        """Have nobody call it any more. Under the lock."""
+        call, worker.call = worker.call, None
+        if call is not None and call.call in self._parked:
+            self._parked.remove(call.call)
+            call.drop()
 
     def _discard(self, worker: PooledWorker) -> None:
         with self._scheduler.lock:

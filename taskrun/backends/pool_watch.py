@@ -55,7 +55,7 @@ class PoolWatch(KeptBackend["PooledWorker"]):
         """Return how many workers run something, those included that are being stopped and should not be gone yet."""
         now = time.monotonic()
         return sum(
-            worker.busy and not worker.dead and (worker.stop is None or now < worker.stop.gone_by)
+            self._is_at_work(worker) and not worker.dead and (worker.stop is None or now < worker.stop.gone_by)
             for worker in self._processes.values()
         )
 
@@ -81,6 +81,14 @@ class PoolWatch(KeptBackend["PooledWorker"]):
     @abstractmethod
     def _bury(self, worker: PooledWorker, now: float) -> list[float]:
         """Take the next step of a dead worker's burial; return when to look again."""
+
+    @abstractmethod
+    def _is_at_work(self, worker: PooledWorker) -> bool:
+        """Return whether a worker runs something, or is about to. Under the lock."""
+
+    @abstractmethod
+    def _unpark(self, worker: PooledWorker) -> None:
+        """Have nobody call it any more. Under the lock."""
 
     @abstractmethod
     def _look_at_batch(self, worker: PooledWorker, now: float) -> list[float]:
@@ -185,9 +193,10 @@ class PoolWatch(KeptBackend["PooledWorker"]):
     def _leave(self, worker: PooledWorker) -> bool:
         """Have a worker end in order that nobody owns; False: somebody does, or it ends anyway."""
         with self._scheduler.lock:
-            if worker.busy or worker.leaving or worker.dead:
+            if self._is_at_work(worker) or worker.leaving or worker.dead:
                 return False
             worker.leaving = True
+            self._unpark(worker)
         worker.leave()
         return True
 

@@ -27,7 +27,7 @@ from taskrun.engine.forking import careful_fork
 from taskrun.engine.kept import KeptProcess
 from taskrun.engine.outbox import Outbox
 from taskrun.engine.sent import Piece, Sent
-from taskrun.engine.small_pool import Attached, SmallPool
+from taskrun.engine.small_pool import Attached, Errand, SmallPool
 from taskrun.engine.start_failures import look_for_descriptors
 from taskrun.engine.stopping import Look
 from taskrun.exceptions import load_exception
@@ -85,8 +85,8 @@ class PooledWorker(KeptProcess):
         """Its task has not begun: it can be taken back. Under the scheduler's lock."""
         self.seen = -1
         """The number of the task that it was seen to have taken up. The keeper's."""
-        self.called: Any = None
-        """Who has called it to look into the queue, until it has. Under the scheduler's lock, as `busy`."""
+        self.call: Errand | None = None
+        """By which it can be called to look into the queue, or was and has not yet. Under the scheduler's lock, as `busy`."""
         self.alone = False
         """Its task was taken back from behind another one: nothing is sent with it."""
         self.looked = -1
@@ -254,6 +254,15 @@ class PooledWorker(KeptProcess):
         else:
             if call is None:
                 answered(None)
+
+    def prepare(
+        self,
+        pack: Callable[[], tuple[Any, ...] | None],
+        answered: Callable[[Any], object],
+        failed: Callable[[BaseException], object],
+    ) -> Errand:
+        """Return what has it run the call that *pack* returns, as `give`, once that is called."""
+        return self.pool.prepare(pool_worker.run, Parcel(pack), answered, failed)
 
     def give_batch(
         self,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import pickle
 import threading
+from functools import partial
 from itertools import count
 from multiprocessing import pool, process
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
     from multiprocessing.process import BaseProcess
 
-__all__ = ["Attached", "SmallPool"]
+__all__ = ["Attached", "Errand", "SmallPool"]
 
 
 class _Nobody:
@@ -68,10 +69,13 @@ class _Deaf:
     def put(self, _: object) -> None: ...
 
 
-class _Errand:
+class Errand:
     """What the pool keeps of a call that is under way: as its `ApplyResult`, without what a thread could wait for it by."""
 
-    __slots__ = ("_cache", "_callback", "_error_callback", "job")
+    __slots__ = ("_cache", "_callback", "_error_callback", "call", "job")
+
+    call: Callable[[], None]
+    """Sends it, if it was prepared: one call of C."""
 
     def __init__(
         self, cache: Any, job: int, callback: Callable[[Any], object], error_callback: Callable[[BaseException], object]
@@ -83,7 +87,7 @@ class _Errand:
         cache[job] = self
 
     def drop(self) -> None:
-        del self._cache[self.job]
+        self._cache.pop(self.job, None)
 
     def _set(self, _: int, outcome: tuple[bool, Any]) -> None:
         self.drop()
@@ -114,6 +118,7 @@ class SmallPool(pool.Pool):
     _ctx: Any
     _cache: Any
     _change_notifier: Any
+    _taskqueue: Any
     _task_handler: threading.Thread
     _result_handler: threading.Thread
     _worker_handler: Any
@@ -173,12 +178,24 @@ class SmallPool(pool.Pool):
 
         It costs a third: no other thread has to be woken. Raises OSError if the process is dead.
         """
-        errand = _Errand(self._cache, next(self._errands), callback, error_callback)
+        errand = Errand(self._cache, next(self._errands), callback, error_callback)
         try:
             self._inqueue.put_pickle(pickle.dumps((errand.job, 0, fn, (arg,), {}), 5))
         except BaseException:
             errand.drop()
             raise
+
+    def prepare(
+        self,
+        fn: Callable[[Any], Any],
+        arg: Any,
+        callback: Callable[[Any], object],
+        error_callback: Callable[[BaseException], object],
+    ) -> Errand:
+        """Return what `apply_async` would put into the pool's queue: its `call` puts it there, else drop it before `close`."""
+        errand = Errand(self._cache, next(self._errands), callback, error_callback)
+        errand.call = partial(self._taskqueue.put, ([(errand.job, 0, fn, (arg,), {})], None))
+        return errand
 
     def close(self) -> None:
         """Let the process end when it has done what it was given."""

@@ -181,3 +181,10 @@ class TestInitializer:
         error = ex.submit(jobs.double, 1).exception(20)
         assert isinstance(error, taskrun.InitializerError)
         assert "stays here" in str(error)
+
+
+def test_a_worker_that_is_idle_after_a_long_task_leaves(make: Callable) -> None:
+    """Nobody looks at one that is busy for long; somebody has to when it is not any more."""
+    ex = make(max_workers=1, idle_timeout=0.1)
+    ex.submit(time.sleep, 0.4).result(PATIENCE)
+    assert eventually(lambda: not ex.stats()["workers"])
