@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["PoolParked"]
 
 
+_first = operator.itemgetter(0)
+
+
 class _Called:
     """What became of a call."""
 
@@ -42,7 +45,8 @@ class PoolParked(PoolBatches):
     """The part of the backend that parks workers and calls them."""
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
-        self._parked: list[Callable[[], None]] = []  # by which some of the free workers are called; the last was busy last
+        # By which some of the free workers are called; the last was busy last. A dict, since each is looked for at a submit.
+        self._parked: dict[Callable[[], None], None] = {}
         self._all_at_work = False  # then each looks into the queue before it is free: nobody has to be woken for a task
         super().start(scheduler, settings)
 
@@ -62,8 +66,8 @@ class PoolParked(PoolBatches):
                 waiting = self._scheduler.queued - self._called()
                 if waiting <= 0 or not self._parked or self._at_work() >= self._settings.max_workers:
                     return waiting
-                with suppress(IndexError):  # a destructor has submitted something just now
-                    any(map(operator.call, map(self._parked.pop, (-1,))))
+                with suppress(KeyError):  # a destructor has submitted something just now
+                    any(map(operator.call, map(_first, map(dict.popitem, (self._parked,)))))
 
     def _called(self) -> int:
         """Return how many workers are called and have not looked into the queue yet. Under the lock."""
@@ -131,7 +135,7 @@ class PoolParked(PoolBatches):
                 worker.moved = time.monotonic()
                 self._failures.progress()
                 worker.call = call
-                self._parked.append(call.call)
+                self._parked[call.call] = None
         if not parks:
             call.drop()
         elif self._something_waits() or self._closing or not worker.watched:
@@ -153,7 +157,7 @@ class PoolParked(PoolBatches):
             parks = self._is_free(worker) and worker.call is None
             if parks:
                 worker.call = call
-                self._parked.append(call.call)
+                self._parked[call.call] = None
         if not parks:
             call.drop()
 
@@ -161,7 +165,7 @@ class PoolParked(PoolBatches):
         """Have nobody call it any more. Under the lock."""
         call, worker.call = worker.call, None
         if call is not None and call.call in self._parked:
-            self._parked.remove(call.call)
+            del self._parked[call.call]
             call.drop()
 
     def _discard(self, worker: PooledWorker) -> None:
