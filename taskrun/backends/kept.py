@@ -120,6 +120,10 @@ class KeptBackend(Backend, Generic[P]):
         """Return whether the outcome of the task of *process* is not known yet."""
         return process.task is not None
 
+    def _tasks_of(self, process: P) -> list[Task]:
+        """Return what *process* was given and has not answered."""
+        return [] if process.task is None else [process.task]
+
     # -- getting workers to work -----------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
@@ -164,9 +168,9 @@ class KeptBackend(Backend, Generic[P]):
         name = self._settings.name
         self._scheduler.break_down(f"the keeper of {name} failed {_MOST_TROUBLE} times in a row: {error!r}", error)
         for process in list(self._processes.values()):
-            task = process.task
+            tasks = self._tasks_of(process)
             process.destroy()
-            if task is not None:
+            for task in tasks:
                 self._scheduler.fail(task, RuntimeError(f"the keeper of {name} has failed: {error!r}"), "crashed")
 
     def _turn(self) -> bool:

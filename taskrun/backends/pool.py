@@ -334,11 +334,7 @@ class PoolBackend(PoolParked):
     # -- ending ----------------------------------------------------------------------------------------------------------------
 
     def _give_up(self, error: BaseException) -> None:
-        with self._scheduler.lock:
-            begun = [task for worker in self._processes.values() if worker.batch for task in worker.batch.flight.values()]
         super()._give_up(error)
-        for task in begun:
-            self._scheduler.fail(task, RuntimeError(f"the keeper of {self._settings.name} has failed: {error!r}"), "crashed")
         self._recall()  # what was pulled and given to nobody fails with the rest
 
     def _something_waits(self) -> bool:

@@ -264,6 +264,10 @@ class PoolBatches(PoolOwed):
             self._scheduler.settle_ours(worker.outcomes(answers))
         self._see_to(unwanted, rest)
 
+    def _tasks_of(self, process: PooledWorker) -> list[Task]:
+        with self._scheduler.lock:
+            return super()._tasks_of(process) + ([] if process.batch is None else list(process.batch.flight.values()))
+
     # -- having tasks back -----------------------------------------------------------------------------------------------------
 
     def _holder_of(self, task: Task) -> PooledWorker | None:
@@ -284,15 +288,8 @@ class PoolBatches(PoolOwed):
         if had:
             self._scheduler.unbegin(task)
         if worker.batch.sent:
-            self._tell(self._collect, worker)  # the others, which go elsewhere
+            self._tell(self._reduce, worker)  # the others, which go elsewhere
         return had
-
-    def _collect(self, worker: PooledWorker) -> None:
-        with self._scheduler.lock:
-            batch = worker.batch
-            rest = batch.take_back() if batch is not None and batch.sent and not worker.answering else []
-            unwanted = self._owe(rest)
-        self._see_to(unwanted, rest)
 
     def _all_not_begun(self) -> list[Task]:
         """Return what is owed, and what of the batches has not begun. Under the lock."""

@@ -16,7 +16,6 @@ from taskrun.runs import Run
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from taskrun.engine.pooled import PooledWorker
     from taskrun.options import WorkerSettings
     from taskrun.scheduler import Scheduler
     from taskrun.task import Task
@@ -31,7 +30,7 @@ class PoolOwed(PoolWorkers):
 
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         self._owed: list[Task] = []  # under the scheduler's lock
-        self._slow: dict[Task, PooledWorker] = {}  # out of turn, and does not end; the keeper's
+        self._slow: set[Task] = set()  # out of turn, and does not end; the keeper's
         self._have_stood_still = False  # tasks of this executor wait for each other: nothing is sent together any more
         super().start(scheduler, settings)
 
@@ -95,18 +94,18 @@ class PoolOwed(PoolWorkers):
         with self._scheduler.lock:
             first = min(map(_turn, self._owed), default=None)
             running = {
-                worker.task: worker
+                worker.task
                 for worker in self._processes.values()
                 if worker.task is not None and worker.busy and not (worker.packing or worker.answering or worker.dead)
             }
         out_of_turn = {task for task in running if first is not None and _turn(task) > first}
-        for task in [task for task in self._slow if task not in out_of_turn]:
-            del self._slow[task]
+        for task in self._slow - out_of_turn:
+            self._slow.discard(task)
             self._scheduler.note_moving(task)
-        for task in out_of_turn - self._slow.keys():
+        for task in out_of_turn - self._slow:
             begun = task.begun
             if begun is not None and now >= begun + _OUT_OF_TURN and type(task.fn) is not Run:
-                self._slow[task] = running[task]
+                self._slow.add(task)
                 self._scheduler.note_stuck(task)
         return [now + _OUT_OF_TURN]
 

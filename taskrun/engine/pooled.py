@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -110,23 +111,15 @@ class PooledWorker(KeptProcess):
         self.dead_since = 0.0
         self.making_look, self.leaving_look = Look(), Look()
         """Why it is not made, and why it has not ended."""
-        try:
+        with ExitStack() as opened:  # to be closed again, where no descriptor is left for the rest
+            opened.callback(super().close)
             self._theirs, self.lifeline = os.pipe2(os.O_CLOEXEC)
-            try:
-                self._hands, self._their_hands = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                try:
-                    self.claims = Claims()
-                except BaseException:
-                    self._hands.close()
-                    self._their_hands.close()
-                    raise
-            except BaseException:
-                os.close(self._theirs)
-                os.close(self.lifeline)
-                raise
-        except BaseException:  # no descriptor is left
-            super().close()
-            raise
+            opened.callback(posix.close_held, self, "_theirs", "lifeline")
+            self._hands, self._their_hands = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            opened.callback(self._hands.close)
+            opened.callback(self._their_hands.close)
+            self.claims = Claims()
+            opened.pop_all()
         self.batch: Batch | None = None
         """What it was sent in the place of one task; `task` is then the one of them that is known to run, if any."""
         self.outbox: Outbox | None = None
