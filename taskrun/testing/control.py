@@ -64,6 +64,29 @@ class ControlBehaviours(Behaviours):
                 if i % 7 or not future.cancelled():
                     assert future.result(self.patience) == i
 
+    def test_a_quick_function_that_takes_its_time_once_holds_up_nobody(self, tmp_path: Path) -> None:
+        """Several quick tasks may be sent at a time: what is over is heard of, what has not begun can be cancelled."""
+        there, awaited = str(tmp_path), tmp_path / "awaited"
+        with self.executor(max_workers=1) as ex:
+            can_wait = ex.capabilities.concurrent and ex.capabilities.cancel_queued
+            if not can_wait:
+                awaited.touch()
+            for future in [ex.submit(tasks.wait_for_file, there, i) for i in range(50)]:
+                future.result(self.patience)
+            before = [ex.submit(tasks.wait_for_file, there, i) for i in range(10)]
+            slow = ex.submit(tasks.wait_for_file, str(awaited), "slow")
+            behind = [ex.submit(tasks.wait_for_file, there, i) for i in range(20)]
+            try:
+                assert [future.result(self.patience) for future in before] == list(range(10))
+                if can_wait:
+                    self.until(slow.running)
+                    assert all(future.cancel() for future in behind[::2])
+            finally:
+                awaited.touch()
+            assert slow.result(self.patience) == "slow"
+            assert [future.result(self.patience) for future in behind[1::2]] == list(range(1, 20, 2))
+            assert not can_wait or all(future.cancelled() for future in behind[::2])
+
     def test_a_running_task_learns_that_it_was_asked_to_cancel(self) -> None:
         with self.executor(max_workers=1) as ex:
             if not (ex.capabilities.concurrent and ex.capabilities.cancel_running):

@@ -409,6 +409,21 @@ class ClaimsToPickle(Broken):
     capabilities = ThreadBackend.capabilities._replace(pickles="yes")
 
 
+class TellsWithTheNext(Broken):
+    """Keeps each result back until there is another one."""
+
+    kept: ClassVar[list[Outcome]] = []
+
+    def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
+        self.kept.clear()
+        self.mend.append(lambda: scheduler.settle(self.kept))
+        super().start(scheduler, settings)
+
+    def after(self, outcome: Outcome) -> Outcome | None:
+        self.kept.append(outcome)
+        return self.kept.pop(0) if len(self.kept) > 1 else None
+
+
 class Silent(Broken):
     def after(self, outcome: Outcome) -> None:
         return None
@@ -579,6 +594,7 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_no_thread_of_an_executor_is_left_after_shutdown": (NeverJoins,),
     # control
     "test_a_queued_task_can_be_cancelled_and_a_running_one_cannot": (PullsAhead,),
+    "test_a_quick_function_that_takes_its_time_once_holds_up_nobody": (PullsAhead, TellsWithTheNext),
     "test_cancelling_some_of_many_changes_nothing_for_the_others": (SpoilsNeighbours,),
     "test_thousands_cancelled_at_once_leave_nothing_queued": (CountsTheDead,),
     "test_a_running_task_learns_that_it_was_asked_to_cancel": (NoCurrentTask,),
