@@ -110,7 +110,7 @@ def test_what_was_read_is_handed_over_while_the_input_waits(monkeypatch: pytest.
     monkeypatch.undo()
     while len(more := reader.read(100)) == 1:
         read += more
-    assert len(more) > 8
+    assert len(more) > 1  # how many, the machine's speed decides
     assert read + more == list(range(2, 2 + len(read) + len(more)))
 
 
