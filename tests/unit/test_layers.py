@@ -16,9 +16,9 @@ PACKAGE = Path(taskrun.__file__).parent
 LAYERS: dict[str, str] = {
     "values": "errors options retry units cpus cpu_meter threads lifetime importable bell shipping exception_text",
     "core": (
-        "task future future_state scheduler pulling waits cycles completing closing counting deadlines task_queue timer callbacks "
-        "room "
-        "serialization sharing primitives by_value reach reducers rebuild stand_in blame exception_parts exceptions runs plain "
+        "task future future_state scheduler pulling waits cycles completing closing counting deadlines task_queue timer "
+        "callbacks room serialization sharing "
+        "primitives by_value reach reducers rebuild stand_in blame exception_parts exceptions runs plain "
         "coroutines progress waiting awaiting"
     ),
     "contract": "backends.base",
