@@ -38,6 +38,7 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from taskrun.cpus import cpu_count
 from taskrun.engine.answers import Answers
 from taskrun.engine.dispatch import PULLED, RECALLED, Dispatcher
 from taskrun.engine.doorbell import Doorbell
@@ -45,6 +46,7 @@ from taskrun.engine.fleet import Fleet
 from taskrun.engine.handle import Handle
 from taskrun.engine.poller import LAUNCHER, WAKE, Poller
 from taskrun.engine.reclaim import Reclaimer
+from taskrun.engine.spin import Spin
 from taskrun.threads import OwnThread, inside
 
 if TYPE_CHECKING:
@@ -86,6 +88,7 @@ class Supervisor:
         self._ending = False
         self.closed = False
         self._trouble = 0
+        self._spin: Spin | None = None  # before the I/O thread sleeps
         self._doorbell = Doorbell()
         try:
             self._poller = poller = Poller()
@@ -218,6 +221,7 @@ class Supervisor:
     # -- the thread ------------------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        self._spin = Spin(self._poller.poll) if cpu_count() > 1 else None
         self._dispatcher.begin()
         while True:
             try:
@@ -240,27 +244,28 @@ class Supervisor:
         self._hungry = self._dispatcher.feed()
         if self._ending and not self._end():
             return False
-        timeout = self._see_to_what_is_due()
+        busy = [handle for handle in self._fleet.workers.values() if handle.flight]
+        timeout = self._see_to_what_is_due(busy)
         self._report()
         self._asleep = True
         late = self._hungry and self._scheduler.queued > self._dispatcher.left  # they came after the look at the queue
         if late or self._commands or self._fleet.outcomes or self._fleet.returned:
             timeout = 0.0
-        events = self._poller.poll(timeout)
+        one_by_one = len(busy) == 1 and len(busy[0].flight) == 1  # the caller of that task waits, most often
+        events = (one_by_one and timeout and self._spin is not None and self._spin()) or self._poller.poll(timeout)
         self._asleep = False
         for fd, mask in events:
             self._handle(fd, mask)
         self._bury()
         return True
 
-    def _see_to_what_is_due(self) -> float:
+    def _see_to_what_is_due(self, busy: list[Handle]) -> float:
         """Return for how many seconds to wait for news, if there is nothing else to do; -1: as long as it takes."""
         now = time.monotonic()
         times = [self._fleet.tick(now), self._answers.spares.tidy(now)]
         if self._dispatcher.left:
             times.append(self._reclaimer.somebody_by())
         self._reclaimer.see_whether_they_move()
-        busy = [handle for handle in self._fleet.workers.values() if handle.flight]
         if busy:
             times += (self._answers.look(busy, now), self._reclaimer.look(busy, now), self._reclaimer.look_at_runs(busy, now))
             times.append(self._reclaimer.look_for_stopped(busy, now))

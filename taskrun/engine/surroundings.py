@@ -55,6 +55,7 @@ def describe(settings: WorkerSettings, number: int, cpu_count: int, context_vars
         "threads": threads,
         "workers": settings.max_workers * cpus.outer_workers,
         "seeded": settings.seed is not None,
+        "spins": cpu_count > 1,
         "weighed": settings.max_memory_per_child is not None,
         "argv": [str(arg) for arg in getattr(sys, "argv", [])],
         "authkey": authkey(),

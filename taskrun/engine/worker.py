@@ -28,6 +28,7 @@ from taskrun.engine.ending import end_a_copy, flush, run_exit_handlers
 from taskrun.engine.orders import ONE_OF_SEVERAL, Orders
 from taskrun.engine.resident import Resident
 from taskrun.engine.run_watch import RunWatch
+from taskrun.engine.spin import Spin
 from taskrun.exception_text import without_frames_of
 from taskrun.exceptions import dump_exception, explain_lack
 from taskrun.serialization import load_arguments, load_function, not_received
@@ -64,6 +65,7 @@ class Worker(Answering):
         self._names: dict[int, str] = {}  # by slot: what tasks of that function are called
         self._idle = select.poll()
         self._idle.register(tokens, select.POLLIN)
+        self._spin: Spin | None = None  # before it is idle
         self._runner = CoroutineRunner()
         self._running = False  # the task's code runs: KeyboardInterrupt may be raised
         self._sequence = -1  # of the task that runs
@@ -87,6 +89,7 @@ class Worker(Answering):
             surroundings.apply(self._orders.setup)
             self._resident.always = self._orders.setup["weighed"]
             self._seeded = self._orders.setup["seeded"]
+            self._spin = Spin(self._idle.poll) if self._orders.setup["spins"] else None
             self._initialize()
         except BaseException as error:  # an initializer may raise anything; the parent turns it into an InitializerError
             self._running = False
@@ -121,6 +124,7 @@ class Worker(Answering):
         tokens, read, orders, telling = self._tokens, os.read, self._orders, self._telling
         frames = orders.frames
         header: Any = None
+        since_idle = 0  # tasks
         while True:
             # Before the next one is claimed: who cannot tell ends here, and has nobody's task in hand.
             at_hand = bool(frames)
@@ -131,6 +135,9 @@ class Worker(Answering):
             except BlockingIOError:
                 self._tell()
                 flush()  # what the task printed appears when there is nothing to do, not at the end: it may be killed
+                one_by_one, since_idle = since_idle == 1, 0
+                if one_by_one and self._spin is not None and self._spin():
+                    continue
                 if not self._idle.poll(1000 * bulk.UNUSED_FOR if self._spares else None):
                     self._spares.let_go()
                 continue
@@ -148,6 +155,7 @@ class Worker(Answering):
                 self._tell_if_due_before(header[2], more=bool(frames))
             self._run(*frame)
             del frame
+            since_idle += 1
             if self._forked:
                 # os.fork in the task, and the child came back from the task's code: it must not work for our parent.
                 end_a_copy()
