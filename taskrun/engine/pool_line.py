@@ -6,9 +6,12 @@ import contextlib
 import io
 import os
 import pickle
+import select
 import socket
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from taskrun.engine.spin import Spin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,15 +29,28 @@ NO_MEMORY = 250
 class PoolLine:
     """What the pool takes for a `multiprocessing.SimpleQueue`; with one process at each end it needs no lock."""
 
+    look_first: ClassVar[bool] = False
+    """In the process: one task at a time travels, it seems, and the next one is looked for before this process sleeps."""
+    _spin: Spin | None = None
+
     def __init__(self, context: BaseContext) -> None:
         self._reader, self._writer = context.Pipe(duplex=True)  # sockets, unlike one-way pipes
 
     def get(self) -> Any:
         """Return what comes next. In the process only: here the pool's thread reads by itself (`Answers`)."""
         try:
+            if self.look_first:
+                self._look()
             return self._reader.recv()
         except MemoryError:
             os._exit(NO_MEMORY)  # half of it lies in the line: nothing more can be read
+
+    def _look(self) -> None:
+        if self._spin is None:
+            line = select.poll()
+            line.register(self._reader, select.POLLIN)
+            self._spin = Spin(line.poll)
+        self._spin()
 
     def put(self, obj: Any) -> None:
         self._writer.send(obj)

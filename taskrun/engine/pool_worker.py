@@ -26,6 +26,7 @@ from taskrun.engine.attempt import About, awaited, run_attempt
 from taskrun.engine.batch import claim_of
 from taskrun.engine.ending import end_a_copy, flush, forget_exit_handlers, run_exit_handlers
 from taskrun.engine.outbox import LARGEST, Outbox
+from taskrun.engine.pool_line import PoolLine
 from taskrun.engine.resident import Resident
 from taskrun.engine.run_watch import RunWatch
 from taskrun.engine.sent import Packed, Piece, Received
@@ -93,6 +94,8 @@ class _Worker:
         self.received = Received(self._duplicates)
         self.sequence = -1
         self.finalizer: Callable[..., object] | None = None
+        self.spins = False
+        """It may look for the next task before it sleeps."""
         self._meter = CpuMeter(time.process_time)
         self._resident = Resident()
 
@@ -112,6 +115,7 @@ class _Worker:
             self.received.take_pieces(pieces)
             surroundings.apply(setup)
             self._resident.always = setup["weighed"]
+            self.spins = setup["spins"]
             if setup["finalizer"] is not None:
                 self.finalizer = load_function(setup["finalizer"], task="finalizer")
             if setup["initializer"] is not None:
@@ -260,11 +264,13 @@ def begin(setup: tuple[dict[str, Any], list[Piece]]) -> Answer:
 
 def run(call: tuple[Any, ...] | None) -> tuple[Any, ...] | None:
     """Run a task, a `Call`, and return its `Answer`; None stands for one that was taken back."""
+    PoolLine.look_first = _worker.spins
     return None if call is None else tuple(_worker.run(Call(*call)))
 
 
 def run_batch(batch: tuple[int, int, bool, list[tuple[Any, ...]]]) -> tuple[int, tuple[Any, ...] | None]:
     """Run tasks that were sent together; see `_Worker.run_batch`."""
+    PoolLine.look_first = False  # there is much to do: the CPU is better left to others
     first, slot, seeded, calls = batch
     begun, answer = _worker.run_batch(first, slot, seeded, cast("list[SmallCall]", calls))
     return begun, None if answer is None else tuple(answer)
