@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 from taskrun import setting_checks as checks
-from taskrun.errors import ConfigError, TaskrunError, UnsupportedOptionError, UnsupportedOptionWarning, did_you_mean
+from taskrun.errors import (
+    ConfigError,
+    TaskrunError,
+    UnsupportedOptionError,
+    UnsupportedOptionWarning,
+    did_you_mean,
+    warn_outside,
+)
 from taskrun.settings import SETTINGS, Mistake, raise_mistakes, sentence, unknown_option
 
 if TYPE_CHECKING:
@@ -117,10 +123,4 @@ def report_unsupported(option: str, backend: str, origin: str, *, strict: bool, 
     if strict:
         text = f"{origin}: {reason}; remove it, choose another backend, or allow it with strict=False"
         raise UnsupportedOptionError(text, option=option, backend=backend, origin=origin)
-    import warnings
-
-    depth, frame = 1, sys._getframe(0)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "taskrun":
-        depth, frame = depth + 1, frame.f_back
-    text = f"{origin}: {reason}; it is ignored. strict=True makes this an error"
-    warnings.warn(text, UnsupportedOptionWarning, stacklevel=max(1, depth))
+    warn_outside(f"{origin}: {reason}; it is ignored. strict=True makes this an error", UnsupportedOptionWarning)

@@ -10,7 +10,6 @@ from taskrun import lifetime
 from taskrun.choice import choose
 from taskrun.config import resolve
 from taskrun.errors import ConfigError, UnfinishedMapWarning
-from taskrun.scheduler import Scheduler
 from taskrun.settings import SETTINGS
 from taskrun.submitting import Submitting
 from taskrun.threads import ensure_janitor, when_gone
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from taskrun.backends.base import Backend, Capabilities
     from taskrun.choice import Choice
+    from taskrun.scheduler import Scheduler
 
 __all__ = ["Executor"]
 
@@ -67,20 +67,19 @@ class Executor(Submitting):
         self._assemble(choice)
 
     def _assemble(self, choice: Choice) -> None:
-        settings = choice.settings
         self._backend = choice.backend
         self._options = choice.options
-        self._max_workers = self._processes = settings.max_workers
+        self._max_workers = self._processes = choice.settings.max_workers
         ensure_janitor()
-        self._scheduler = Scheduler(self._backend, settings, max_pending=choice.max_pending, seed=choice.seed)
         try:
-            self._backend.start(self._scheduler, settings)
+            self._backend.get_ready(choice.settings)
+            self._scheduler = _start(choice)
         except BaseException as error:
-            lifetime.forget(self._scheduler)  # there is nothing to finish at exit
             if isinstance(error, ConfigError):
                 raise choice.located(error) from error.__cause__
             if isinstance(error, RuntimeError) and lifetime.exiting():
-                # Python 3.12.0 to 3.12.2 give no threads then; the standard library's words.
+                # It is too late for modules and threads then, for the latter in Python 3.12.0 to 3.12.2 at least; the standard
+                # library's words.
                 raise RuntimeError("cannot schedule new futures after interpreter shutdown") from error
             raise
         self._context: Any = None
@@ -162,6 +161,21 @@ class Executor(Submitting):
     def __repr__(self) -> str:
         name = self._scheduler.settings.name
         return f"<taskrun.Executor {self._backend.name!r} max_workers={self._max_workers} name={name!r} at {id(self):#x}>"
+
+
+def _start(choice: Choice) -> Scheduler:
+    """Return a scheduler on which the chosen backend has started."""
+    # Not at the top of this file: what the backend gets ready, a process say, takes as long as to load this.
+    import taskrun.mapping  # noqa: F401 - here, so that no method has anything to load
+    from taskrun.scheduler import Scheduler
+
+    scheduler = Scheduler(choice.backend, choice.settings, max_pending=choice.max_pending, seed=choice.seed)
+    try:
+        choice.backend.start(scheduler, choice.settings)
+    except BaseException:
+        lifetime.forget(scheduler)  # there is nothing to finish at exit
+        raise
+    return scheduler
 
 
 def _warn_of_unread(maps: int, stacklevel: int) -> None:

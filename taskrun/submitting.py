@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, TypeVarTupl
 
 from taskrun.choice import merged_options
 from taskrun.map_types import typed_as_map
-from taskrun.mapping import start_map
-from taskrun.runs import Star
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
@@ -105,6 +103,8 @@ class Submitting(standard.Executor):
         buffersize: int | None = None,
     ) -> MapResults[Any]:
         """Do as `map` does, with each item of *iterable* holding all the arguments of one call."""
+        from taskrun.runs import Star
+
         return self._map(Star(fn), (iterable,), timeout, chunksize, buffersize, ordered=True)
 
     def _map(
@@ -129,6 +129,8 @@ class Submitting(standard.Executor):
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
         options = self._options if chunksize is None else self._options._replace(chunksize=chunksize)
+        from taskrun.mapping import start_map  # loaded with the first executor
+
         return start_map(self._scheduler, fn, iterables, options, timeout=timeout, buffersize=buffersize, ordered=ordered)
 
     def options(self, **options: Any) -> OptionsView:

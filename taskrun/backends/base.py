@@ -147,6 +147,13 @@ class Backend(ABC):
         """
         return None
 
+    def get_ready(self, settings: WorkerSettings) -> None:
+        """Begin with what takes long and all executors have in common, while the rest of this one is loaded. Does not wait.
+
+        Called once, before `start`, which may not follow.
+        """
+        return
+
     @abstractmethod
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         """Get ready to pull from *scheduler*; called once, before any other method.

@@ -55,14 +55,16 @@ class ProcessBackend(Backend):
     def configure(self, options: Mapping[str, Any]) -> None:
         chosen_method(options)  # raises
 
-    def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
+    def get_ready(self, settings: WorkerSettings) -> None:
         from taskrun.engine.launch import get_ready
 
-        method = chosen_method(settings.backend_options)
-        call_soon(partial(get_ready, method))  # while the rest is loaded here, and whatever comes before the first task
+        call_soon(partial(get_ready, chosen_method(settings.backend_options)))
+
+    def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
         from taskrun.engine.supervisor import Supervisor
         from taskrun.engine.surroundings import locate_context_vars
 
+        method = chosen_method(settings.backend_options)
         context_vars = locate_context_vars(settings.context_vars)
         if method == "fork":
             warn_of_threads('start_method="fork"', 'the default start_method="forkserver"')

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
-from taskrun.errors import ConfigError, UnsafeForkWarning
+from taskrun.errors import ConfigError, UnsafeForkWarning, warn_outside
 from taskrun.threads import in_subinterpreter, threads_of_others
 
 if TYPE_CHECKING:
@@ -55,9 +54,8 @@ def warn_of_threads(how: str, better: str) -> None:
     """Warn of a fork while threads run that are not ours. Called by `Backend.start`; *how* says which setting asks for it."""
     others = threads_of_others()
     if others:
-        warnings.warn(
+        warn_outside(
             f"{how} with other threads running ({', '.join(others[:5])}): locks they hold at that moment stay locked in the "
             f"new process; use {better}",
             UnsafeForkWarning,
-            stacklevel=5,  # past `start`, and two methods of the executor
         )

@@ -325,11 +325,18 @@ _NOTED = (
     *("debug", "optimize", "dont_write_bytecode", "verbose", "bytes_warning", "quiet", "dev_mode"),
     *("isolated", "ignore_environment", "no_site", "no_user_site", "safe_path"),
 )
+_INHERITED = {
+    "dont_write_bytecode": "PYTHONDONTWRITEBYTECODE",
+    "no_user_site": "PYTHONNOUSERSITE",
+    "safe_path": "PYTHONSAFEPATH",
+}
+"""What another Python finds in the environment as well, if this one did."""
 
 
 def _flags() -> list[str]:
     """Return the options that this Python was started with, as far as another one is to have them."""
-    if not (sys.warnoptions or getattr(sys, "_xoptions", None) or any(getattr(sys.flags, name, 0) for name in _NOTED)):
+    noted = any(getattr(sys.flags, name, 0) and not os.environ.get(_INHERITED.get(name, "")) for name in _NOTED)
+    if not (sys.warnoptions or getattr(sys, "_xoptions", None) or noted):
         return []
     import subprocess  # which takes 4 ms to load
 

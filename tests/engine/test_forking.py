@@ -299,3 +299,20 @@ def test_locks_that_another_thread_held_are_free_in_a_forked_copy(module: str, l
     finally:
         leave.set()
         thread.join()
+
+
+@pytest.mark.parametrize("backend", ["process", "pool", "fork"])
+@pytest.mark.parametrize("way", ["taskrun.Executor({0!r}, **how)", "taskrun.get_executor()"])
+def test_the_warning_of_threads_points_at_who_makes_the_executor(script: Script, backend: str, way: str) -> None:
+    code = f"""
+import taskrun, threading, warnings
+gate = threading.Event()
+threading.Thread(target=gate.wait, daemon=True).start()
+how = {{}} if {backend!r} == "fork" else {{"start_method": "fork"}}
+with warnings.catch_warnings(record=True) as caught, taskrun.using(backend={backend!r}, **how):
+    warnings.simplefilter("always")
+    {way.format(backend)}
+print([(each.category.__name__, each.filename == __file__) for each in caught])
+gate.set()
+"""
+    assert script.run(code) == "[('UnsafeForkWarning', True)]\n"

@@ -140,7 +140,7 @@ def test_using_an_executor_loads_nothing_heavy() -> None:
 def test_an_executor_has_loaded_what_its_methods_need() -> None:
     """Else a fork in the middle of loading it, or a signal handler, finds half of it."""
     needed = [f"taskrun.{name}" for name in ("scheduler", "mapping", "map_runs", "runs", "completing", "sharing", "exceptions")]
-    assert loaded("import taskrun.executor", *needed) == str(needed)
+    assert loaded("import taskrun; taskrun.Executor('serial').shutdown()", *needed) == str(needed)
 
 
 def test_the_process_that_workers_come_from_loads_nothing_heavy() -> None:
