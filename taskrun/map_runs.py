@@ -120,12 +120,14 @@ class FeedInRuns(Feed):
         *late*: they are the rest of a run: they have their turn before others, and come even when the executor is closed.
         """
         length = self._length(len(items))
+        if length == 1:
+            return self._submit_alone(items, first, late=late)
         parts: list[list[Future[Any]]] = []
         starts = range(0, len(items), length)
         try:
             for start in reversed(starts) if late else starts:  # each before the one that was submitted last
                 part = items[start : start + length]
-                packed = pack_items(part, self._run) if length > 1 else None
+                packed = pack_items(part, self._run)
                 if packed is None:
                     parts.append(self._submit_alone(part, first + start, late=late))
                 else:
