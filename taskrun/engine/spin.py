@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LONGEST", "Spin"]
 
-LONGEST = 2e-4
+LONGEST = 3e-4
 """Seconds of looking before a wait: several times what it takes a sleeping thread to come back, which is 10 to 50 us."""
 _DOUBLINGS = 6
 _TAKEN = 1e-3  # seconds: who gives way and comes back later has lost the CPU to somebody who has much to do
