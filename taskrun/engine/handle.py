@@ -234,11 +234,11 @@ class Handle:
             return False
         return self.reader.between_frames and not posix.unread(self.fd)
 
-    def take_back(self, only: Task | None = None) -> list[Task]:
-        """Take tasks that have not begun out of the flight: all of them, or *only* that one; oldest first.
+    def take_back(self) -> list[Task]:
+        """Take all tasks that have not begun out of the flight; oldest first. The token to leave is put back.
 
-        The tokens of the others, and the one to leave, are put back in order. A worker that was sent connections with a task
-        that is taken back leaves: whoever waits for the end of one would wait for it to read its socket.
+        A worker that was sent connections with a task that is taken back leaves: whoever waits for the end of one would wait
+        for it to read its socket.
         """
         tokens = self._read_tokens()
         if not tokens:
@@ -246,22 +246,37 @@ class Handle:
         to_leave = tokens[-1:] == bytes((channel.LEAVE,))
         count = len(tokens) - to_leave
         waiting = list(self.flight.items())[len(self.flight) - count :] if count else []
-        back: list[Task] = []
-        stay = bytearray()
-        for (sequence, task), token in zip(waiting, tokens, strict=False):
-            if only is None or task is only:
-                del self.flight[sequence]
-                back.append(task)
-                if sequence in self.carrying:  # its connections lie in the worker's socket, which it may not read for long
-                    self.leaving = to_leave = True
-            else:
-                stay.append(token)
+        for sequence, _ in waiting:
+            del self.flight[sequence]
+            if sequence in self.carrying:  # its connections lie in the worker's socket, which it may not read for long
+                self.leaving = to_leave = True
         if to_leave:
-            stay.append(channel.LEAVE)
-        if stay:
-            self.put_tokens(bytes(stay))
-        self.assigned -= len(back)
-        return back
+            self.put_tokens(bytes((channel.LEAVE,)))
+        self.assigned -= len(waiting)
+        return [task for _, task in waiting]
+
+    def take_back_one(self, task: Task) -> bool:
+        """Take *task* out of the flight if it has not begun; Ctrl-C, which may strike anywhere here, loses no other one."""
+        sequence = next((number for number, each in self.flight.items() if each is task), -1)
+        if sequence < 0:
+            return False
+        token = sequence % channel.TOKENS
+        read: dict[int, bytes] = {}
+        # All tokens out of the pipe and those of others into it again, in one call of C: between them no signal is looked for.
+        tokens = map(read.setdefault, (0,), map(os.read, (self.tokens_out,), (1024,)))
+        others = map(bytes.translate, tokens, (None,), (bytes((token,)),))
+        try:
+            any(map(os.write, (self.tokens_in,), others))
+        except BlockingIOError:  # all are claimed
+            return False
+        finally:  # no calls, after which Ctrl-C may strike
+            taken = 0 in read and token in read[0]
+            if taken:
+                del self.flight[sequence]
+                self.assigned -= 1
+        if taken and sequence in self.carrying:  # as above
+            self.leave()
+        return taken
 
     # -- notes -----------------------------------------------------------------------------------------------------------------
 

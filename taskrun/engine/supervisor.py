@@ -188,7 +188,7 @@ class Supervisor:
             if place is PULLED:
                 task.place = RECALLED
                 return True
-            if not isinstance(place, Handle) or place.dead or not place.take_back(only=task):
+            if not isinstance(place, Handle) or place.dead or not place.take_back_one(task):
                 return False
             task.place = None
             return True

@@ -258,8 +258,10 @@ class TestTokens:
     def test_one_task_comes_back_and_the_order_of_the_others_is_kept(self, handle: Handle) -> None:
         tasks = self.sent(handle, 5)
         handle.leave()
-        assert handle.take_back(only=tasks[2]) == [tasks[2]]
-        assert handle.take_back(only=tasks[2]) == []
+        assert handle.take_back_one(tasks[2])
+        assert not handle.take_back_one(tasks[2])
+        assert list(handle.flight.values()) == [*tasks[:2], *tasks[3:]]
+        assert (handle.assigned, handle.unclaimed()) == (4, 4)
         assert os.read(handle.tokens_out, 99) == bytes([0, 1, 3, 4, channel.LEAVE])
 
     def test_the_order_to_leave_stays_when_all_tasks_are_taken_back(self, handle: Handle) -> None:
@@ -285,7 +287,7 @@ class TestTokens:
         done = threading.Event()
         thread = threading.Thread(target=claim)
         thread.start()
-        back = [task for i in range(199, 0, -7) for task in handle.take_back(only=tasks[i])]
+        back = [tasks[i] for i in range(199, 0, -7) if handle.take_back_one(tasks[i])]
         done.set()
         thread.join()
         assert sorted([*claimed, *(task.number for task in back)]) == list(range(200))
