@@ -168,9 +168,12 @@ class Taking(ABC):
             self._taken_apart -= 1
             self._changed.ring()
 
-    def hand_on(self, values: Sequence[Any]) -> Iterator[Any]:
-        """Return what comes next: *values* of a run, after what another thread has unpacked and not handed out."""
-        new = _emptying(values)
+    def hand_on(self, values: Sequence[Any], *, plain: bool = False) -> Iterator[Any]:
+        """Return what comes next: *values* of a run, after what another thread has unpacked and not handed out.
+
+        *plain*: they are small, and no code runs where they are dropped, so that they may be kept until all are handed out.
+        """
+        new = iter(values) if plain else _emptying(values)
         with self._lock:
             first = next(self.unpacked, _NOTHING)
             self.unpacked = new if first is _NOTHING else chain(_emptying((first,)), self.unpacked, new)

@@ -217,7 +217,7 @@ class _Taker:
                     failed = _to_raise(error)
                     break
         feed.taken(values)
-        self.at_hand[_NEXT] = feed.hand_on(values)
+        self.at_hand[_NEXT] = feed.hand_on(values, plain=outcomes.small)
         if failed is not None:
             self._failed = failed
         elif outcomes.items < run.size:

@@ -45,6 +45,7 @@ RUN_SECONDS = 1e-3
 _AT_MOST = 2 * RUN_SECONDS  # seconds after which a run stops
 _UNLOOKED = 16, 128  # items between two looks at the clock: at first, and at most
 _UNLOOKED_SECONDS = 2e-4  # ... as many as take that long, and no more than there were so far
+_SMALL = 1 << 20  # bytes
 OVERDUE = 0.02
 """Seconds after which an item of a run is believed to wait for something: what comes after it is taken back."""
 
@@ -60,6 +61,11 @@ class Outcomes(NamedTuple):
     errors: dict[int, Any]
     """By position in the run: exceptions, or pickles of them."""
     seconds: float
+
+    @property
+    def small(self) -> bool:
+        """All items have succeeded, and the results are numbers, text and the like, few bytes in all."""
+        return type(self.values) is bytes and not self.errors and len(self.values) <= _SMALL
 
     def unpacked(self) -> list[Any] | None:
         """Return the results if they are all there; None if some failed or are to be unpickled (`split_outcomes`)."""
