@@ -55,8 +55,11 @@ class Dispatcher:
         fleet: Fleet,
         context_vars: list[tuple[str, Any]],
         lock: threading.RLock,
+        settle: Callable[[], None],
     ) -> None:
+        """*settle* tells of the results that are there, as it must be done before the user's code may run."""
         self._scheduler = scheduler
+        self._settle = settle
         self._fleet = fleet
         self._lock = lock
         self._max_tasks = settings.max_tasks_per_child
@@ -98,6 +101,7 @@ class Dispatcher:
         waiting = queued + len(self.suspects)
         if waiting > 0:
             for _ in range(min(waiting - fleet.starting(), fleet.room_to_start())):
+                self._settle()  # the initializer is pickled
                 if not fleet.start_worker():
                     break
         return self._next_worker(queued or 1) is not None or fleet.room_to_start() > 0
@@ -259,6 +263,8 @@ class Dispatcher:
 
     def _send(self, handle: Handle, batch: list[Task]) -> None:
         """Make frames of a batch and send them, then let the worker claim the tasks."""
+        if self._fleet.outcomes and not self._packing.runs_nothing(handle, batch):
+            self._settle()
         first = handle.next_sequence
         frames = self._packing.pack(handle, batch)
         sent = frames.sent

@@ -63,7 +63,6 @@ _log = logging.getLogger("taskrun")
 
 _MOST_TROUBLE = 20
 _MOST_SECONDS = 1e6  # that an epoll can be asked to wait
-_SLOW = 0.001  # seconds of feeding workers after which results come first the next time
 _HELD_UP = 0.25  # seconds after which a stop is carried out by another thread
 
 _living: weakref.WeakSet[Supervisor] = weakref.WeakSet()
@@ -87,7 +86,6 @@ class Supervisor:
         self._asleep = False
         self._hungry = True
         self._ending = False
-        self._slow_to_feed = False  # the last time
         self.closed = False
         self._trouble = 0
         self._spin: Spin | None = None  # before the I/O thread sleeps
@@ -99,7 +97,7 @@ class Supervisor:
             self._doorbell.close()
             raise
         self._fleet = fleet = Fleet(scheduler, settings, method, context_vars, self._lock, poller)
-        self._dispatcher = Dispatcher(scheduler, settings, fleet, context_vars, self._lock)
+        self._dispatcher = Dispatcher(scheduler, settings, fleet, context_vars, self._lock, self._settle)
         self._reclaimer = Reclaimer(fleet, self._dispatcher, self._lock, scheduler)
         self._answers = Answers(scheduler, fleet, self._dispatcher, poller)
         self.thread = OwnThread(f"{settings.name}-engine", self._run)
@@ -242,17 +240,14 @@ class Supervisor:
             what, args = self._commands.popleft()
             what(*args)
             del what, args  # they may hold a task, and this frame lives on
-        # Whoever is told of a result wants the interpreter at once; so that comes last, if it does not have to wait for long.
-        self._report(settle=self._slow_to_feed)
-        began = time.monotonic()
+        self._give_back()
+        # Whoever is told of a result wants the interpreter at once; so that comes last, if none of the user's code runs before.
         self._hungry = self._dispatcher.feed()
-        now = time.monotonic()
-        self._slow_to_feed = now - began > _SLOW
         settles = bool(self._fleet.outcomes)
         if self._ending and not settles and not self._end():
             return False
         busy = [handle for handle in self._fleet.workers.values() if handle.flight]
-        timeout = self._see_to_what_is_due(busy, now)
+        timeout = self._see_to_what_is_due(busy)
         self._report()
         self._asleep = True
         late = self._hungry and self._scheduler.queued > self._dispatcher.left  # they came after the look at the queue
@@ -266,8 +261,9 @@ class Supervisor:
         self._bury()
         return True
 
-    def _see_to_what_is_due(self, busy: list[Handle], now: float) -> float:
+    def _see_to_what_is_due(self, busy: list[Handle]) -> float:
         """Return for how many seconds to wait for news, if there is nothing else to do; -1: as long as it takes."""
+        now = time.monotonic()
         times = [self._fleet.tick(now), self._answers.spares.tidy(now)]
         if self._dispatcher.left:
             times.append(self._reclaimer.somebody_by())
@@ -308,16 +304,21 @@ class Supervisor:
             self._answers.rest(handle)
             self._fleet.bury(handle)
 
-    def _report(self, *, settle: bool = True) -> None:
-        """Hand returned tasks to the scheduler, and outcomes unless that can wait."""
-        fleet = self._fleet
-        while fleet.returned or (settle and fleet.outcomes):
-            returned, fleet.returned = fleet.returned, []
-            if settle and fleet.outcomes:
-                outcomes, fleet.outcomes = fleet.outcomes, []
-                self._scheduler.settle_ours(outcomes)
-            if returned:
-                self._reclaimer.give_back(returned)
+    def _report(self) -> None:
+        """Hand outcomes and returned tasks to the scheduler."""
+        while self._fleet.outcomes or self._fleet.returned:
+            self._settle()
+            self._give_back()
+
+    def _settle(self) -> None:
+        outcomes, self._fleet.outcomes = self._fleet.outcomes, []
+        if outcomes:
+            self._scheduler.settle_ours(outcomes)
+
+    def _give_back(self) -> None:
+        returned, self._fleet.returned = self._fleet.returned, []
+        if returned:
+            self._reclaimer.give_back(returned)
 
     # -- commands --------------------------------------------------------------------------------------------------------------
 

@@ -244,6 +244,17 @@ class Unpicklable:
         raise LookupError("stays here")
 
 
+class Guarded:
+    """As many thread-safe objects are: whoever pickles one takes its lock."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+    def __reduce__(self) -> Any:
+        with self.lock:
+            return Guarded, ()
+
+
 async def sleep_then(seconds: float, value: Any) -> Any:
     import asyncio
 

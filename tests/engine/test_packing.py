@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import pickle
+import time
 import types
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import jobs
@@ -14,6 +17,8 @@ from taskrun import current_task
 from taskrun.engine import channel, orders, packing, worker
 from taskrun.engine.packing import Frames, Packing
 from taskrun.errors import SerializationError
+from taskrun.future import Future
+from taskrun.task import NO_KWARGS, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -244,3 +249,41 @@ def test_a_worker_without_memory_for_what_came_together_tries_again_for_each(mon
     monkeypatch.setattr(worker, "pickle", types.SimpleNamespace(loads=no_memory))
     with pytest.raises(SerializationError, match="name"):
         worker._one_of(found[0][1][1], 0, "name")
+
+
+def test_a_result_comes_though_what_is_sent_next_is_pickled_only_by_who_has_it(make: Callable) -> None:
+    """Workers are fed before results are told of, but not where the user's code may run: it may wait for one of them."""
+    with make(max_workers=1) as ex:
+        for _ in range(3):  # known to take long, so that nothing is sent behind it
+            ex.submit(time.sleep, 0.05).result(PATIENCE)
+        guarded = jobs.Guarded()
+        first, last = ex.submit(time.sleep, 0.05), ex.submit(type, guarded)
+        with guarded.lock:
+            first.result(PATIENCE)
+        assert last.result(PATIENCE) is jobs.Guarded
+
+
+def test_what_surely_runs_none_of_the_users_code_is_known(make: Callable) -> None:
+    with make(max_workers=1) as ex:
+        assert ex.submit(jobs.double, 1).result(PATIENCE) == 2
+        supervisor = ex._backend._supervisor
+        (handle,) = supervisor._fleet.workers.values()
+        asked = supervisor._dispatcher._packing.runs_nothing
+        options = ex._options
+
+        def task(fn: Callable, *args: Any, context: Any = None, **kwargs: Any) -> Task:
+            return Task(fn, args, kwargs or NO_KWARGS, Future(), 0, options, context)
+
+        plain = task(jobs.double, 1, "text", b"bytes", None, 2.5)
+        assert asked(handle, [plain])
+        assert asked(handle, [plain, task(jobs.double)])
+        for other in (
+            task(jobs.double, [1]),
+            task(jobs.double, (1,)),  # of anything, it may be
+            task(jobs.double, jobs.Guarded()),
+            task(jobs.double, x=1),
+            task(jobs.double, 1, context=copy_context()),
+            task(jobs.pid, 1),  # the worker has never seen it
+            task(functools.partial(jobs.double, 1)),
+        ):
+            assert not asked(handle, [plain, other])
