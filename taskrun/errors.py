@@ -354,7 +354,7 @@ def warn_outside(text: str, category: type[Warning]) -> None:
     import warnings
 
     depth, frame = 1, sys._getframe(0)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "taskrun":
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "taskrun":
         depth, frame = depth + 1, frame.f_back
     warnings.warn(text, category, stacklevel=depth)
 

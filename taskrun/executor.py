@@ -73,6 +73,11 @@ class Executor(Submitting):
         ensure_janitor()
         try:
             self._backend.get_ready(choice.settings)
+            # Not at the top of this file: what the backend gets ready, a process say, takes as long as to load this.
+            from taskrun.mapping import start_map
+            from taskrun.runs import Star
+
+            self._start_map, self._star = start_map, Star
             self._scheduler = _start(choice)
         except BaseException as error:
             if isinstance(error, ConfigError):
@@ -165,9 +170,7 @@ class Executor(Submitting):
 
 def _start(choice: Choice) -> Scheduler:
     """Return a scheduler on which the chosen backend has started."""
-    # Not at the top of this file: what the backend gets ready, a process say, takes as long as to load this.
-    import taskrun.mapping  # noqa: F401 - here, so that no method has anything to load
-    from taskrun.scheduler import Scheduler
+    from taskrun.scheduler import Scheduler  # as above
 
     scheduler = Scheduler(choice.backend, choice.settings, max_pending=choice.max_pending, seed=choice.seed)
     try:

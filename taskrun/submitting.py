@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from taskrun.future import Future
     from taskrun.mapping import MapResults
     from taskrun.options import TaskOptions
+    from taskrun.runs import Star
     from taskrun.scheduler import Scheduler
 
 __all__ = ["OptionsView", "Submitting"]
@@ -31,6 +32,9 @@ class Submitting(standard.Executor):
     _scheduler: Scheduler
     _backend: Backend
     _options: TaskOptions
+    # Loaded with the first executor, and kept here: at the end of the interpreter nothing can be imported any more.
+    _start_map: Callable[..., MapResults[Any]]
+    _star: type[Star]
 
     @overload
     def submit(self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
@@ -103,9 +107,7 @@ class Submitting(standard.Executor):
         buffersize: int | None = None,
     ) -> MapResults[Any]:
         """Do as `map` does, with each item of *iterable* holding all the arguments of one call."""
-        from taskrun.runs import Star
-
-        return self._map(Star(fn), (iterable,), timeout, chunksize, buffersize, ordered=True)
+        return self._map(self._star(fn), (iterable,), timeout, chunksize, buffersize, ordered=True)
 
     def _map(
         self,
@@ -129,9 +131,7 @@ class Submitting(standard.Executor):
         if buffersize is not None and buffersize < 1:
             raise ValueError("buffersize must be None or > 0")
         options = self._options if chunksize is None else self._options._replace(chunksize=chunksize)
-        from taskrun.mapping import start_map  # loaded with the first executor
-
-        return start_map(self._scheduler, fn, iterables, options, timeout=timeout, buffersize=buffersize, ordered=ordered)
+        return self._start_map(self._scheduler, fn, iterables, options, timeout=timeout, buffersize=buffersize, ordered=ordered)
 
     def options(self, **options: Any) -> OptionsView:
         """Return a view on this executor whose tasks have *options*; views can be chained.
@@ -153,6 +153,7 @@ class OptionsView(Submitting):
         self._scheduler = on._scheduler
         self._backend = on._backend
         self._options = options
+        self._start_map, self._star = on._start_map, on._star
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> NoReturn:
         """Raise RuntimeError: a view does not own the workers."""

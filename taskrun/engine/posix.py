@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import errno
+import fcntl
 import mmap
 import os
 import select
@@ -111,8 +112,6 @@ def die_when_closed(fd: int) -> None:
 
     For a process that is not a child of the one it is to die with. The kernel does it, whatever the process is busy with.
     """
-    import fcntl
-
     fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK)
@@ -297,16 +296,17 @@ def start_python(code: str, args: list[str], fds: list[int]) -> int:
     It leads a process group of its own: Ctrl-C in a terminal does not reach it. Same interpreter flags as ours (-O, -W, -X,
     -I, ...); sys.path is the first thing the code sets, from *args*.
     """
-    import fcntl
-
     argv = [sys.executable, *_flags(), "-c", code, *args]
     # Duplicates above the target numbers, so that putting one in place does not overwrite another.
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(fds)) for fd in fds]
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    high: list[int] = []
     try:
+        for fd in fds:
+            high.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3 + len(fds)))  # in a loop: each is closed if the next fails
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        high.append(null)
         actions: list[Any] = [(os.POSIX_SPAWN_DUP2, null, 0)]
         actions += [(os.POSIX_SPAWN_DUP2, null, fd) for fd in (1, 2) if not is_open(fd)]
-        actions += [(os.POSIX_SPAWN_DUP2, fd, 3 + i) for i, fd in enumerate(high)]
+        actions += [(os.POSIX_SPAWN_DUP2, fd, 3 + i) for i, fd in enumerate(high[:-1])]
         return os.posix_spawn(
             sys.executable,
             argv,
@@ -317,7 +317,7 @@ def start_python(code: str, args: list[str], fds: list[int]) -> int:
             setsigdef=(signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM),
         )
     finally:
-        for fd in (*high, null):
+        for fd in high:
             os.close(fd)
 
 
@@ -330,12 +330,12 @@ _INHERITED = {
     "no_user_site": "PYTHONNOUSERSITE",
     "safe_path": "PYTHONSAFEPATH",
 }
-"""What another Python finds in the environment as well, if this one did."""
+"""What another Python finds in the environment as well, if this one did: "1" there is on in any case."""
 
 
 def _flags() -> list[str]:
     """Return the options that this Python was started with, as far as another one is to have them."""
-    noted = any(getattr(sys.flags, name, 0) and not os.environ.get(_INHERITED.get(name, "")) for name in _NOTED)
+    noted = any(getattr(sys.flags, name, 0) and os.environ.get(_INHERITED.get(name, "")) != "1" for name in _NOTED)
     if not (sys.warnoptions or getattr(sys, "_xoptions", None) or noted):
         return []
     import subprocess  # which takes 4 ms to load

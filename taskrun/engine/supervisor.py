@@ -47,6 +47,7 @@ from taskrun.engine.handle import Handle
 from taskrun.engine.poller import LAUNCHER, WAKE, Poller
 from taskrun.engine.reclaim import Reclaimer
 from taskrun.engine.spin import Spin
+from taskrun.runs import Run
 from taskrun.threads import OwnThread, inside
 
 if TYPE_CHECKING:
@@ -242,6 +243,9 @@ class Supervisor:
             del what, args  # they may hold a task, and this frame lives on
         self._give_back()
         # Whoever is told of a result wants the interpreter at once; so that comes last, if none of the user's code runs before.
+        # But the rest of a run that was cut short has its turn before others.
+        if any(type(outcome[0].fn) is Run for outcome in self._fleet.outcomes):
+            self._settle()
         self._hungry = self._dispatcher.feed()
         settles = bool(self._fleet.outcomes)
         if self._ending and not settles and not self._end():

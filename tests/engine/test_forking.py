@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -316,3 +317,23 @@ print([(each.category.__name__, each.filename == __file__) for each in caught])
 gate.set()
 """
     assert script.run(code) == "[('UnsafeForkWarning', True)]\n"
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("value", ["", "0", "1", "2"])
+def test_options_of_the_interpreter_hold_in_workers_whatever_the_environment_says(
+    modules: Path, monkeypatch: pytest.MonkeyPatch, method: str, value: str
+) -> None:
+    path = modules / "flags.py"
+    path.write_text(f"""
+import sys, taskrun
+FLAGS = ["dont_write_bytecode", "no_user_site", "safe_path"]
+def flags(): return [int(getattr(sys.flags, name, 0)) for name in FLAGS]
+if __name__ == "__main__":
+    with taskrun.Executor("process", max_workers=1, start_method={method!r}) as ex:
+        assert ex.submit(flags).result(60) == flags(), (ex.submit(flags).result(60), flags())
+""")
+    for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONNOUSERSITE"):
+        monkeypatch.setenv(name, value)
+    for options in ([], ["-B", "-s"]):
+        subprocess.run([sys.executable, *options, str(path)], check=True, timeout=PATIENCE)

@@ -15,9 +15,11 @@ from patience import PATIENCE
 
 from taskrun import current_task
 from taskrun.engine import channel, orders, packing, worker
+from taskrun.engine.dispatch import Dispatcher
 from taskrun.engine.packing import Frames, Packing
 from taskrun.errors import SerializationError
 from taskrun.future import Future
+from taskrun.runs import Run
 from taskrun.task import NO_KWARGS, Task
 
 if TYPE_CHECKING:
@@ -287,3 +289,17 @@ def test_what_surely_runs_none_of_the_users_code_is_known(make: Callable) -> Non
             task(functools.partial(jobs.double, 1)),
         ):
             assert not asked(handle, [plain, other])
+
+
+def test_what_a_run_has_left_is_submitted_before_its_worker_gets_more(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has its turn before others; so the end of a run is told of first, though workers are fed before."""
+    feed, held = Dispatcher.feed, []
+
+    def feeding(self: Dispatcher) -> bool:
+        held.extend(task.name for task, *_ in self._fleet.outcomes if type(task.fn) is Run)
+        return feed(self)
+
+    monkeypatch.setattr(Dispatcher, "feed", feeding)
+    with make(max_workers=1) as ex:
+        assert list(ex.map(jobs.double, range(20_000))) == [2 * number for number in range(20_000)]
+    assert held == []

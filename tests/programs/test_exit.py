@@ -123,6 +123,24 @@ atexit.register(late)
     assert program.prints(code, env={"TASKRUN_BACKEND": backend}) == expected
 
 
+@on_every_backend
+def test_what_a_destructor_maps_at_the_very_end_is_refused_in_the_same_words(program: Program, backend: str) -> None:
+    """Nothing can be imported any more then."""
+    code = """
+import taskrun
+class Last:
+    def __init__(self): self.ex = taskrun.Executor(max_workers=1)
+    def __del__(self, print=print, list=list, abs=abs, RuntimeError=RuntimeError):
+        for call in (self.ex.map, self.ex.options(name="x").starmap):
+            print(list(call(abs, [])))
+            try: list(call(abs, [(1,)]))
+            except RuntimeError as error: print(error)
+last = Last()
+"""
+    expected = "[]\ncannot schedule new futures after interpreter shutdown\n"
+    assert program.prints(code, env={"TASKRUN_BACKEND": backend}) == 2 * expected
+
+
 @concurrent
 def test_an_executor_dropped_with_work_to_do_does_it_and_ends_its_workers(program: Program, backend: str) -> None:
     code = """
