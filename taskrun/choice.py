@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskrun import cpus
 from taskrun.config import DEFAULT, import_object, options_for, report_unsupported
-from taskrun.errors import ConfigError, UnsupportedOptionError, did_you_mean
+from taskrun.errors import ConfigError, UnsupportedOptionError
+from taskrun.hints import did_you_mean
 from taskrun.options import NO_OPTIONS, TaskOptions, WorkerSettings
 from taskrun.plugins import load_backend
 from taskrun.progress import bar_available

@@ -16,7 +16,8 @@ from taskrun.config_apply import import_object, options_for, report_unsupported,
 from taskrun.config_files import ConfigFile, find_project_file, find_user_file, read_config_file
 from taskrun.config_layers import CONFIG_VARIABLE, Layer, Resolved, SettingInfo, environment_layer, python_layer
 from taskrun.cpus import cpu_count
-from taskrun.errors import ConfigError, UnknownBackendError, did_you_mean
+from taskrun.errors import ConfigError, UnknownBackendError
+from taskrun.hints import did_you_mean
 from taskrun.settings import DEFAULT_BACKEND, SETTINGS, Mistake, check_setting, raise_mistakes, sentence
 
 if TYPE_CHECKING:

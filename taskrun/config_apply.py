@@ -10,9 +10,8 @@ from taskrun.errors import (
     TaskrunError,
     UnsupportedOptionError,
     UnsupportedOptionWarning,
-    did_you_mean,
-    warn_outside,
 )
+from taskrun.hints import did_you_mean, warn_outside
 from taskrun.settings import SETTINGS, Mistake, raise_mistakes, sentence, unknown_option
 
 if TYPE_CHECKING:

@@ -26,10 +26,11 @@ have any constructor.
 from __future__ import annotations
 
 import pickle
-import sys
 from concurrent.futures import BrokenExecutor, CancelledError
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
+
+from taskrun.hints import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -338,25 +339,6 @@ class UnsafeForkWarning(RuntimeWarning):
 
 
 # -- helpers -------------------------------------------------------------------------------------------------------------------
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ' Did you mean "x"?' for the known word closest to *word*, or an empty string when none is close."""
-    import difflib
-
-    by_lower = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word.lower(), by_lower, n=1)
-    return f' Did you mean "{by_lower[close[0]]}"?' if close else ""
-
-
-def warn_outside(text: str, category: type[Warning]) -> None:
-    """Warn of *text* where taskrun was called from, so that Python shows it once for each such place."""
-    import warnings
-
-    depth, frame = 1, sys._getframe(0)
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "taskrun":
-        depth, frame = depth + 1, frame.f_back
-    warnings.warn(text, category, stacklevel=depth)
 
 
 def _timeout_message(limit: float | None, elapsed: float | None, task: str | None, attempt: int | None, soft: bool) -> str:

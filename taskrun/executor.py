@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from taskrun import lifetime
 from taskrun.choice import choose
 from taskrun.config import resolve
 from taskrun.errors import ConfigError, UnfinishedMapWarning
+from taskrun.hints import warn_outside
 from taskrun.settings import SETTINGS
 from taskrun.submitting import Submitting
 from taskrun.threads import ensure_janitor, when_gone
@@ -88,7 +88,7 @@ class Executor(Submitting):
                 raise RuntimeError("cannot schedule new futures after interpreter shutdown") from error
             raise
         self._context: Any = None
-        self._left = self._failed = False  # the `with` block; by an error
+        self._failed = False  # the `with` block, by an error
         # Dropped without shutdown: what was submitted still runs, then the workers end. The callback may run anywhere.
         self._scheduler.dropped = weakref.ref(self, when_gone(self._scheduler.drop))
 
@@ -142,7 +142,7 @@ class Executor(Submitting):
                 scheduler.interrupt()
             raise
         if unread and not self._failed:  # no warning in the place of an error
-            _warn_of_unread(unread, stacklevel=4 if self._left else 3)
+            _warn_of_unread(unread)
 
     def terminate_workers(self) -> None:
         """Cancel what waits and stop what runs: SIGTERM where there are processes, SIGKILL after half a second."""
@@ -155,7 +155,7 @@ class Executor(Submitting):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
         try:
             if kind is None or issubclass(kind, Exception):
-                self._left, self._failed = True, kind is not None
+                self._failed = kind is not None
                 self.shutdown(wait=True)
             else:  # Ctrl-C and its like: the user wants to leave now
                 self._scheduler.interrupt()
@@ -181,11 +181,10 @@ def _start(choice: Choice) -> Scheduler:
     return scheduler
 
 
-def _warn_of_unread(maps: int, stacklevel: int) -> None:
-    warnings.warn(
+def _warn_of_unread(maps: int) -> None:
+    warn_outside(
         f"{maps} map(s) over an input without a length were not iterated to the end before the executor was shut down: the "
         "rest of the input is not read, and asking for its results raises RuntimeError; iterate inside the `with` block, "
         "or close() the map",
         UnfinishedMapWarning,
-        stacklevel=stacklevel,
     )

@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from taskrun.errors import ConfigError, RemoteError, TaskTimeoutError, did_you_mean
+from taskrun.errors import ConfigError, RemoteError, TaskTimeoutError
 from taskrun.exception_text import add_note, is_a
+from taskrun.hints import did_you_mean
 
 if TYPE_CHECKING:
     import tenacity

@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from taskrun.errors import ConfigError, did_you_mean
+from taskrun.errors import ConfigError
+from taskrun.hints import did_you_mean
 from taskrun.units import DURATIONS, parse_duration, parse_size
 
 __all__ = ["Check", "WrongValueError", "show"]

@@ -6,7 +6,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from taskrun import setting_checks as checks
-from taskrun.errors import ConfigError, UnsupportedOptionError, did_you_mean
+from taskrun.errors import ConfigError, UnsupportedOptionError
+from taskrun.hints import did_you_mean
 from taskrun.setting_checks import WrongValueError
 from taskrun.units import DURATIONS, SIZES, parse_boolean
 

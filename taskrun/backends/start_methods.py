@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from taskrun.errors import ConfigError, UnsafeForkWarning, warn_outside
+from taskrun.errors import ConfigError, UnsafeForkWarning
+from taskrun.hints import warn_outside
 from taskrun.threads import in_subinterpreter, threads_of_others
 
 if TYPE_CHECKING:

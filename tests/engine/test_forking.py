@@ -319,18 +319,19 @@ gate.set()
     assert script.run(code) == "[('UnsafeForkWarning', True)]\n"
 
 
+@pytest.mark.parametrize("backend", ["process", "pool"])
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 @pytest.mark.parametrize("value", ["", "0", "1", "2"])
 def test_options_of_the_interpreter_hold_in_workers_whatever_the_environment_says(
-    modules: Path, monkeypatch: pytest.MonkeyPatch, method: str, value: str
+    modules: Path, monkeypatch: pytest.MonkeyPatch, backend: str, method: str, value: str
 ) -> None:
     path = modules / "flags.py"
     path.write_text(f"""
 import sys, taskrun
-FLAGS = ["dont_write_bytecode", "no_user_site", "safe_path"]
+FLAGS = ["dont_write_bytecode", "no_user_site"]
 def flags(): return [int(getattr(sys.flags, name, 0)) for name in FLAGS]
 if __name__ == "__main__":
-    with taskrun.Executor("process", max_workers=1, start_method={method!r}) as ex:
+    with taskrun.Executor({backend!r}, max_workers=1, start_method={method!r}) as ex:
         assert ex.submit(flags).result(60) == flags(), (ex.submit(flags).result(60), flags())
 """)
     for name in ("PYTHONDONTWRITEBYTECODE", "PYTHONNOUSERSITE"):

@@ -14,7 +14,7 @@ import taskrun
 PACKAGE = Path(taskrun.__file__).parent
 
 LAYERS: dict[str, str] = {
-    "values": "errors options retry units cpus cpu_meter threads lifetime importable bell shipping exception_text",
+    "values": "errors hints options retry units cpus cpu_meter threads lifetime importable bell shipping exception_text",
     "core": (
         "task future future_state scheduler pulling waits cycles completing closing counting deadlines task_queue timer "
         "callbacks room serialization sharing "
