@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import taskrun
-from taskrun.engine import spin
+from taskrun.engine import pool_worker, spin
+from taskrun.engine.pool_line import PoolLine
 from taskrun.engine.spin import LONGEST, Spin
 
 if TYPE_CHECKING:
@@ -129,3 +132,24 @@ def test_it_does_not_where_there_is_one_cpu(monkeypatch: pytest.MonkeyPatch) -> 
     with taskrun.Executor("process", max_workers=1) as ex:
         assert [ex.submit(abs, -number).result() for number in range(20)] == list(range(20))
     assert not calls
+
+
+def test_a_worker_of_pool_looks_first_while_one_task_at_a_time_travels(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = counted(monkeypatch)
+    worker = SimpleNamespace(spins=True, run_batch=lambda *_: (0, None))
+    monkeypatch.setattr(pool_worker, "_worker", worker, raising=False)
+    monkeypatch.setattr(PoolLine, "look_first", False)
+    line = PoolLine(multiprocessing.get_context("spawn"))
+    try:
+        for look, before in (
+            (False, lambda: None),
+            (True, lambda: pool_worker.run(None)),
+            (False, lambda: pool_worker.run_batch((1, 0, False, []))),
+        ):
+            before()
+            calls.clear()
+            line.put("a task")
+            assert line.get() == "a task"
+            assert calls == [True] * look
+    finally:
+        line.close()
