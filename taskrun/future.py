@@ -22,7 +22,7 @@ __all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "Future"]
 T = TypeVar("T")
 
 _LOOK_AGAIN = 1.0  # seconds
-_A_MOMENT = 1e-3  # seconds
+_A_MOMENT = 0.01  # X
 
 
 class Future(FutureState[T]):

@@ -42,7 +42,7 @@ class Answering:
         self._incoming = bulk.Incoming(notes_fd, notes.BULK_DOWN)
         self._spares = bulk.Spares(bulk.KEPT)
         self._outgoing = bulk.Outgoing(notes_fd, notes.BULK_UP)
-        self._telling = Telling()
+        self._telling = Telling(self._outbox.looked_at)
 
     def _answer(self, slot: int, sequence: int, started: float, ended: float, value: Any, name: str) -> None:
         """Say that a task came to *value*, now or, if more work is at hand, among others."""

@@ -10,10 +10,13 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from taskrun.engine import bulk, channel
+from taskrun.engine.telling import patience
 from taskrun.exceptions import load_exception
 from taskrun.serialization import load_outcome, not_received
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from taskrun.completing import Outcome
     from taskrun.engine.dispatch import Dispatcher
     from taskrun.engine.fleet import Fleet
@@ -88,9 +91,18 @@ class Answers:
             following = due if following is None else min(due, following)
         return following
 
+    def look_around(self, handles: Iterable[Handle]) -> None:
+        """Find what workers would soon tell of, while this thread is awake for another one: to be woken costs more."""
+        now = time.monotonic()
+        for handle in handles:
+            if len(handle.flight) > 1 and now - handle.heard > patience(handle.pace) / 2:
+                self.look_at(handle)
+
     def look_at(self, handle: Handle) -> None:
         """Find the answers that this worker must have given, since it has claimed the task after them."""
-        handle.heard = time.monotonic()
+        now = handle.heard = time.monotonic()
+        if handle.outbox is not None:
+            handle.outbox.note_look(now)
         with self._fleet.lock:
             last = handle.answered_unsaid()
         if last >= 0:

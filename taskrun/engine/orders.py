@@ -36,6 +36,8 @@ class Orders:
         self._line.register(sock, select.POLLIN)
         self.frames: deque[Frame] = deque()
         """What was received and not looked at yet."""
+        self.more = False
+        """Whether still more was seen to be there, and not received."""
         self.functions: dict[int, Any] = {}
         """By slot: what dump_function made, replaced by the function at first use."""
         self.root: int | None = None
@@ -87,6 +89,7 @@ class Orders:
             surroundings.take_authkey(state["authkey"])
 
     def _receive(self) -> None:
+        self.more = False
         for header, payload in self._reader.read():
             if header[1] == channel.TASKS:
                 self.frames.extend(_taken_apart(header, payload))
@@ -108,8 +111,8 @@ class Orders:
         for _, event in self._line.poll(0):
             if event & select.POLLNVAL:
                 raise OSError("the line to the parent is closed")
-            return True
-        return False
+            self.more = True
+        return self.more
 
 
 def _taken_apart(header: tuple[Any, ...], payload: bytes | bytearray) -> Iterable[Frame]:

@@ -36,6 +36,7 @@ _HEAD_SIZE = _HEAD.size
 _NUMBER = struct.Struct("<Q").pack_into
 _NUMBER_AND_SIZE = struct.Struct("<QQ").unpack_from
 _REST, _REST_AT = struct.Struct("<QdddQ").pack_into, 8
+_LOOKED, _LOOKED_AT = struct.Struct("<d"), 40
 _BEGIN, _ROOM = 4096, 1024  # of the first one; for the largest
 _AGAIN = (1 << 64) - 1  # in the place of a number: the next one is at the beginning
 LARGEST: Final = _ROOM - _HEAD.size
@@ -103,6 +104,15 @@ class Outbox:
             at = (end + 7) & -8
         self._at = at
         return answers
+
+    def note_look(self, now: float) -> None:
+        """Tell the worker that the parent has just looked here by itself, and has what was answered by now."""
+        _LOOKED.pack_into(self._memory, _LOOKED_AT, now)
+
+    def looked_at(self) -> float:
+        """Return when the parent last did, or 0. Should the processor not show it yet, or half of it, nothing is lost."""
+        looked: float = _LOOKED.unpack_from(self._memory, _LOOKED_AT)[0]
+        return looked
 
     def close(self) -> None:
         """Let the memory go."""

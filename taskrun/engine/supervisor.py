@@ -262,6 +262,8 @@ class Supervisor:
         self._asleep = False
         for fd, mask in events:
             self._handle(fd, mask)
+        if self._fleet.outcomes:
+            self._answers.look_around(busy)
         self._bury()
         return True
 

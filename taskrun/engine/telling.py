@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from taskrun.engine import channel
 
-__all__ = ["QUICK", "Telling"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["QUICK", "Telling", "patience"]
 
 _AFTER = 0.0005  # seconds after an answer went into the outbox when the parent is told of it, at the latest ...
 _CALLS, _AFTER_CALLS = 8, 0.004  # ... or so many calls as long as the next one, but no longer than that
@@ -12,10 +17,17 @@ QUICK = 0.0002
 """Seconds: before a longer call that is the last one at hand, the parent is told, to send more meanwhile."""
 
 
+def patience(lasts: float) -> float:
+    """Return for how long the parent need not be told, where calls last so many seconds."""
+    return max(_AFTER, min(_CALLS * lasts, _AFTER_CALLS))
+
+
 class Telling:
     """What the parent was not told of yet. Owner: the worker's main thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, looked_at: Callable[[], float]) -> None:
+        """*looked_at* returns when the parent last looked without being told, in `time.monotonic` seconds."""
+        self._looked_at = looked_at
         self.last = -1
         """The last task whose answer is in the outbox and was not told of, or -1."""
         self.quiet = False
@@ -37,7 +49,12 @@ class Telling:
         lasts = self.lasted.get(slot)
         if lasts is None or (lasts > QUICK and not more):
             return True
-        return now - self._since + lasts > max(_AFTER, min(_CALLS * lasts, _AFTER_CALLS))
+        if now - self._since + lasts <= patience(lasts):
+            return False
+        looked = self._looked_at()
+        if self._since < looked <= now:  # it has all but those that were answered since
+            self._since = looked
+        return now - self._since + lasts > patience(lasts)
 
     def up_to(self) -> bytes:
         """Return the frame that tells of all of them."""

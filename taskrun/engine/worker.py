@@ -129,7 +129,7 @@ class Worker(Answering):
             # Before the next one is claimed: who cannot tell ends here, and has nobody's task in hand.
             at_hand = bool(frames)
             if at_hand and telling.last >= 0 and not (telling.quiet and frames[0][0] is header):
-                self._tell_if_due_before(orders.next_slot(), more=len(frames) > 1)
+                self._tell_if_due_before(orders.next_slot(), more=len(frames) > 1 or orders.more)
             try:
                 token = read(tokens, 1)
             except BlockingIOError:
@@ -152,7 +152,7 @@ class Worker(Answering):
                 self._parent_gone()
             header = frame[0]
             if not at_hand and telling.last >= 0:
-                self._tell_if_due_before(header[2], more=bool(frames))
+                self._tell_if_due_before(header[2], more=bool(frames) or orders.more)
             self._run(*frame)
             del frame
             since_idle += 1
