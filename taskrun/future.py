@@ -22,7 +22,7 @@ __all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "Future"]
 T = TypeVar("T")
 
 _LOOK_AGAIN = 1.0  # seconds
-_A_MOMENT = 0.01  # X
+_A_MOMENT = 0.01  # seconds: longer than what is one of many lasts, so that who takes their results wakes up once for each
 
 
 class Future(FutureState[T]):

@@ -32,8 +32,8 @@ __all__ = [
 
 STACK_AT = outbox.SIZE
 """Where stacks begin, behind the outbox. Before it, eight bytes each: the number of the task asked to cancel, plus one; of the
-one taken up; of the last one whose result was taken out of the bulk. And how many items of a run are begun, if the others are
-given back, with its number."""
+one taken up; of the last one whose result was taken out of the bulk. How many items of a run are begun, if the others are
+given back, with its number. And when the parent looked into the outbox."""
 BULK_DOWN, BULK_UP, END = 1 << 40, 1 << 41, 3 << 40
 """Where large buffers lie (see `bulk`): those of arguments, those of results. Nothing is allocated before it is written."""
 

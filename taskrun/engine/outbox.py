@@ -3,7 +3,8 @@
 A system call for each answer, and a parent that it wakes, cost more than a tiny task. So while more tasks are at hand a worker
 puts its answers here, and says now and then up to which they are there (`channel.UP_TO`): before it waits or sends anything
 else, before a function's first call and the last one at hand, and before a call that ends half a millisecond later than the
-first of them, or eight such calls (as far as the last one tells). What it has not said the parent finds out for itself:
+first of them, or eight such calls (as far as the last one tells). What it has not said the parent finds out for itself, when
+it has not heard of a worker for a while or is awake for another one, and leaves word of that here (`note_look`):
 
 - When the worker has claimed the next task, the answer to the last one is here. Both look at the pipe of tokens, and the
   kernel's lock of that pipe orders what they do: nothing depends on how processors order memory.
@@ -36,7 +37,7 @@ _HEAD_SIZE = _HEAD.size
 _NUMBER = struct.Struct("<Q").pack_into
 _NUMBER_AND_SIZE = struct.Struct("<QQ").unpack_from
 _REST, _REST_AT = struct.Struct("<QdddQ").pack_into, 8
-_LOOKED, _LOOKED_AT = struct.Struct("<d"), 40
+_LOOKED, _LOOKED_AT = struct.Struct("<d"), 40  # behind what `notes` keeps
 _BEGIN, _ROOM = 4096, 1024  # of the first one; for the largest
 _AGAIN = (1 << 64) - 1  # in the place of a number: the next one is at the beginning
 LARGEST: Final = _ROOM - _HEAD.size
