@@ -97,7 +97,7 @@ class Completing(Closing):
         try:
             try:
                 wanted = self._finish_all(outcomes, records, over, failed)
-                ending = (not self._open or self._room.limit is not None) and self._progress()
+                ending = (self._closed is not None or self._room.limit is not None) and self._progress()
             finally:
                 self.lock.release()
         except BaseException:  # there is no memory, say: finish what was begun, nobody else would

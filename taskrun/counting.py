@@ -271,4 +271,5 @@ class Counting(ABC):
 
     def in_callback(self) -> bool:
         """Return True in a done callback of ours, or what else runs in threads of that kind."""
-        return self.callbacks.inside() or self._aside.inside()
+        me = threading.get_ident()
+        return me in self.callbacks.running or me in self._aside.running

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from taskrun.bell import lock_of, wait_at
 from taskrun.future_state import CANCELLED, DONE, FINISHED, PENDING, RECORD, RUNNING, FutureState, log
 from taskrun.task import Attempt, entered
+from taskrun.threads import renew_after_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "Future"]
 
 T = TypeVar("T")
+
+_main_thread = threading.main_thread().ident
+renew_after_fork(globals(), "_main_thread", threading.get_ident)  # whichever has forked
 
 _LOOK_AGAIN = 1.0  # seconds
 _A_MOMENT = 0.01  # seconds: longer than what is one of many lasts, so that who takes their results wakes up once for each
@@ -103,7 +107,7 @@ class Future(FutureState[T]):
 
     def _may_wait_a_moment(self) -> bool:
         """Return whether this thread is surely none of ours and runs nothing of ours: nothing is refused or made up for."""
-        if threading.get_ident() != threading.main_thread().ident or entered.get() is not None:
+        if threading.get_ident() != _main_thread or entered.get() is not None:
             return False
         return self._scheduler is None or not self._scheduler.in_callback()
 

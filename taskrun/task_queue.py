@@ -39,7 +39,8 @@ class TaskQueue:
 
     def __len__(self) -> int:
         """How many tasks wait, cancelled ones not counted."""
-        return max(0, self._size - self._dead)  # a handler may look while the code that it has interrupted counts
+        waiting = self._size - self._dead
+        return waiting if waiting > 0 else 0  # a handler may look while the code that it has interrupted counts
 
     def _level(self, priority: int) -> deque[Task]:
         if priority == 0:

@@ -160,11 +160,12 @@ class ThreadBackend(ThreadLikeBackend):
             self._leave(worker)
             return
         meter.reset()
+        name = worker.name
         while self._next(worker):
             task = worker.task
             if task is None:
                 continue
-            outcome = call(scheduler, task, worker.name, worker.runner, meter)
+            outcome = call(scheduler, task, name, worker.runner, meter)
             worker.task = None
             scheduler.settle_ours((outcome,))
             del task, outcome  # an idle worker keeps nothing alive

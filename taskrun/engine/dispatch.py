@@ -151,7 +151,7 @@ class Dispatcher:
                 and not handle.alone
                 and handle.stop is None
                 and now - handle.moved < OVERDUE
-                and self._room(handle) > len(handle.flight)
+                and self._room(handle) >= len(handle.flight)
             ):
                 return handle
         return None
