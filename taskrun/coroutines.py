@@ -15,7 +15,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Generator
     from types import FrameType
 
-__all__ = ["CoroutineRunner", "Interruptible", "Interrupts", "in_a_step"]
+__all__ = ["CoroutineRunner", "Interruptible", "Interrupts", "in_a_step", "new_loop"]
+
+
+def new_loop() -> asyncio.AbstractEventLoop:
+    """Return a new event loop as `asyncio.new_event_loop` does; raises OSError where there are no descriptors for it."""
+    import asyncio
+
+    try:
+        return asyncio.new_event_loop()
+    except OSError as error:
+        # The loop is there, without what it needs: nobody but its own frames knows it, and it would warn of not being closed.
+        traceback = error.__traceback__
+        while traceback is not None:
+            made = traceback.tb_frame.f_locals.get("self")
+            if isinstance(made, asyncio.BaseEventLoop):
+                asyncio.BaseEventLoop.close(made)  # what the classes above it close is not there
+            traceback = traceback.tb_next
+        raise
 
 
 class Interrupts:
@@ -66,7 +83,7 @@ class CoroutineRunner(Interrupts):
             return self._run_beside(coroutine)
         if self._runner is None:
             # With a factory of its own the runner leaves the thread's current event loop alone: on `serial` it is the user's.
-            self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+            self._runner = asyncio.Runner(loop_factory=new_loop)
         try:
             return self._runner.run(coroutine.main(), context=copy_context())
         except Exception:

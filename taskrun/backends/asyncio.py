@@ -25,7 +25,8 @@ from taskrun.backends.base import Capabilities
 from taskrun.backends.calls import call
 from taskrun.backends.on_a_loop import OnTheLoop, call_coroutine
 from taskrun.backends.thread_like import ThreadLikeBackend, finalize, initialize, note_stack, try_initializer
-from taskrun.engine.start_failures import StartFailures, look_for_descriptors
+from taskrun.coroutines import new_loop
+from taskrun.engine.start_failures import StartFailures
 from taskrun.errors import TaskKilledError
 from taskrun.threads import OwnThread
 
@@ -41,7 +42,6 @@ __all__ = ["AsyncioBackend"]
 
 _log = logging.getLogger("taskrun")
 
-_FOR_A_LOOP = 3  # descriptors: a selector, and the two ends by which it is woken
 _PATIENCE = 1.0  # seconds for cancelled coroutines to wind up at the end
 
 
@@ -357,8 +357,7 @@ class AsyncioBackend(ThreadLikeBackend):
         failures = StartFailures("event loops")
         while True:
             try:
-                look_for_descriptors(_FOR_A_LOOP)  # one that is made by halves warns of itself
-                return asyncio.new_event_loop()
+                return new_loop()
             except OSError as error:
                 verdict = failures.add(error, somebody_works=False)
                 if verdict is not None:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
+import selectors
+import socket
+import sys
 import threading
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from patience import PATIENCE
 
-from taskrun.coroutines import CoroutineRunner
+from taskrun.coroutines import CoroutineRunner, new_loop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,3 +171,25 @@ def test_a_coroutine_that_never_began_is_closed(runner: CoroutineRunner, monkeyp
     monkeypatch.setattr(runner, "_run", fails)
     with pytest.raises(StruckError):
         runner.run(give_back(1))  # "was never awaited" would be a warning, which is an error here
+
+
+@pytest.mark.parametrize("lacking", ["epoll", "the pipe by which it is woken"])
+def test_a_loop_for_which_there_are_no_descriptors_is_not_left_open(lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    complaints: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    with monkeypatch.context() as shortage:
+        if lacking == "epoll":
+            shortage.setattr(selectors, "DefaultSelector", refuse)
+        else:
+            shortage.setattr(socket, "socketpair", refuse)
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            with pytest.raises(OSError, match="Too many open files"):
+                new_loop()
+            gc.collect()
+    assert warned == []
+    assert complaints == []
+    new_loop().close()
