@@ -15,9 +15,9 @@ A *frame* is a header of fixed size, whose first field is the length of the payl
                        BULK, in the place of DONE: the pickle of (places of its large buffers, pickle of the result)
                        UP_TO     the answers up to the task with this number are in the outbox, where they were not sent
 
-A *token* is one byte for each task, in the same order: its sequence number modulo 255. The worker claims a
+A *token* is two bytes for each task, in the same order: its sequence number modulo 1024. The worker claims a
 task by reading its token; the parent takes unstarted tasks back by reading their tokens from the same pipe. The kernel
-gives each byte to one of the two, so no memory order has to be relied upon. 255 tells the worker to leave.
+gives each token to one of the two (all that is written or read is whole ones), so no memory order has to be relied upon.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from taskrun.engine import posix
 if TYPE_CHECKING:
     from taskrun.shipping import Shipment
 
-__all__ = ["REPLY", "TASK_HEADER", "FrameReader", "FrameWriter"]
+__all__ = ["REPLY", "TASK_HEADER", "FrameReader", "FrameWriter", "place_of", "tokens_of"]
 
 TASK_HEADER: Final = struct.Struct("<QBxHIQqdd")
 """length, kind, slot, attempt, sequence number, index, timeout, soft timeout (seconds, 0: none)."""
@@ -45,11 +45,13 @@ _REPLIES = range(0x7461736B72756E00, 0x7461736B72756E08)
 READY, NOT_READY, DONE, RAISED, UNSENDABLE, TIMED_OUT, UP_TO, BULK = _REPLIES
 """Numbers that nothing else has: a task may write what it likes into the descriptor, and is not to be taken for its worker."""
 
-LEAVE: Final = 255
+LEAVE: Final = b"\x7f\xff"
 """The token that ends a worker."""
-TOKENS: Final = 255
-MAX_AHEAD: Final = 240
-"""Frames sent and not known to be read; below 255, so that a token means one frame only."""
+TOKEN: Final = len(LEAVE)
+PLACES: Final = 1024
+"""How many different tokens there are."""
+MAX_AHEAD: Final = 960
+"""Frames sent and not known to be read; fewer than there are tokens, so that each means one frame only."""
 
 _NONSENSE = "what came is no frame: a task has written into the descriptor of its worker"
 _CHUNK = 1 << 18
@@ -58,6 +60,29 @@ _IOV_MAX = 512
 _CLOSE_ON_EXEC, _CUT_OFF = int(socket.MSG_CMSG_CLOEXEC), int(socket.MSG_CTRUNC)  # `&` of an enum's flags takes a microsecond
 _ANCILLARY = socket.CMSG_SPACE(64 * 4)
 """Room for as many descriptors as come at a time."""
+
+
+def _all_tokens() -> bytes:
+    # The first byte is below 128, the second is not: the end of one and the beginning of the next are never taken for a token.
+    tokens = bytearray(TOKEN * PLACES)
+    tokens[1::TOKEN] = bytes(range(128, 256)) * (PLACES // 128)
+    for block in range(PLACES // 128):
+        tokens[TOKEN * 128 * block : TOKEN * 128 * (block + 1) : TOKEN] = bytes((block,)) * 128
+    return bytes(tokens)
+
+
+_TWICE = _all_tokens() * 2  # of consecutive numbers, wherever they begin
+
+
+def tokens_of(first: int, count: int = 1) -> bytes:
+    """Return the tokens of so many tasks (at most `MAX_AHEAD`), whose sequence numbers begin with *first*."""
+    begin = first % PLACES * TOKEN
+    return _TWICE[begin : begin + count * TOKEN]
+
+
+def place_of(token: bytes) -> int:
+    """Return what the sequence number of its task is, modulo `PLACES`. Raises IndexError if it is not a whole one."""
+    return (token[0] << 7) + token[1] - 128
 
 
 class FrameReader:

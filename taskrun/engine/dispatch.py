@@ -42,9 +42,6 @@ _OVERHEAD = 5e-6  # seconds that a task costs besides its own
 _TOP_UP_BELOW = 0.0007  # seconds of work left in a worker when it gets its next batch already, or half of what that is
 
 
-_TOKENS = bytes(range(channel.TOKENS)) * 2  # of consecutive numbers, wherever they begin
-
-
 class Dispatcher:
     """Pulls tasks and sends them. Used by the I/O thread only."""
 
@@ -288,14 +285,14 @@ class Dispatcher:
                     task.place = handle
                     flight[number] = task
                 number += 1
-            tokens = _TOKENS[first % channel.TOKENS :][: len(sent)]
+            tokens = channel.tokens_of(first, len(sent))
             if recalled:
-                tokens = bytes(number % channel.TOKENS for number in flight if number >= first)
+                tokens = b"".join(channel.tokens_of(number) for number in flight if number >= first)
             if tokens:
                 handle.fed = time.monotonic()
                 if not handle.assigned:
                     handle.born = handle.fed  # it may have waited long for the end of the one that it replaces
-                handle.assigned += len(tokens)
+                handle.assigned += len(tokens) // channel.TOKEN
                 handle.put_tokens(tokens)
                 if (self._max_tasks is not None and handle.assigned >= self._max_tasks) or handle.alone:
                     handle.leave()  # after these; its replacement starts meanwhile

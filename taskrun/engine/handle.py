@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Handle"]
 
 _INT = struct.Struct("i")
+_ALL_TOKENS = channel.TOKEN * (channel.MAX_AHEAD + 1)  # the one to leave among them
 _SHUN, _SHUN_AT_MOST = 0.1, 1.0  # seconds for which a worker is not given tasks that did not claim one
 
 
@@ -189,13 +190,13 @@ class Handle:
 
     def put_tokens(self, tokens: bytes) -> None:
         """Let the worker claim tasks, or leave. Under the lock."""
-        os.write(self.tokens_in, tokens)  # our own read end is open: no EPIPE; a few hundred bytes: never full
+        os.write(self.tokens_in, tokens)  # our own read end is open: no EPIPE; half a page: never full, and in one piece
 
     def leave(self) -> None:
         """Have the worker end in order once it has run what it was given. Under the lock."""
         if not self.leaving:
             self.leaving = True
-            self.put_tokens(bytes((channel.LEAVE,)))
+            self.put_tokens(channel.LEAVE)
 
     # -- flight and tokens (under the lock) ------------------------------------------------------------------------------------
 
@@ -206,14 +207,14 @@ class Handle:
 
     def _read_tokens(self) -> bytes:
         try:
-            return os.read(self.tokens_out, 1024)
+            return os.read(self.tokens_out, _ALL_TOKENS)
         except BlockingIOError:
             return b""
 
     def unclaimed(self) -> int:
         """Return how many tasks of the flight have not begun, without disturbing them."""
         (count,) = _INT.unpack(fcntl.ioctl(self.tokens_out, termios.FIONREAD, bytes(4)))
-        return min(int(count) - self.leaving, len(self.flight)) if count else 0
+        return min(int(count) // channel.TOKEN - self.leaving, len(self.flight)) if count else 0
 
     def answered_unsaid(self) -> int:
         """Return the number of the last task that must have been answered, since the next one is claimed; or -1."""
@@ -243,15 +244,15 @@ class Handle:
         tokens = self._read_tokens()
         if not tokens:
             return []
-        to_leave = tokens[-1:] == bytes((channel.LEAVE,))
-        count = len(tokens) - to_leave
+        to_leave = tokens.endswith(channel.LEAVE)
+        count = len(tokens) // channel.TOKEN - to_leave
         waiting = list(self.flight.items())[len(self.flight) - count :] if count else []
         for sequence, _ in waiting:
             del self.flight[sequence]
             if sequence in self.carrying:  # its connections lie in the worker's socket, which it may not read for long
                 self.leaving = to_leave = True
         if to_leave:
-            self.put_tokens(bytes((channel.LEAVE,)))
+            self.put_tokens(channel.LEAVE)
         self.assigned -= len(waiting)
         return [task for _, task in waiting]
 
@@ -260,11 +261,11 @@ class Handle:
         sequence = next((number for number, each in self.flight.items() if each is task), -1)
         if sequence < 0:
             return False
-        token = sequence % channel.TOKENS
+        token = channel.tokens_of(sequence)
         read: dict[int, bytes] = {}
         # All tokens out of the pipe and those of others into it again, in one call of C: between them no signal is looked for.
-        tokens = map(read.setdefault, (0,), map(os.read, (self.tokens_out,), (1024,)))
-        others = map(bytes.translate, tokens, (None,), (bytes((token,)),))
+        tokens = map(read.setdefault, (0,), map(os.read, (self.tokens_out,), (_ALL_TOKENS,)))
+        others = map(bytes.replace, tokens, (token,), (b"",))
         try:
             any(map(os.write, (self.tokens_in,), others))
         except BlockingIOError:  # all are claimed

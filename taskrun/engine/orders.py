@@ -52,9 +52,9 @@ class Orders:
             while self.frames:
                 self._take(*self.frames.popleft())
 
-    def task_of(self, token: int) -> Frame:
+    def task_of(self, token: bytes) -> Frame:
         """Return the frame of a claimed task, passing over those that were taken back."""
-        frames = self.frames
+        frames, place = self.frames, channel.place_of(token)
         while True:
             if not frames:
                 self._receive()
@@ -64,7 +64,7 @@ class Orders:
             kind = header[1]
             if kind > channel.TASK_MORE:
                 self._take(header, payload)
-            elif (header[4] + payload[0] if kind == ONE_OF_SEVERAL else header[4]) % channel.TOKENS == token:
+            elif (header[4] + payload[0] if kind == ONE_OF_SEVERAL else header[4]) % channel.PLACES == place:
                 return frame
 
     def _take(self, header: tuple[Any, ...], payload: Any) -> None:

@@ -131,7 +131,7 @@ class Worker(Answering):
             if at_hand and telling.last >= 0 and not (telling.quiet and frames[0][0] is header):
                 self._tell_if_due_before(orders.next_slot(), more=len(frames) > 1 or orders.more)
             try:
-                token = read(tokens, 1)
+                token = read(tokens, channel.TOKEN)
             except BlockingIOError:
                 self._tell()
                 flush()  # what the task printed appears when there is nothing to do, not at the end: it may be killed
@@ -143,11 +143,11 @@ class Worker(Answering):
                 continue
             if not token:
                 self._parent_gone()
-            if token[0] == channel.LEAVE:
+            if token == channel.LEAVE:
                 self._tell()
                 return
             try:
-                frame = orders.task_of(token[0])
+                frame = orders.task_of(token)
             except EOFError:
                 self._parent_gone()
             header = frame[0]

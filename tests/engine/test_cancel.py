@@ -243,13 +243,13 @@ class TestTokens:
     def sent(handle: Handle, count: int) -> list[Any]:
         tasks = [SimpleNamespace(number=i) for i in range(count)]
         handle.flight.update(enumerate(tasks))
-        handle.put_tokens(bytes(range(count)))
+        handle.put_tokens(channel.tokens_of(0, count))
         handle.assigned = count
         return tasks
 
     def test_all_unclaimed_tasks_come_back_oldest_first_and_claimed_ones_stay(self, handle: Handle) -> None:
         tasks = self.sent(handle, 5)
-        assert os.read(handle.tokens_out, 2) == b"\x00\x01"  # as the worker does
+        assert os.read(handle.tokens_out, 2 * channel.TOKEN) == channel.tokens_of(0, 2)  # as the worker does
         assert (handle.unclaimed(), handle.has_claimed(tasks[1]), handle.has_claimed(tasks[2])) == (3, True, False)
         assert handle.take_back() == tasks[2:]
         assert list(handle.flight.values()) == tasks[:2]
@@ -262,24 +262,24 @@ class TestTokens:
         assert not handle.take_back_one(tasks[2])
         assert list(handle.flight.values()) == [*tasks[:2], *tasks[3:]]
         assert (handle.assigned, handle.unclaimed()) == (4, 4)
-        assert os.read(handle.tokens_out, 99) == bytes([0, 1, 3, 4, channel.LEAVE])
+        assert os.read(handle.tokens_out, 99) == channel.tokens_of(0, 2) + channel.tokens_of(3, 2) + channel.LEAVE
 
     def test_the_order_to_leave_stays_when_all_tasks_are_taken_back(self, handle: Handle) -> None:
         tasks = self.sent(handle, 3)
         handle.leave()
         handle.leave()
         assert (handle.unclaimed(), handle.take_back()) == (3, tasks)
-        assert (handle.unclaimed(), os.read(handle.tokens_out, 99)) == (0, bytes([channel.LEAVE]))
+        assert (handle.unclaimed(), os.read(handle.tokens_out, 99)) == (0, channel.LEAVE)
 
     def test_two_takers_never_get_the_same_task(self, handle: Handle) -> None:
-        tasks = self.sent(handle, 200)
+        tasks = self.sent(handle, channel.MAX_AHEAD)
         claimed: list[int] = []
 
         def claim() -> None:
             while True:
                 last = done.is_set()  # before the look: what is in the other's hands at that moment comes back
                 try:
-                    claimed.append(os.read(handle.tokens_out, 1)[0])
+                    claimed.append(channel.place_of(os.read(handle.tokens_out, channel.TOKEN)))
                 except BlockingIOError:
                     if last:
                         return
@@ -287,10 +287,24 @@ class TestTokens:
         done = threading.Event()
         thread = threading.Thread(target=claim)
         thread.start()
-        back = [tasks[i] for i in range(199, 0, -7) if handle.take_back_one(tasks[i])]
+        back = [tasks[i] for i in range(len(tasks) - 1, 0, -7) if handle.take_back_one(tasks[i])]
         done.set()
         thread.join()
-        assert sorted([*claimed, *(task.number for task in back)]) == list(range(200))
+        assert sorted([*claimed, *(task.number for task in back)]) == list(range(len(tasks)))
+
+    def test_a_token_is_the_one_of_its_place_wherever_the_numbers_begin_and_no_other(self) -> None:
+        size = channel.TOKEN
+        for first in (0, 5, channel.PLACES - 1, 7 * channel.PLACES - channel.MAX_AHEAD // 2):
+            tokens = channel.tokens_of(first, channel.MAX_AHEAD)
+            each = [tokens[at : at + size] for at in range(0, len(tokens), size)]
+            assert [channel.place_of(token) for token in each] == [
+                number % channel.PLACES for number in range(first, first + channel.MAX_AHEAD)
+            ]
+            assert channel.LEAVE not in tokens
+            assert len({*each, *(channel.tokens_of(first + i) for i in range(channel.MAX_AHEAD))}) == channel.MAX_AHEAD
+            for at in range(1, len(tokens) - 1, size):  # across two of them
+                assert tokens[at : at + size] not in each
+        assert channel.MAX_AHEAD < channel.PLACES
 
 
 def test_a_worker_that_may_keep_connections_of_a_task_taken_back_leaves() -> None:
@@ -299,9 +313,9 @@ def test_a_worker_that_may_keep_connections_of_a_task_taken_back_leaves() -> Non
         for number, carrying in enumerate((False, True)):
             handle.flight = {number: task}
             handle.carrying = {number} if carrying else set()
-            handle.put_tokens(bytes((number,)))
+            handle.put_tokens(channel.tokens_of(number))
             assert handle.take_back() == [task]
             assert handle.leaving is carrying
-            assert handle._read_tokens() == (bytes((channel.LEAVE,)) if carrying else b"")
+            assert handle._read_tokens() == (channel.LEAVE if carrying else b"")
     finally:
         handle.close()

@@ -90,9 +90,9 @@ def handle() -> Iterator[Handle]:
     theirs = Outbox(handle.notes)
     handle.flight = {number: SimpleNamespace(fn=len, place=handle, number=1) for number in range(3)}  # type: ignore[misc]
     handle.next_sequence = 3
-    handle.put_tokens(bytes(range(3)))
+    handle.put_tokens(channel.tokens_of(0, 3))
     theirs.put(0, 1.0, LASTS, LASTS, 0, b"I5\n.")
-    assert os.read(handle.tokens_out, 2) == bytes(range(2))
+    assert os.read(handle.tokens_out, 2 * channel.TOKEN) == channel.tokens_of(0, 2)
     handle.pace = LASTS
     yield handle
     theirs.close()
@@ -141,5 +141,5 @@ def test_what_was_sent_and_not_received_is_more_at_hand() -> None:
         ours.sendall(channel.TASK_HEADER.pack(4, channel.TASK, SLOT, 1, 0, 0, 0.0, 0.0) + b"call")
         assert orders.look()
         assert orders.more
-        assert orders.task_of(0)[1] == b"call"
+        assert orders.task_of(channel.tokens_of(0))[1] == b"call"
         assert not orders.more

@@ -12,6 +12,7 @@ from patience import PATIENCE, eventually
 from striking import at_each_moment
 
 import taskrun
+from taskrun.engine import channel
 from taskrun.engine.batch import Batch, Claims, claim_of
 from taskrun.engine.handle import Handle
 
@@ -111,9 +112,9 @@ def test_what_is_asked_back_from_a_worker_process_is_there_or_had_and_the_others
         tasks: list[Any] = [object() for _ in range(4)]
         handle.take_back()
         handle.flight = dict(enumerate(tasks))
-        handle.put_tokens(bytes(range(4)))
+        handle.put_tokens(channel.tokens_of(0, 4))
         handle.assigned = 4
-        assert os.read(handle.tokens_out, 1) == b"\0"  # as the worker does
+        assert os.read(handle.tokens_out, channel.TOKEN) == channel.tokens_of(0)  # as the worker does
         return tasks
 
     def check(tasks: list[Any], where: str) -> None:
