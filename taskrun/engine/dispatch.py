@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskrun.engine import channel
 from taskrun.engine.functions import Functions, Slot
-from taskrun.engine.packing import Packing
+from taskrun.engine.packing import ENOUGH, Packing
 from taskrun.engine.reclaim import OVERDUE
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ RECALLED = object()
 
 _BUDGET = 0.006  # seconds of work in a batch
 _OVERHEAD = 5e-6  # seconds that a task costs besides its own
+_A_BYTE = 1e-9  # seconds
 _TOP_UP_BELOW = 0.0007  # seconds of work left in a worker when it gets its next batch already, or half of what that is
 
 
@@ -215,7 +216,7 @@ class Dispatcher:
             if fn is None or task.fn is not fn:  # most often it is that of the task before
                 fn = task.fn
                 slot = self.pace_slot(fn)
-                each = (slot.seconds if slot is not None and slot.seconds is not None else _BUDGET) + _OVERHEAD
+                each = max(_seconds_of(slot), 0.0 if slot is None else slot.size * (_BUDGET / ENOUGH))
             total += each
             if total > _BUDGET and i:
                 self._pull_size = i
@@ -265,6 +266,9 @@ class Dispatcher:
         first = handle.next_sequence
         frames = self._packing.pack(handle, batch)
         sent = frames.sent
+        rest = batch[len(sent) + len(frames.failed) :]
+        if rest:
+            self.give_back(rest)
         if frames.failed:
             self._not_sent(frames.failed)
         if frames.parts:
@@ -298,7 +302,9 @@ class Dispatcher:
                     handle.leave()  # after these; its replacement starts meanwhile
             head = handle.head
         slot = self.pace_slot(sent[-1].fn)
-        handle.pace = _BUDGET if slot is None or slot.seconds is None else slot.seconds + _OVERHEAD
+        if slot is not None:
+            slot.size = frames.size / len(sent)
+        handle.pace = _seconds_of(slot)
         if was_idle and head is not None:
             handle.moved = time.monotonic()
             self._scheduler.begin(head)
@@ -309,3 +315,10 @@ class Dispatcher:
                 if task.place is not RECALLED:  # else it is the scheduler's again
                     self._fleet.outcomes.append((task, False, error, "serialization", None))
                 task.place = None
+
+
+def _seconds_of(slot: Slot | None) -> float:
+    """Return what a call of that function is believed to take a worker."""
+    if slot is None or slot.seconds is None:
+        return _BUDGET
+    return slot.seconds + slot.size * _A_BYTE + _OVERHEAD

@@ -31,7 +31,7 @@ _TIMES, _MORE = 4, 0.0002  # a call counts as no slower than so many times what 
 class Slot:
     """A function that workers keep, and what is known of its pace."""
 
-    __slots__ = ("apart", "data", "name", "number", "reach", "ref", "refers", "seconds", "version", "waits")
+    __slots__ = ("apart", "data", "name", "number", "reach", "ref", "refers", "seconds", "size", "version", "waits")
 
     def __init__(self, number: int, version: int, ref: weakref.ref[Any], fn: Callable[..., Any]) -> None:
         self.number = number
@@ -46,6 +46,8 @@ class Slot:
         """What it is made of, where that may change."""
         self.seconds: float | None = None
         """Moving average of what one call takes; None: never seen."""
+        self.size = 0.0
+        """Bytes that a call took in the last batch of `process`, all that was sent with it counted."""
         self.waits = False
         """Its calls have waited for later ones, and all workers stood still: each travels alone from then on."""
 

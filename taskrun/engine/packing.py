@@ -12,7 +12,7 @@ import struct
 import sys
 from contextlib import suppress
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from taskrun import shipping
 from taskrun.engine import channel, surroundings
@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from taskrun.engine.handle import Handle
     from taskrun.task import Task
 
-__all__ = ["Frames", "Packing"]
+__all__ = ["ENOUGH", "Frames", "Packing"]
 
 _MOST = 1 << 16  # bytes of a frame of several tasks: the worker takes all of it in before it begins the first
+ENOUGH: Final = 1 << 19
+"""Bytes of one batch, give or take a task: more is out of the caches before the worker reads it, and memory is not for ever."""
 _FEWEST = 8  # plain tasks that are worth a frame of several; what is larger has one each
 _HEADER = channel.TASK_HEADER.pack
 _EXTRAS = struct.Struct("<I").pack
@@ -48,6 +50,8 @@ class Frames:
         """Their tasks, numbered one after the other."""
         self.failed: list[tuple[Task, BaseException]] = []
         """Those that cannot be pickled."""
+        self.size = 0
+        """Bytes of all calls, with what lies beside them."""
         self._group: list[bytes] = []
         self._size = 0
         self._slot = 0
@@ -64,6 +68,7 @@ class Frames:
     def add(self, task: Task, slot: int, kind: int, data: bytes) -> None:
         """Add the frame of one task."""
         self.close_group()
+        self.size += len(data)
         self._add_alone(task, slot, kind, self.next, data)
         self.sent.append(task)
 
@@ -75,6 +80,7 @@ class Frames:
     def add_several(self, tasks: Sequence[Task], slot: int, data: bytes) -> None:
         """Add one frame for tasks that are alike; *data*: the pickled list of their arguments."""
         self.close_group()
+        self.size += len(data)
         self._add_together(tasks, slot, self.next, data)
         self.sent += tasks
 
@@ -90,6 +96,7 @@ class Frames:
         self._slot = slot
         self._group.append(data)
         self._size += len(data)
+        self.size += len(data)
         self.sent.append(task)
 
     def close_group(self) -> None:
@@ -138,7 +145,10 @@ class Packing:
         return are_plain([task.args for task in batch])
 
     def pack(self, handle: Handle, batch: Sequence[Task]) -> Frames:
-        """Return the frames of *batch* for a worker. What has to be there before them is sent."""
+        """Return the frames of *batch* for a worker, or of the first tasks of it, if these are `ENOUGH`.
+
+        What has to be there before them is sent.
+        """
         frames = Frames(handle.next_sequence)
         new_moment()
         self._tell_what_changed(handle)
@@ -151,6 +161,9 @@ class Packing:
                 with suppress(BaseException):  # no memory, or a function that does not pickle: each of them is to say so
                     self._pack_plain(handle, fn, alike, frames)
             for task in alike[len(frames.sent) - before :]:
+                if frames.size >= ENOUGH:
+                    frames.close_group()
+                    return frames
                 try:
                     self._pack(handle, task, fn, frames, alike=len(alike) > 1)
                 except BaseException as error:  # pickling runs the user's code, which may raise anything
@@ -212,6 +225,8 @@ class Packing:
             if len(data) > 2 * _MOST:  # few are most of it
                 return
             frames.add_several(tasks[start : start + most], slot.number, data)
+            if frames.size >= ENOUGH:
+                return
 
     def _pack(self, handle: Handle, task: Task, fn: Callable[..., Any], frames: Frames, *, alike: bool) -> None:
         """Pack one call of *fn*: that, if the worker lacks it, then the call; *alike*: it is like those around it."""
@@ -248,6 +263,7 @@ class Packing:
                 data = dump_arguments(task.args, task.kwargs, task=task.name)
             else:
                 extras = {**(extras or {}), "bulk": places}
+                frames.size += sum(size for _, size, _ in places)
         kind = channel.TASK
         if extras:
             kind = channel.TASK_MORE

@@ -100,6 +100,11 @@ def log_and_return(file: str, value: Any) -> Any:
     return value
 
 
+def log_and_size(file: str, value: Any, ballast: Any) -> int:
+    log(file, value)
+    return len(ballast)
+
+
 def double(x: int) -> int:
     return x * 2
 

@@ -16,7 +16,7 @@ from patience import PATIENCE, eventually
 
 import taskrun
 from taskrun import waits
-from taskrun.engine import channel
+from taskrun.engine import channel, packing
 from taskrun.engine.handle import Handle
 
 if TYPE_CHECKING:
@@ -188,6 +188,29 @@ class TestWhileItIsPickled:
             assert (stats["queued"], stats["unfinished"], stats["cancelled"], stats["failed"]) == (0, 0, 1, 0)
         assert not Path(file).exists()
 
+    def test_what_no_longer_fits_into_the_batch_can_be_cancelled_and_the_others_run_in_order(
+        self, make: Callable, wire: Wire, tmp_path: Path
+    ) -> None:
+        class Large(self.Slow):
+            def __reduce__(self) -> tuple[Any, ...]:
+                super().__reduce__()
+                return bytes, (b"x" * packing.ENOUGH,)
+
+        large = type("Large", (Large,), {"entered": threading.Event(), "go": threading.Event()})()
+        file = str(tmp_path / "log")
+        with make(max_workers=1) as ex:
+            view = ex.options(chunksize=10)
+            view.submit(jobs.tell_and_hold, wire.path, "held")
+            assert wire.hear() == "held"
+            futures = [view.submit(jobs.log_and_size, file, i, large if i == 0 else b"") for i in range(6)]
+            wire.release()
+            assert large.entered.wait(PATIENCE)  # all are in one batch
+            assert futures[2].cancel()
+            large.go.set()
+            sizes = [future.result(PATIENCE) for i, future in enumerate(futures) if i != 2]
+        assert sizes == [packing.ENOUGH, 0, 0, 0, 0]
+        assert jobs.lines(Path(file)) == ["0", "1", "3", "4", "5"]
+
     def test_a_submit_in_the_meantime_is_not_held_up(self, make: Callable) -> None:
         slow = type("Slow", (self.Slow,), {"entered": threading.Event(), "go": threading.Event()})()
         with make(max_workers=1) as ex:
@@ -209,10 +232,13 @@ def test_a_running_task_sees_that_it_was_asked_to_cancel(make: Callable, wire: W
         assert again.result() is False
 
 
-def test_cancels_that_race_with_workers_leave_each_task_cancelled_or_run_exactly_once(make: Callable, tmp_path: Path) -> None:
-    file = str(tmp_path / "log")
+@pytest.mark.parametrize("size", [0, 60_000])
+def test_cancels_that_race_with_workers_leave_each_task_cancelled_or_run_exactly_once(
+    make: Callable, tmp_path: Path, size: int
+) -> None:
+    file, ballast = str(tmp_path / "log"), bytes(size)  # with it few fit into a batch, and the others are given back
     with make() as ex:
-        futures = [ex.submit(jobs.log_and_return, file, i) for i in range(1500)]
+        futures = [ex.submit(jobs.log_and_size, file, i, ballast) for i in range(1500)]
         said = {}
 
         def cancel_some(offset: int) -> None:

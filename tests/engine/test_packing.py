@@ -65,6 +65,38 @@ def together(ex: Executor, wire: Wire) -> OptionsView:
     return view
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda i: b"%100000d" % i,
+        lambda i: bytearray(2_000_000),
+        lambda i: [i] * 20_000,
+        lambda i: f"{i:6000d}",
+        lambda i: functools.partial(len, f"{i:30000d}"),
+    ],
+    ids=["alone", "beside", "grouped", "several", "object"],
+)
+def test_a_batch_is_not_large_whatever_was_known_of_its_tasks(
+    make: Callable, wire: Wire, packed: list[Frames], value: Callable[[int], Any]
+) -> None:
+    with make(max_workers=1) as ex:
+        view = together(ex, wire)
+        packed.clear()
+        futures = [view.submit(kind_of, i, value(i)) for i in range(100)]
+        wire.release()
+        kinds = [(i, type(value(i)).__name__) for i in range(100)]
+        assert [future.result(PATIENCE) for future in futures] == kinds
+        assert sum(len(frames.sent) for frames in packed) == 100
+        each = sum(frames.size for frames in packed) / 100
+        assert each > 5_000
+        for frames in packed:
+            assert 0 < frames.size <= packing.ENOUGH + max(each, 1 << 17)
+
+
+def kind_of(number: int, value: object) -> tuple[int, str]:
+    return number, type(value).__name__
+
+
 def keep(kept: list[int], value: int) -> list[int]:
     kept.append(value)
     return kept
