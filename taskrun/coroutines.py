@@ -7,13 +7,14 @@ in pieces. So while a coroutine runs, the exception is handed to it at an `await
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Coroutine, Generator
-    from types import FrameType
+    from types import FrameType, TracebackType
 
 __all__ = ["CoroutineRunner", "Interruptible", "Interrupts", "in_a_step", "new_loop"]
 
@@ -25,14 +26,24 @@ def new_loop() -> asyncio.AbstractEventLoop:
     try:
         return asyncio.new_event_loop()
     except OSError as error:
-        # The loop is there, without what it needs: nobody but its own frames knows it, and it would warn of not being closed.
-        traceback = error.__traceback__
-        while traceback is not None:
-            made = traceback.tb_frame.f_locals.get("self")
-            if isinstance(made, asyncio.BaseEventLoop):
-                asyncio.BaseEventLoop.close(made)  # what the classes above it close is not there
-            traceback = traceback.tb_next
+        _close_half_made(error.__traceback__)
         raise
+
+
+def _close_half_made(traceback: TracebackType | None) -> None:
+    """Close the loop that has failed to be made: only its own frames know it, it warns of itself, and keeps descriptors."""
+    import asyncio
+
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if frame.f_code.co_name == "__init__":  # no other loop that somebody asked for something
+            made = frame.f_locals.get("self")
+            if isinstance(made, asyncio.BaseEventLoop):
+                with suppress(Exception):  # what it has to close may not be there
+                    asyncio.BaseEventLoop.close(made)
+                with suppress(Exception):
+                    made._selector.close()  # type: ignore[attr-defined]
+        traceback = traceback.tb_next
 
 
 class Interrupts:

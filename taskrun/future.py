@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from taskrun.bell import lock_of, wait_at
-from taskrun.future_state import CANCELLED, DONE, FINISHED, PENDING, RECORD, RUNNING, FutureState, log
+from taskrun.future_state import CANCELLED, DONE, FINISHED, PENDING, RECORD, RUNNING, FutureState, inside_future, log
 from taskrun.task import Attempt, entered
 from taskrun.threads import renew_after_fork
 
@@ -22,8 +22,8 @@ __all__ = ["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION", "Future"]
 
 T = TypeVar("T")
 
-_main_thread = threading.main_thread().ident
-renew_after_fork(globals(), "_main_thread", threading.get_ident)  # whichever has forked
+_main_ident = threading.main_thread().ident
+renew_after_fork(globals(), "_main_ident", threading.get_ident)  # whichever has forked
 
 _LOOK_AGAIN = 1.0  # seconds
 _A_MOMENT = 0.01  # seconds: longer than what is one of many lasts, so that who takes their results wakes up once for each
@@ -89,13 +89,13 @@ class Future(FutureState[T]):
             return
         deadline = None if timeout is None else time.monotonic() + timeout
         gate = None
-        if (timeout is None or timeout > _A_MOMENT) and self._may_wait_a_moment():
-            # The hot path of a round trip: what is to be seen to before a long wait would keep the interpreter from the thread
-            # that `submit` has just woken.
-            gate = self._listen()
-            if gate is None or gate.acquire(timeout=_A_MOMENT):
-                return
         try:
+            if (timeout is None or timeout > _A_MOMENT) and self._may_wait_a_moment():
+                # The hot path of a round trip: what is to be seen to before a long wait would keep the interpreter from the
+                # thread that `submit` has just woken.
+                gate = self._listen()
+                if gate is None or gate.acquire(timeout=_A_MOMENT):
+                    return
             with self._wait_context(endless=timeout is None):
                 gate = gate or self._listen()
                 if gate is not None:
@@ -107,9 +107,9 @@ class Future(FutureState[T]):
 
     def _may_wait_a_moment(self) -> bool:
         """Return whether this thread is surely none of ours and runs nothing of ours: nothing is refused or made up for."""
-        if threading.get_ident() != _main_thread or entered.get() is not None:
+        if threading.get_ident() != _main_ident or entered.get() is not None or inside_future():
             return False
-        return self._scheduler is None or not self._scheduler.in_callback()
+        return self._scheduler is None or self._scheduler.may_wait_a_moment()
 
     def _wait_at(self, gate: Gate, deadline: float | None) -> None:
         # In slices: a client that reaches into `_state` and `_condition` knows nothing of gates.

@@ -44,6 +44,13 @@ class Waits(Completing):
         # janitor's, but that whoever begins to wait is the first to write (one step of a dict).
         self._waits: dict[object, tuple[int, ExitStack | None]] = {}
 
+    def may_wait_a_moment(self) -> bool:
+        """Return whether the calling thread, the main one and in no task, may wait shortly before it asks for `waiting`.
+
+        Not where that would refuse, or have something done first: while it waits nothing else may get on.
+        """
+        return not (self._inline or self.in_callback() or inside(self.lock))
+
     def waiting(self, future: Future[Any] | None = None) -> AbstractContextManager[object]:
         """Return the context in which to wait, for *future* without a limit if it is given.
 

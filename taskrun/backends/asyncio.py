@@ -26,7 +26,7 @@ from taskrun.backends.calls import call
 from taskrun.backends.on_a_loop import OnTheLoop, call_coroutine
 from taskrun.backends.thread_like import ThreadLikeBackend, finalize, initialize, note_stack, try_initializer
 from taskrun.coroutines import new_loop
-from taskrun.engine.start_failures import StartFailures
+from taskrun.engine.start_failures import StartFailures, look_for_descriptors
 from taskrun.errors import TaskKilledError
 from taskrun.threads import OwnThread
 
@@ -42,6 +42,7 @@ __all__ = ["AsyncioBackend"]
 
 _log = logging.getLogger("taskrun")
 
+_FOR_A_LOOP = 3  # descriptors: a selector, and the two ends by which it is woken
 _PATIENCE = 1.0  # seconds for cancelled coroutines to wind up at the end
 
 
@@ -357,6 +358,7 @@ class AsyncioBackend(ThreadLikeBackend):
         failures = StartFailures("event loops")
         while True:
             try:
+                look_for_descriptors(_FOR_A_LOOP)  # what is made by halves may take what others wait for
                 return new_loop()
             except OSError as error:
                 verdict = failures.add(error, somebody_works=False)

@@ -4,7 +4,8 @@ A system call for each answer, and a parent that it wakes, cost more than a tiny
 puts its answers here, and says now and then up to which they are there (`channel.UP_TO`): before it waits or sends anything
 else, before a function's first call and the last one at hand, and before a call that ends half a millisecond later than the
 first of them, or eight such calls (as far as the last one tells). What it has not said the parent finds out for itself, when
-it has not heard of a worker for a while or is awake for another one, and leaves word of that here (`note_look`):
+it has not heard of a worker for a while or is awake for another one, and leaves word of that here (`note_look`), since the
+worker need say nothing then:
 
 - When the worker has claimed the next task, the answer to the last one is here. Both look at the pipe of tokens, and the
   kernel's lock of that pipe orders what they do: nothing depends on how processors order memory.
@@ -107,7 +108,7 @@ class Outbox:
         return answers
 
     def note_look(self, now: float) -> None:
-        """Tell the worker that the parent has just looked here by itself, and has what was answered by now."""
+        """Tell the worker that the parent looks here by itself, and will have what was answered before the task it is at."""
         _LOOKED.pack_into(self._memory, _LOOKED_AT, now)
 
     def looked_at(self) -> float:

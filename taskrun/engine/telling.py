@@ -29,10 +29,10 @@ class Telling:
         """*looked_at* returns when the parent last looked without being told, in `time.monotonic` seconds."""
         self._looked_at = looked_at
         self.last = -1
-        """The last task whose answer is in the outbox and was not told of, or -1."""
+        """The last task whose answer is in the outbox and was not told of, or -1. The parent may have found it."""
         self.quiet = False
         """The parent need not be told before another call of the function that was called last."""
-        self._since = 0.0  # when the first of them ended
+        self._since = 0.0  # when the first of them ended, or the parent has looked after that
         self.lasted: dict[int, float] = {}
         """By slot of the function: seconds that its last call took."""
 
@@ -52,7 +52,7 @@ class Telling:
         if now - self._since + lasts <= patience(lasts):
             return False
         looked = self._looked_at()
-        if self._since < looked <= now:  # it has all but those that were answered since
+        if self._since < looked <= now:  # it has those that were answered before, but for the last of them perhaps
             self._since = looked
         return now - self._since + lasts > patience(lasts)
 

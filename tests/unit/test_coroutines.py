@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import os
 import selectors
 import socket
 import sys
@@ -173,23 +174,55 @@ def test_a_coroutine_that_never_began_is_closed(runner: CoroutineRunner, monkeyp
         runner.run(give_back(1))  # "was never awaited" would be a warning, which is an error here
 
 
+def refuse(*_: object, **__: object) -> None:
+    raise OSError(errno.EMFILE, "Too many open files")
+
+
 @pytest.mark.parametrize("lacking", ["epoll", "the pipe by which it is woken"])
 def test_a_loop_for_which_there_are_no_descriptors_is_not_left_open(lacking: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError(errno.EMFILE, "Too many open files")
-
     complaints: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", complaints.append)
-    with monkeypatch.context() as shortage:
-        if lacking == "epoll":
-            shortage.setattr(selectors, "DefaultSelector", refuse)
-        else:
-            shortage.setattr(socket, "socketpair", refuse)
-        with warnings.catch_warnings(record=True) as warned:
+    before = descriptors()
+    gc.disable()
+    try:
+        with monkeypatch.context() as shortage, warnings.catch_warnings(record=True) as warned:
+            if lacking == "epoll":
+                shortage.setattr(selectors, "DefaultSelector", refuse)
+            else:
+                shortage.setattr(socket, "socketpair", refuse)
             warnings.simplefilter("always")
             with pytest.raises(OSError, match="Too many open files"):
                 new_loop()
+            assert descriptors() == before  # for whoever waits for some, without the collector
             gc.collect()
+    finally:
+        gc.enable()
     assert warned == []
     assert complaints == []
     new_loop().close()
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+
+
+def test_a_loop_of_the_users_that_is_not_made_says_why_and_no_other_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Early(asyncio.SelectorEventLoop):
+        def __init__(self) -> None:
+            refuse()
+
+        def __del__(self) -> None:
+            """Nothing was made."""
+
+    class Other(asyncio.SelectorEventLoop):
+        def make(self) -> asyncio.AbstractEventLoop:
+            refuse()
+            return self
+
+    other = Other()
+    for make in (Early, other.make):
+        monkeypatch.setattr(asyncio, "new_event_loop", make)
+        with pytest.raises(OSError, match="Too many open files"):
+            new_loop()
+    assert not other.is_closed()
+    other.close()

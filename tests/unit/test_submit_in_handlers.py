@@ -14,6 +14,8 @@ import pytest
 from patience import eventually
 from standard_kinds import OURS, make
 
+import taskrun
+from taskrun import future as future_module
 from taskrun import future_state, waiting
 
 if TYPE_CHECKING:
@@ -139,10 +141,45 @@ def test_a_future_that_is_being_cancelled_is_cancelled_for_others_too_and_counte
         assert running.result(PATIENCE)
 
 
-def test_a_handler_that_waits_in_the_middle_of_taskrun_is_refused() -> None:
+def test_a_handler_that_waits_in_the_middle_of_taskrun_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with make("thread", max_workers=2) as ex:
         future = ex.submit(time.sleep, 0.1)
-        for lock in (ex._scheduler.lock, future_state._STATE):
-            with lock, pytest.raises(RuntimeError, match="would never end"):
-                future.result()
+        with monkeypatch.context() as longer:
+            longer.setattr(future_module, "_A_MOMENT", 2 * PATIENCE)
+            began = time.monotonic()
+            for lock in (ex._scheduler.lock, future_state._STATE):
+                with lock, pytest.raises(RuntimeError, match="would never end"):
+                    future.result()
+            assert time.monotonic() - began < PATIENCE
         assert future.result() is None
+
+
+def test_a_predicate_on_serial_gets_its_result_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(future_module, "_A_MOMENT", 2 * PATIENCE)
+    with make("serial") as ex:
+
+        def asks(_: BaseException) -> bool:
+            return ex.options(retry=None).submit(abs, -1).result() == 2  # no
+
+        began = time.monotonic()
+        failed = ex.options(retry=taskrun.Retry(max_attempts=2, on=asks)).submit(int, "no number")
+        assert isinstance(failed.exception(), ValueError)
+        assert time.monotonic() - began < PATIENCE
+
+
+def test_a_wait_that_a_handler_ends_leaves_nothing_at_the_future(monkeypatch: pytest.MonkeyPatch) -> None:
+    def strike(*_: object) -> None:
+        raise LookupError("struck")
+
+    before = signal.signal(signal.SIGALRM, strike)
+    try:
+        for moment in (PATIENCE, 1e-3):  # in the first wait, and in the one after that
+            monkeypatch.setattr(future_module, "_A_MOMENT", moment)
+            future: taskrun.Future[int] = taskrun.Future()
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            with pytest.raises(LookupError, match="struck"):
+                future.result(PATIENCE)
+            assert future._gates == ()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
