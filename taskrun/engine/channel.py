@@ -17,7 +17,8 @@ A *frame* is a header of fixed size, whose first field is the length of the payl
 
 A *token* is two bytes for each task, in the same order: its sequence number modulo 1024. The worker claims a
 task by reading its token; the parent takes unstarted tasks back by reading their tokens from the same pipe. The kernel
-gives each token to one of the two (all that is written or read is whole ones), so no memory order has to be relied upon.
+gives each token to one of the two, so no memory order has to be relied upon. All that is written or read is whole tokens, and
+less than a page: a pipe takes or gives that in one piece.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from taskrun.engine import posix
 if TYPE_CHECKING:
     from taskrun.shipping import Shipment
 
-__all__ = ["REPLY", "TASK_HEADER", "FrameReader", "FrameWriter", "place_of", "tokens_of"]
+__all__ = ["REPLY", "TASK_HEADER", "FrameReader", "FrameWriter", "number_of", "tokens_of"]
 
 TASK_HEADER: Final = struct.Struct("<QBxHIQqdd")
 """length, kind, slot, attempt, sequence number, index, timeout, soft timeout (seconds, 0: none)."""
@@ -48,10 +49,10 @@ READY, NOT_READY, DONE, RAISED, UNSENDABLE, TIMED_OUT, UP_TO, BULK = _REPLIES
 LEAVE: Final = b"\x7f\xff"
 """The token that ends a worker."""
 TOKEN: Final = len(LEAVE)
-PLACES: Final = 1024
+TOKENS: Final = 1024
 """How many different tokens there are."""
 MAX_AHEAD: Final = 960
-"""Frames sent and not known to be read; fewer than there are tokens, so that each means one frame only."""
+"""Tasks sent and not known to be read; fewer than there are tokens, so that each means one only."""
 
 _NONSENSE = "what came is no frame: a task has written into the descriptor of its worker"
 _CHUNK = 1 << 18
@@ -62,26 +63,29 @@ _ANCILLARY = socket.CMSG_SPACE(64 * 4)
 """Room for as many descriptors as come at a time."""
 
 
-def _all_tokens() -> bytes:
+def _made() -> bytes:
     # The first byte is below 128, the second is not: the end of one and the beginning of the next are never taken for a token.
-    tokens = bytearray(TOKEN * PLACES)
-    tokens[1::TOKEN] = bytes(range(128, 256)) * (PLACES // 128)
-    for block in range(PLACES // 128):
+    tokens = bytearray(TOKEN * TOKENS)
+    tokens[1::TOKEN] = bytes(range(128, 256)) * (TOKENS // 128)
+    for block in range(TOKENS // 128):
         tokens[TOKEN * 128 * block : TOKEN * 128 * (block + 1) : TOKEN] = bytes((block,)) * 128
     return bytes(tokens)
 
 
-_TWICE = _all_tokens() * 2  # of consecutive numbers, wherever they begin
+_TWICE = _made() * 2  # of consecutive numbers, wherever they begin
 
 
 def tokens_of(first: int, count: int = 1) -> bytes:
     """Return the tokens of so many tasks (at most `MAX_AHEAD`), whose sequence numbers begin with *first*."""
-    begin = first % PLACES * TOKEN
+    begin = first % TOKENS * TOKEN
     return _TWICE[begin : begin + count * TOKEN]
 
 
-def place_of(token: bytes) -> int:
-    """Return what the sequence number of its task is, modulo `PLACES`. Raises IndexError if it is not a whole one."""
+def number_of(token: bytes) -> int:
+    """Return what the sequence number of its task is, modulo `TOKENS`; as much or more if it is the ends of two of them.
+
+    Raises IndexError for half of one.
+    """
     return (token[0] << 7) + token[1] - 128
 
 

@@ -8,11 +8,9 @@ back (`reclaim`).
 
 from __future__ import annotations
 
-import functools
 import time
 from collections import deque
 from itertools import takewhile
-from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from taskrun.engine import channel
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
     from taskrun.scheduler import Scheduler
     from taskrun.task import Task
 
-__all__ = ["PULLED", "RECALLED", "Dispatcher"]
+__all__ = ["PULLED", "RECALLED", "Dispatcher", "seconds_of"]
 
 PULLED = object()
 """`task.place` while the I/O thread has the task in hand."""
@@ -38,8 +36,9 @@ RECALLED = object()
 """`task.place` when somebody asked for it back meanwhile."""
 
 _BUDGET = 0.006  # seconds of work in a batch
+_MOST = channel.MAX_AHEAD // 2  # tasks of a batch: a worker has room for two
 _OVERHEAD = 5e-6  # seconds that a task costs besides its own
-_A_BYTE = 1e-9  # seconds
+_A_BYTE = 1e-9  # seconds that a worker takes to load one
 _TOP_UP_BELOW = 0.0007  # seconds of work left in a worker when it gets its next batch already, or half of what that is
 
 
@@ -145,11 +144,9 @@ class Dispatcher:
             left = len(handle.flight) * handle.pace
             if (
                 0.0 < left < max(_TOP_UP_BELOW, min(share * handle.pace, _BUDGET) / 2)
-                and not handle.leaving
-                and not handle.alone
-                and handle.stop is None
+                and handle.takes_more
                 and now - handle.moved < OVERDUE
-                and self._room(handle) >= len(handle.flight)
+                and self._room(handle) >= len(handle.flight)  # for as many again: batches are not to become small
             ):
                 return handle
         return None
@@ -175,7 +172,7 @@ class Dispatcher:
             return
         room = self._room(handle)
         if room <= 0:
-            # Only with frames that were taken back and never read, hundreds of them: tokens would become ambiguous.
+            # Only with frames that were taken back and never read, nearly a thousand: tokens would become ambiguous.
             self._fleet.retire(handle)
             return
         share = -(-queued // self._fleet.limit)
@@ -208,7 +205,7 @@ class Dispatcher:
         """Return the beginning of *tasks* that makes a batch, and learn how many to pull next time."""
         chunk = tasks[0].options.chunksize if tasks else None
         if chunk is not None and not self._waits(tasks[0]):  # the user knows better, but for that
-            self._pull_size = min(chunk, channel.MAX_AHEAD // 2)
+            self._pull_size = min(chunk, _MOST)
             return list(takewhile(lambda task: task.options.chunksize == chunk, tasks[: self._pull_size]))
         total = each = 0.0
         fn: Any = None
@@ -216,12 +213,12 @@ class Dispatcher:
             if fn is None or task.fn is not fn:  # most often it is that of the task before
                 fn = task.fn
                 slot = self.pace_slot(fn)
-                each = max(_seconds_of(slot), 0.0 if slot is None else slot.size * (_BUDGET / ENOUGH))
+                each = max(seconds_of(slot), 0.0 if slot is None else slot.size * (_BUDGET / ENOUGH))
             total += each
             if total > _BUDGET and i:
                 self._pull_size = i
                 return tasks[:i]
-        self._pull_size = max(1, min(int(_BUDGET / total * len(tasks)), channel.MAX_AHEAD // 2)) if tasks else 1
+        self._pull_size = max(1, min(int(_BUDGET / total * len(tasks)), _MOST)) if tasks else 1
         return tasks
 
     def _waits(self, task: Task) -> bool:
@@ -229,16 +226,8 @@ class Dispatcher:
         return slot is not None and slot.waits
 
     def pace_slot(self, fn: Callable[..., Any]) -> Slot | None:
-        """Return where the pace of *fn* is kept: that of the function inside for partials, methods and callable objects."""
-        slot = self._functions.slot(fn)
-        if slot is not None:
-            return slot
-        kind = type(fn)  # not isinstance, which asks fn.__class__: a proxy's may run any code
-        if issubclass(kind, functools.partial):
-            return self._functions.slot(fn.func)  # type: ignore[attr-defined]
-        if kind is MethodType:
-            return self._functions.slot(fn.__func__)  # type: ignore[attr-defined]
-        return self._functions.slot(kind)
+        """Return where the pace of *fn* is kept."""
+        return self._functions.pace_slot(fn)
 
     def pull_to_give_back(self, limit: int) -> list[Task]:
         """Take up to so many tasks from the queue; none where some of them may be among the suspects as well."""
@@ -301,10 +290,7 @@ class Dispatcher:
                 if (self._max_tasks is not None and handle.assigned >= self._max_tasks) or handle.alone:
                     handle.leave()  # after these; its replacement starts meanwhile
             head = handle.head
-        slot = self.pace_slot(sent[-1].fn)
-        if slot is not None:
-            slot.size = frames.size / len(sent)
-        handle.pace = _seconds_of(slot)
+        handle.pace = seconds_of(self.pace_slot(sent[-1].fn))
         if was_idle and head is not None:
             handle.moved = time.monotonic()
             self._scheduler.begin(head)
@@ -317,7 +303,7 @@ class Dispatcher:
                 task.place = None
 
 
-def _seconds_of(slot: Slot | None) -> float:
+def seconds_of(slot: Slot | None) -> float:
     """Return what a call of that function is believed to take a worker."""
     if slot is None or slot.seconds is None:
         return _BUDGET

@@ -6,9 +6,10 @@ another one, and workers replace what they have there; so a program that submits
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections import deque
-from types import BuiltinFunctionType, FunctionType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from taskrun.reach import Reach, is_cached_function, may_change
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Functions", "Slot"]
 
 _MOST = 512
+_WEIGHT = 0.1  # of one call's size in the average
 _TIMES, _MORE = 4, 0.0002  # a call counts as no slower than so many times what is known, and so many seconds more
 
 
@@ -47,7 +49,7 @@ class Slot:
         self.seconds: float | None = None
         """Moving average of what one call takes; None: never seen."""
         self.size = 0.0
-        """Bytes that a call took in the last batch of `process`, all that was sent with it counted."""
+        """Moving average of the bytes that `process` sends for one call."""
         self.waits = False
         """Its calls have waited for later ones, and all workers stood still: each travels alone from then on."""
 
@@ -65,6 +67,10 @@ class Slot:
             self.seconds = known + (seconds - known) * 0.2
         else:  # not wholly at once: one that was interrupted, or is the only one of its kind, tells little
             self.seconds = known + (min(seconds, _TIMES * known + _MORE) - known) * 0.5
+
+    def weigh(self, size: float, calls: int = 1) -> None:
+        """Note how many bytes each of so many calls was."""
+        self.size += (size - self.size) * min(1.0, _WEIGHT * calls)
 
 
 class Functions:
@@ -92,6 +98,18 @@ class Functions:
         elif kind is not FunctionType and kind is not Run and not issubclass(kind, type) and not is_cached_function(fn):
             return None
         return self._add(fn)
+
+    def pace_slot(self, fn: Callable[..., Any]) -> Slot | None:
+        """Return where the pace of *fn* is kept: that of the function inside for partials, methods and callable objects."""
+        slot = self.slot(fn)
+        if slot is not None:
+            return slot
+        kind = type(fn)  # not isinstance, which asks fn.__class__: a proxy's may run any code
+        if issubclass(kind, functools.partial):
+            return self.slot(fn.func)  # type: ignore[attr-defined]
+        if kind is MethodType:
+            return self.slot(fn.__func__)  # type: ignore[attr-defined]
+        return self.slot(kind)
 
     def _add(self, fn: Callable[..., Any]) -> Slot:
         self._collect()

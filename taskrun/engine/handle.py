@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["Handle"]
 
 _INT = struct.Struct("i")
-_ALL_TOKENS = channel.TOKEN * (channel.MAX_AHEAD + 1)  # the one to leave among them
+_MOST_BYTES = channel.TOKEN * (channel.MAX_AHEAD + 1)  # of tokens, the one to leave among them
+_PAGE = 4096
 _SHUN, _SHUN_AT_MOST = 0.1, 1.0  # seconds for which a worker is not given tasks that did not claim one
 
 
@@ -122,6 +123,7 @@ class Handle:
             self.theirs.append(theirs.detach())
             self.sock.setblocking(False)
             self.tokens_out, self.tokens_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            self._one_page = fcntl.fcntl(self.tokens_in, fcntl.F_GETPIPE_SZ) <= _PAGE
             self.notes = notes.new_notes(f"taskrun-worker-{self.number}")
             self._down = bulk.Outgoing(self.notes, notes.BULK_DOWN)
             self._up = bulk.Incoming(self.notes, notes.BULK_UP)
@@ -150,6 +152,15 @@ class Handle:
     def free(self) -> bool:
         """Whether it can be given a task at once. It may say that it is ready before its launcher says who it is."""
         return self.ready and self.pidfd >= 0 and not self.flight and not self.leaving and self.stop is None and not self.dead
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether it can be given more before it has done what it has.
+
+        A page of a pipe is not used again before all that was in it is read. There are two, half of one is ever in use; but a
+        user with very many pipes may be given one for each, which has to be empty first.
+        """
+        return not (self._one_page or self.leaving or self.alone or self.stop is not None)
 
     # -- sending (I/O thread) --------------------------------------------------------------------------------------------------
 
@@ -190,7 +201,7 @@ class Handle:
 
     def put_tokens(self, tokens: bytes) -> None:
         """Let the worker claim tasks, or leave. Under the lock."""
-        os.write(self.tokens_in, tokens)  # our own read end is open: no EPIPE; half a page: never full, and in one piece
+        os.write(self.tokens_in, tokens)  # our own read end is open: no EPIPE; and there is room: see `takes_more`
 
     def leave(self) -> None:
         """Have the worker end in order once it has run what it was given. Under the lock."""
@@ -207,7 +218,7 @@ class Handle:
 
     def _read_tokens(self) -> bytes:
         try:
-            return os.read(self.tokens_out, _ALL_TOKENS)
+            return os.read(self.tokens_out, _MOST_BYTES)
         except BlockingIOError:
             return b""
 
@@ -264,7 +275,7 @@ class Handle:
         token = channel.tokens_of(sequence)
         read: dict[int, bytes] = {}
         # All tokens out of the pipe and those of others into it again, in one call of C: between them no signal is looked for.
-        tokens = map(read.setdefault, (0,), map(os.read, (self.tokens_out,), (_ALL_TOKENS,)))
+        tokens = map(read.setdefault, (0,), map(os.read, (self.tokens_out,), (_MOST_BYTES,)))
         others = map(bytes.replace, tokens, (token,), (b"",))
         try:
             any(map(os.write, (self.tokens_in,), others))

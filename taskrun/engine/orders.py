@@ -54,7 +54,7 @@ class Orders:
 
     def task_of(self, token: bytes) -> Frame:
         """Return the frame of a claimed task, passing over those that were taken back."""
-        frames, place = self.frames, channel.place_of(token)
+        frames, number = self.frames, channel.number_of(token)
         while True:
             if not frames:
                 self._receive()
@@ -64,8 +64,10 @@ class Orders:
             kind = header[1]
             if kind > channel.TASK_MORE:
                 self._take(header, payload)
-            elif (header[4] + payload[0] if kind == ONE_OF_SEVERAL else header[4]) % channel.PLACES == place:
+            elif (header[4] + payload[0] if kind == ONE_OF_SEVERAL else header[4]) % channel.TOKENS == number:
                 return frame
+            elif number >= channel.TOKENS:
+                raise RuntimeError("a task has read from a descriptor of its worker")  # the next worker goes on
 
     def _take(self, header: tuple[Any, ...], payload: Any) -> None:
         """Keep what holds for the tasks to come."""

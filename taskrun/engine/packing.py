@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import struct
 import sys
+import time
 from contextlib import suppress
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final
@@ -33,8 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["ENOUGH", "Frames", "Packing"]
 
 _MOST = 1 << 16  # bytes of a frame of several tasks: the worker takes all of it in before it begins the first
-ENOUGH: Final = 1 << 19
-"""Bytes of one batch, give or take a task: more is out of the caches before the worker reads it, and memory is not for ever."""
+ENOUGH: Final = 1 << 21
+"""Bytes after which a batch ends: more is out of the caches before the worker reads it, and needs as much memory."""
+_LONGEST = 0.01  # seconds of pickling after which it does so, too: a worker waits for it, and others
 _FEWEST = 8  # plain tasks that are worth a frame of several; what is larger has one each
 _HEADER = channel.TASK_HEADER.pack
 _EXTRAS = struct.Struct("<I").pack
@@ -51,15 +53,19 @@ class Frames:
         self.failed: list[tuple[Task, BaseException]] = []
         """Those that cannot be pickled."""
         self.size = 0
-        """Bytes of all calls, with what lies beside them."""
+        """Bytes of all calls, with what lies beside them; without functions, and what else is sent before."""
         self._group: list[bytes] = []
-        self._size = 0
+        self._group_size = 0
         self._slot = 0
 
     @property
     def next(self) -> int:
         """The number of the next task."""
         return self._first + len(self.sent)
+
+    def full(self, until: float) -> bool:
+        """Return whether it is enough, or so late; at least one task is there then."""
+        return bool(self.sent or self.failed) and (self.size >= ENOUGH or time.monotonic() > until)
 
     def add_function(self, number: int, definition: bytes) -> None:
         """Add what a worker loads the function from that the next task calls."""
@@ -91,11 +97,11 @@ class Frames:
 
     def add_to_group(self, task: Task, slot: int, data: bytes) -> None:
         """Add a task to those before it, which it is like, if there are any in the group and there is room."""
-        if self._size + len(data) > _MOST:
+        if self._group_size + len(data) > _MOST:
             self.close_group()
         self._slot = slot
         self._group.append(data)
-        self._size += len(data)
+        self._group_size += len(data)
         self.size += len(data)
         self.sent.append(task)
 
@@ -114,7 +120,7 @@ class Frames:
         else:
             for at, task in enumerate(tasks):
                 self._add_alone(task, self._slot, channel.TASK, number + at, group[at])
-        self._group, self._size = [], 0
+        self._group, self._group_size = [], 0
 
 
 class Packing:
@@ -145,31 +151,38 @@ class Packing:
         return are_plain([task.args for task in batch])
 
     def pack(self, handle: Handle, batch: Sequence[Task]) -> Frames:
-        """Return the frames of *batch* for a worker, or of the first tasks of it, if these are `ENOUGH`.
+        """Return the frames of *batch* for a worker, or of the first tasks of it: what is `ENOUGH`, or takes its time.
 
         What has to be there before them is sent.
         """
         frames = Frames(handle.next_sequence)
         new_moment()
         self._tell_what_changed(handle)
+        until = time.monotonic() + _LONGEST
         at = 0
-        while at < len(batch):
+        while at < len(batch) and not frames.full(until):
             fn, alike = _alike(batch, at)
             at += len(alike)
-            before = len(frames.sent)
+            before, size = len(frames.sent), frames.size
+            pace = self._functions.pace_slot(fn)
             if len(alike) > 1:
                 with suppress(BaseException):  # no memory, or a function that does not pickle: each of them is to say so
                     self._pack_plain(handle, fn, alike, frames)
+                sent = len(frames.sent) - before
+                if sent and pace is not None:
+                    pace.weigh((frames.size - size) / sent, sent)
             for task in alike[len(frames.sent) - before :]:
-                if frames.size >= ENOUGH:
-                    frames.close_group()
-                    return frames
+                if frames.full(until):
+                    break
+                size = frames.size
                 try:
                     self._pack(handle, task, fn, frames, alike=len(alike) > 1)
                 except BaseException as error:  # pickling runs the user's code, which may raise anything
                     self._found.clear()
                     frames.close_group()
                     frames.failed.append((task, error if isinstance(error, SerializationError) else not_sent(error, task)))
+                if pace is not None:
+                    pace.weigh(frames.size - size)
             frames.close_group()
         return frames
 

@@ -31,6 +31,7 @@ __all__ = ["OVERDUE", "Reclaimer"]
 
 OVERDUE = 0.005
 """Seconds without an answer before the rest of a batch is taken back."""
+_TOO_MUCH = 0.1  # seconds of work in hand, where it was to be a few milliseconds
 _STUCK = 0.02  # seconds without an answer, where nobody is free
 
 
@@ -95,6 +96,20 @@ class Reclaimer:
                     self._scheduler.note_stuck(head)
             times.append(due)
         return min((when for when in times if when is not None), default=None)
+
+    def look_for_too_much(self, busy: list[Handle]) -> None:
+        """Take back what was sent to *busy* workers when its function was believed to be far quicker than it is.
+
+        What has a higher priority would wait for all of it.
+        """
+        for handle in busy:
+            count = len(handle.flight)
+            if count * handle.pace < _TOO_MUCH or count < 3:
+                continue
+            with self._lock:
+                head = handle.head
+                if head is not None and head.options.chunksize is None:
+                    self._fleet.returned += handle.take_back()
 
     def look_for_stopped(self, busy: list[Handle], now: float) -> float | None:
         """Do without *busy* workers that were stopped before they took up what they were sent; return when to look again.

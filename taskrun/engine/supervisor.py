@@ -275,6 +275,7 @@ class Supervisor:
             times.append(self._reclaimer.somebody_by())
         self._reclaimer.see_whether_they_move()
         if busy:
+            self._reclaimer.look_for_too_much(busy)
             times += (self._answers.look(busy, now), self._reclaimer.look(busy, now), self._reclaimer.look_at_runs(busy, now))
             times.append(self._reclaimer.look_for_stopped(busy, now))
         following = min((when for when in times if when is not None), default=math.inf) - now

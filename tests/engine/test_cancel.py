@@ -305,7 +305,7 @@ class TestTokens:
             while True:
                 last = done.is_set()  # before the look: what is in the other's hands at that moment comes back
                 try:
-                    claimed.append(channel.place_of(os.read(handle.tokens_out, channel.TOKEN)))
+                    claimed.append(channel.number_of(os.read(handle.tokens_out, channel.TOKEN)))
                 except BlockingIOError:
                     if last:
                         return
@@ -320,17 +320,17 @@ class TestTokens:
 
     def test_a_token_is_the_one_of_its_place_wherever_the_numbers_begin_and_no_other(self) -> None:
         size = channel.TOKEN
-        for first in (0, 5, channel.PLACES - 1, 7 * channel.PLACES - channel.MAX_AHEAD // 2):
+        for first in (0, 5, channel.TOKENS - 1, 7 * channel.TOKENS - channel.MAX_AHEAD // 2):
             tokens = channel.tokens_of(first, channel.MAX_AHEAD)
             each = [tokens[at : at + size] for at in range(0, len(tokens), size)]
-            assert [channel.place_of(token) for token in each] == [
-                number % channel.PLACES for number in range(first, first + channel.MAX_AHEAD)
+            assert [channel.number_of(token) for token in each] == [
+                number % channel.TOKENS for number in range(first, first + channel.MAX_AHEAD)
             ]
             assert channel.LEAVE not in tokens
             assert len({*each, *(channel.tokens_of(first + i) for i in range(channel.MAX_AHEAD))}) == channel.MAX_AHEAD
             for at in range(1, len(tokens) - 1, size):  # across two of them
                 assert tokens[at : at + size] not in each
-        assert channel.MAX_AHEAD < channel.PLACES
+        assert channel.MAX_AHEAD < channel.TOKENS
 
 
 def test_a_worker_that_may_keep_connections_of_a_task_taken_back_leaves() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
+import os
 import pickle
 import time
 import types
 from contextvars import copy_context
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import jobs
@@ -15,7 +18,9 @@ from patience import PATIENCE
 
 from taskrun import current_task
 from taskrun.engine import channel, orders, packing, worker
+from taskrun.engine import handle as handles
 from taskrun.engine.dispatch import Dispatcher
+from taskrun.engine.handle import Handle
 from taskrun.engine.packing import Frames, Packing
 from taskrun.errors import SerializationError
 from taskrun.future import Future
@@ -91,6 +96,31 @@ def test_a_batch_is_not_large_whatever_was_known_of_its_tasks(
         assert each > 5_000
         for frames in packed:
             assert 0 < frames.size <= packing.ENOUGH + max(each, 1 << 17)
+
+
+def test_a_batch_ends_when_pickling_takes_its_time(
+    make: Callable, wire: Wire, packed: list[Frames], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "_LONGEST", 0.0)
+    with make(max_workers=1) as ex:
+        view = together(ex, wire)
+        packed.clear()
+        futures = [view.submit(kind_of, i, [i]) for i in range(30)]
+        wire.release()
+        assert [future.result(PATIENCE) for future in futures] == [(i, "list") for i in range(30)]
+        assert [len(frames.sent) for frames in packed] == 30 * [1]  # one at least, however late it is
+
+
+def test_what_calls_weigh_is_learned_for_each_function_by_itself(make: Callable, wire: Wire) -> None:
+    with make(max_workers=1) as ex:
+        view = together(ex, wire)
+        futures = [view.submit(*call) for i in range(25) for call in ((len, b"%10000d" % i), (kind_of, i, [i]))]
+        wire.release()
+        for future in futures:
+            future.result(PATIENCE)
+        slots = [ex._backend._supervisor._dispatcher.pace_slot(fn) for fn in (len, kind_of)]
+        assert 5_000 < slots[0].size < 11_000
+        assert 0 < slots[1].size < 100
 
 
 def kind_of(number: int, value: object) -> tuple[int, str]:
@@ -335,3 +365,45 @@ def test_what_a_run_has_left_is_submitted_before_its_worker_gets_more(make: Call
     with make(max_workers=1) as ex:
         assert list(ex.map(jobs.double, range(20_000))) == [2 * number for number in range(20_000)]
     assert held == []
+
+
+def test_what_was_sent_to_a_worker_goes_back_when_it_turns_out_to_be_far_too_much(make: Callable) -> None:
+    with make(max_workers=1) as ex:
+        for future in [ex.submit(time.sleep, 0) for _ in range(3000)]:
+            future.result(PATIENCE)
+        slow = [ex.submit(time.sleep, 0.005) for _ in range(900)]
+        assert slow[5].result(PATIENCE) is None
+        urgent = ex.options(priority=5).submit(abs, -1)
+        assert urgent.result(PATIENCE) == 1
+        assert sum(future.done() for future in slow) < 450  # each had room for 900
+        for future in slow:
+            future.cancel()
+
+
+def test_what_the_user_wanted_sent_together_stays_where_it_is(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Handle] = []
+    with make(max_workers=1) as ex:
+        view = ex.options(chunksize=100)
+        monkeypatch.setattr(Handle, "take_back", lambda handle: taken.append(handle) or [])
+        for future in [view.submit(time.sleep, 0.005) for _ in range(60)]:
+            assert future.result(PATIENCE) is None
+        assert taken == []
+        monkeypatch.undo()
+
+
+def test_a_pipe_of_one_page_is_never_full(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What a user with very many pipes is given. The page is not used again before all of it was read.
+    def one_page(flags: int) -> tuple[int, int]:
+        ends = os.pipe2(flags)
+        fcntl.fcntl(ends[1], fcntl.F_SETPIPE_SZ, 4096)
+        return ends
+
+    for path, number in ((one_page, 20_000), (os.pipe2, 2_000)):
+        monkeypatch.setattr(handles, "os", SimpleNamespace(**{**vars(os), "pipe2": path}))
+        with make(max_workers=2) as ex:
+            futures = [ex.submit(abs, -i) for i in range(number)]
+            cancelled = [future.cancel() for future in futures[5::7]]
+            for i, future in enumerate(futures):
+                if not (i % 7 == 5 and cancelled[i // 7]):
+                    assert future.result(PATIENCE) == i
+            assert {each._one_page for each in ex._backend._supervisor._fleet.workers.values()} == {path is one_page}

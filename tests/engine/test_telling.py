@@ -143,3 +143,14 @@ def test_what_was_sent_and_not_received_is_more_at_hand() -> None:
         assert orders.more
         assert orders.task_of(channel.tokens_of(0))[1] == b"call"
         assert not orders.more
+
+
+def test_half_tokens_end_the_worker() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        orders = Orders(theirs)
+        ours.sendall(channel.TASK_HEADER.pack(4, channel.TASK, SLOT, 1, 0, 0, 0.0, 0.0) + b"call")
+        with pytest.raises(RuntimeError, match="has read from a descriptor of its worker"):
+            orders.task_of(channel.tokens_of(0, 2)[1:3])
+        with pytest.raises(IndexError):
+            orders.task_of(channel.tokens_of(0)[:1])
