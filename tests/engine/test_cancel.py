@@ -18,6 +18,7 @@ import taskrun
 from taskrun import waits
 from taskrun.engine import channel, packing
 from taskrun.engine.handle import Handle
+from taskrun.engine.reclaim import Reclaimer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -317,6 +318,24 @@ class TestTokens:
         done.set()
         thread.join()
         assert sorted([*claimed, *(task.number for task in back)]) == list(range(len(tasks)))
+
+    @pytest.mark.parametrize(
+        ("pace", "chunksize", "back"),
+        [(0.01, None, 18), (0.004, None, 0), (0.01, 20, 0)],
+        ids=["far too much", "a bit more", "as the user wanted"],
+    )
+    def test_what_was_sent_to_a_worker_goes_back_when_it_turns_out_to_be_far_too_much(
+        self, handle: Handle, pace: float, chunksize: int | None, back: int
+    ) -> None:
+        fleet: Any = SimpleNamespace(returned=[])
+        anything: Any = None
+        tasks = self.sent(handle, 20)
+        tasks[0].options = tasks[2].options = SimpleNamespace(chunksize=chunksize)
+        os.read(handle.tokens_out, 2 * channel.TOKEN)  # the worker is at the second
+        handle.pace = pace
+        Reclaimer(fleet, anything, threading.RLock(), anything).look_for_too_much([handle])
+        assert fleet.returned == tasks[20 - back :]
+        assert list(handle.flight.values()) == tasks[: 20 - back]
 
     def test_a_token_is_the_one_of_its_place_wherever_the_numbers_begin_and_no_other(self) -> None:
         size = channel.TOKEN

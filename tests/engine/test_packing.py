@@ -8,6 +8,7 @@ import os
 import pickle
 import time
 import types
+import weakref
 from contextvars import copy_context
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -20,6 +21,7 @@ from taskrun import current_task
 from taskrun.engine import channel, orders, packing, worker
 from taskrun.engine import handle as handles
 from taskrun.engine.dispatch import Dispatcher
+from taskrun.engine.functions import Slot
 from taskrun.engine.handle import Handle
 from taskrun.engine.packing import Frames, Packing
 from taskrun.errors import SerializationError
@@ -121,6 +123,16 @@ def test_what_calls_weigh_is_learned_for_each_function_by_itself(make: Callable,
         slots = [ex._backend._supervisor._dispatcher.pace_slot(fn) for fn in (len, kind_of)]
         assert 5_000 < slots[0].size < 11_000
         assert 0 < slots[1].size < 100
+
+
+def test_one_large_call_among_many_does_not_make_all_of_them_large() -> None:
+    slot = Slot(0, 0, weakref.ref(kind_of), kind_of)
+    slot.weigh(30, calls=50)
+    assert slot.size == 30
+    for i in range(400):
+        slot.weigh(20_000 if i % 20 == 0 else 30)
+        assert slot.size < 5_000
+    assert slot.size > 100
 
 
 def kind_of(number: int, value: object) -> tuple[int, str]:
@@ -365,19 +377,6 @@ def test_what_a_run_has_left_is_submitted_before_its_worker_gets_more(make: Call
     with make(max_workers=1) as ex:
         assert list(ex.map(jobs.double, range(20_000))) == [2 * number for number in range(20_000)]
     assert held == []
-
-
-def test_what_was_sent_to_a_worker_goes_back_when_it_turns_out_to_be_far_too_much(make: Callable) -> None:
-    with make(max_workers=1) as ex:
-        for future in [ex.submit(time.sleep, 0) for _ in range(3000)]:
-            future.result(PATIENCE)
-        slow = [ex.submit(time.sleep, 0.005) for _ in range(900)]
-        assert slow[5].result(PATIENCE) is None
-        urgent = ex.options(priority=5).submit(abs, -1)
-        assert urgent.result(PATIENCE) == 1
-        assert sum(future.done() for future in slow) < 450  # each had room for 900
-        for future in slow:
-            future.cancel()
 
 
 def test_what_the_user_wanted_sent_together_stays_where_it_is(make: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
