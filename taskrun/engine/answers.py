@@ -128,7 +128,7 @@ class Answers:
                 elif handle.outbox is not None:
                     answers += handle.outbox.take(flight, number, label, rss)
             head = handle.head
-            handle.seen = None if handle.seen is not head else head  # an idle worker keeps no task
+            handle.watch.seen = None if handle.watch.seen is not head else head  # an idle worker keeps no task
         return answers, head
 
     def _take_frames(self, handle: Handle, frames: list[tuple[tuple[Any, ...], Any]]) -> None:
@@ -173,7 +173,7 @@ class Answers:
             handle.pace = seconds_of(slot)
         if answers:
             handle.moved = handle.heard = time.monotonic()
-            handle.forgive()
+            handle.watch.forgive()
         self._fleet.progress()
         if size:
             self._fleet.check_size(handle, size)

@@ -128,14 +128,14 @@ class Dispatcher:
                 if not handle.assigned:
                     fresh = handle
                 # The one that worked last: its caches are warm, and the others can grow idle.
-                if best is None or (not handle.unresponsive, handle.moved) > (not best.unresponsive, best.moved):
+                if best is None or (not handle.watch.unresponsive, handle.moved) > (not best.watch.unresponsive, best.moved):
                     best = handle
         if best is not None and busy >= self._fleet.limit:
             return None  # workers on their way out still count while they work: never more than max_workers run at once
         if fresh is not None and self.suspects:
             return fresh
         if best is not None or not queued:
-            if best is not None and best.unresponsive and (self._fleet.room_to_start() > 0 or self._fleet.starting()):
+            if best is not None and best.watch.unresponsive and (self._fleet.room_to_start() > 0 or self._fleet.starting()):
                 return None  # a new one is the better choice
             return best if queued else None
         now = time.monotonic()
@@ -262,7 +262,7 @@ class Dispatcher:
             self._not_sent(frames.failed)
         if frames.parts:
             handle.next_sequence = first + len(sent)
-            self._fleet.send(handle, frames.parts)  # also if there are only functions in it: `handle.has` counts on them
+            self._fleet.send(handle, frames.parts)  # also if there are only functions in it: `handle.told` counts on them
         if not sent:
             return
         was_idle = not handle.flight

@@ -22,7 +22,8 @@ from taskrun import primitives
 from taskrun.engine import bulk, channel, notes, posix
 from taskrun.engine.outbox import Outbox
 from taskrun.engine.stopping import Look
-from taskrun.shipping import Shipped
+from taskrun.engine.told import Told
+from taskrun.engine.watch import Watch
 
 if TYPE_CHECKING:
     from taskrun.engine.bulk import Place
@@ -36,7 +37,6 @@ __all__ = ["Handle"]
 _INT = struct.Struct("i")
 _MOST_BYTES = channel.TOKEN * (channel.MAX_AHEAD + 1)  # of tokens, the one to leave among them
 _PAGE = 4096
-_SHUN, _SHUN_AT_MOST = 0.1, 1.0  # seconds for which a worker is not given tasks that did not claim one
 
 
 class Handle:
@@ -76,18 +76,10 @@ class Handle:
         """Tasks sent and not taken back, for recycling by count."""
         self.alone = False
         """Runs one suspect task and takes no other beside it."""
-        self.has: dict[int, int] = {}
-        """Functions the worker has: slot number -> version."""
+        self.told = Told()
+        self.watch = Watch()
         self.carrying: set[int] = set()
         """Sequence numbers of tasks that were sent with descriptors whose end somebody may wait for."""
-        self.shipped = Shipped()
-        """What tasks refer to and the worker has."""
-        self.root: int | None = None
-        """The seed that the tasks it was sent derive theirs from."""
-        self.authkey: bytes | None = None
-        """multiprocessing's key, once it was told of it: there is none before somebody loads that."""
-        self.path: list[str] | None = None
-        """The `sys.path` it was last told of."""
         self.pace = 0.0
         """Seconds that the tasks in flight take each, as far as known."""
         self.born = time.monotonic()
@@ -95,23 +87,10 @@ class Handle:
         """When it last made progress: answered, or was given work while idle."""
         self.fed = self.born
         """When it was last given work: a few milliseconds of it, unless the bet is lost."""
-        self.taken_up = 0.0
-        """The last `fed` of which it has surely taken something up."""
-        self.late_at = 0.0
-        """When it was last found to have taken nothing up, though nobody had stopped it."""
         self.leaving_look = Look()
         """Why it has not ended, having nothing more to do."""
         self.heard = self.born
         """When it was last looked into what it has answered."""
-        self.seen: Task | None = None
-        """A task that it is known to have claimed."""
-        self.looked_at = 0.0
-        """When it was last looked whether it has given items of a run back."""
-        self.given_back = -1
-        """The number of the last task, a run, of which it has."""
-        self.shunned_until = 0.0
-        """It did not claim a task in time (stopped, swapped out, without a CPU): till then the last choice."""
-        self._shunned_for = 0.0
         self._stack_from = notes.STACK_AT
         self.rss = 0
         self.exit_status: int | None = None
@@ -133,20 +112,6 @@ class Handle:
         except BaseException:  # no descriptor is left: nothing must stay behind
             self.close()
             raise
-
-    @property
-    def unresponsive(self) -> bool:
-        """Whether it is the last choice for now. It may be well again and nobody would know: it has nothing to answer."""
-        return self.shunned_until > time.monotonic()
-
-    def shun(self, now: float) -> None:
-        """It did not claim a task in time: do without it for a while, longer each time until it answers."""
-        self._shunned_for = min(max(2 * self._shunned_for, _SHUN), _SHUN_AT_MOST)
-        self.shunned_until = now + self._shunned_for
-
-    def forgive(self) -> None:
-        """It has answered."""
-        self.shunned_until = self._shunned_for = 0.0
 
     @property
     def free(self) -> bool:
@@ -310,7 +275,7 @@ class Handle:
 
     def held_locks(self) -> tuple[str, ...]:
         """Return the names of the locks that its tasks were given and that are locked; it is dead."""
-        return primitives.held(primitives.locks_among(self.shipped))
+        return primitives.held(primitives.locks_among(self.told.shipped))
 
     # -- end -------------------------------------------------------------------------------------------------------------------
 

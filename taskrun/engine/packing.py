@@ -144,7 +144,7 @@ class Packing:
             if task.fn is not fn:
                 fn = task.fn
                 slot = self._functions.slot(fn)
-                if slot is None or slot.reach is not None or handle.has.get(slot.number) != slot.version:
+                if slot is None or slot.reach is not None or handle.told.functions.get(slot.number) != slot.version:
                     return False
             if task.kwargs is not NO_KWARGS or task.context is not None:
                 return False
@@ -188,26 +188,26 @@ class Packing:
 
     def _tell_what_changed(self, handle: Handle) -> None:
         """Tell a worker what is otherwise in this process than when it was last sent something."""
-        if sys.path != handle.path:  # a module may be imported from where the worker would not look yet
-            handle.path = list(sys.path)
-            self._fleet.send_state(handle, {"path": list(map(str, handle.path))})
-        if handle.authkey is None:
-            handle.authkey = surroundings.authkey()
-            if handle.authkey is not None:
-                self._fleet.send_state(handle, {"authkey": handle.authkey})
-        unshared = handle.shipped.gone()
+        if sys.path != handle.told.path:  # a module may be imported from where the worker would not look yet
+            handle.told.path = list(sys.path)
+            self._fleet.send_state(handle, {"path": list(map(str, handle.told.path))})
+        if handle.told.authkey is None:
+            handle.told.authkey = surroundings.authkey()
+            if handle.told.authkey is not None:
+                self._fleet.send_state(handle, {"authkey": handle.told.authkey})
+        unshared = handle.told.shipped.gone()
         if unshared:
-            handle.shipped.let_go(unshared)
+            handle.told.shipped.let_go(unshared)
             self._fleet.send_state(handle, {"unshared": unshared})
 
     def _ship(self, handle: Handle, wanted: list[shipping.Shipment]) -> None:
         """Send what is *wanted* and the worker lacks, ahead of the frames that refer to it."""
-        for one in handle.shipped.lacking(wanted):
+        for one in handle.told.shipped.lacking(wanted):
             self._fleet.send_shipment(handle, one)
 
     def _send_function(self, handle: Handle, slot: Slot, fn: Callable[..., Any], frames: Frames) -> None:
         """See to it that the worker has what is in *slot*, as it is now."""
-        has, number = handle.has, slot.number
+        has, number = handle.told.functions, slot.number
         if has.get(number) != slot.version or slot.reach is not None:
             definition = self._functions.data(slot, fn)
             if has.get(number) != slot.version:
@@ -217,8 +217,8 @@ class Packing:
                 has[number] = slot.version
 
     def _send_root(self, handle: Handle, task: Task) -> None:
-        if task.seed_root != handle.root:
-            handle.root = task.seed_root
+        if task.seed_root != handle.told.root:
+            handle.told.root = task.seed_root
             self._fleet.send_state(handle, {"root": task.seed_root})
 
     def _pack_plain(self, handle: Handle, fn: Callable[..., Any], tasks: Sequence[Task], frames: Frames) -> None:

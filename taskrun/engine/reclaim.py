@@ -52,7 +52,7 @@ class Reclaimer:
         somebody: bool | None = None
         for handle in busy:
             flight = handle.flight
-            if not flight or (len(flight) == 1 and handle.seen in flight.values()):
+            if not flight or (len(flight) == 1 and handle.watch.seen in flight.values()):
                 continue
             if somebody is None:
                 somebody = self._anybody_free(len(busy))
@@ -64,9 +64,9 @@ class Reclaimer:
                 continue
             with self._lock:
                 back = handle.take_back()
-                handle.seen = handle.head
-                if handle.seen is None:  # nothing claimed, or nothing but what it has answered without our having read it
-                    handle.shun(now)
+                handle.watch.seen = handle.head
+                if handle.watch.seen is None:  # nothing claimed, or nothing but what it has answered without our having read it
+                    handle.watch.shun(now)
             self._fleet.returned += back
         if somebody is None and self._owed:
             somebody = self._anybody_free(len(busy))
@@ -118,19 +118,19 @@ class Reclaimer:
         """
         following: float | None = None
         for handle in busy:
-            if handle.taken_up == handle.fed:
+            if handle.watch.taken_up == handle.fed:
                 continue
-            due = max(handle.fed, handle.late_at) + TAKEN_UP_WITHIN
+            due = max(handle.fed, handle.watch.late_at) + TAKEN_UP_WITHIN
             if due <= now:
                 with self._lock:
                     waits = bool(handle.flight) and handle.unclaimed() == len(handle.flight)
                 if not waits:
-                    handle.taken_up = handle.fed
+                    handle.watch.taken_up = handle.fed
                     continue
                 if self._fleet.is_stopped(handle):
                     self._fleet.do_without(handle, now)
                     continue
-                handle.late_at = now
+                handle.watch.late_at = now
                 due = now + TAKEN_UP_WITHIN
             following = due if following is None else min(due, following)
         return following
@@ -176,11 +176,11 @@ class Reclaimer:
                 task = handle.head
             if task is None or type(task.fn) is not Run or handle.notes < 0:
                 continue
-            if now >= handle.looked_at + RUN_OVERDUE:
-                handle.looked_at = now
+            if now >= handle.watch.looked_at + RUN_OVERDUE:
+                handle.watch.looked_at = now
                 number, begun = notes.given_back(handle.notes)
-                run = None if number == handle.given_back else handle.flight.get(number)
-                handle.given_back = number
+                run = None if number == handle.watch.given_back else handle.flight.get(number)
+                handle.watch.given_back = number
                 if run is not None and run.owner is not None:
                     self._scheduler.run_aside(partial(run.owner.rest_given_back, begun))  # not here: it pickles
             following = now + RUN_OVERDUE
@@ -194,7 +194,9 @@ class Reclaimer:
 
     def somebody_by(self) -> float | None:
         """Return when a worker that is shunned may be tried again, or None."""
-        shunned = [handle.shunned_until for handle in self._fleet.workers.values() if handle.free and handle.unresponsive]
+        shunned = [
+            handle.watch.shunned_until for handle in self._fleet.workers.values() if handle.free and handle.watch.unresponsive
+        ]
         return min(shunned, default=None)
 
 

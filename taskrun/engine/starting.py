@@ -77,7 +77,7 @@ class Starting:
 
     def anybody_free(self) -> bool:
         """Return whether a worker can be given a task at once, and can be expected to take it up."""
-        return any(handle.free and not handle.unresponsive for handle in self.workers.values())
+        return any(handle.free and not handle.watch.unresponsive for handle in self.workers.values())
 
     def room_to_start(self) -> int:
         """Return how many more workers may be started now. Those that are on their way out do not count."""
@@ -109,10 +109,10 @@ class Starting:
             handle = Handle(number)
             self.workers[number] = handle
             self._poller.add(handle.fd, number)
-            for one in handle.shipped.lacking(found):
+            for one in handle.told.shipped.lacking(found):
                 self.send_shipment(handle, one)
             self.send_state(handle, {"setup": setup})
-            handle.path, handle.authkey = list(sys.path), setup["authkey"]
+            handle.told.path, handle.told.authkey = list(sys.path), setup["authkey"]
             for event in self._launcher.launch(handle):
                 self.take_event(event)
             self._listen_for_room()
@@ -145,7 +145,7 @@ class Starting:
         """Send a worker what tasks refer to."""
         pieces, count = one.parts(), len(one.descriptors)
         head = channel.TASK_HEADER.pack(sum(map(len, pieces)), channel.SHIPMENT, count, 0, 0, 0, 0.0, 0.0)
-        handle.shipped.note(one)
+        handle.told.shipped.note(one)
         self.send(handle, [head, *pieces], one if count else None)
 
     def send(self, handle: Handle, parts: list[Any], shipment: shipping.Shipment | None = None) -> None:
