@@ -29,6 +29,7 @@ from taskrun.future import Future
 from taskrun.future_state import FINISHED
 from taskrun.pulling import Pulling
 from taskrun.task import NO_KWARGS, Task
+from taskrun.threads import call_soon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -232,6 +233,7 @@ class Scheduler(Pulling):
                 taken = not begun and self._take_back(task)
             except BaseException:  # Ctrl-C, which may strike after any call: finish what was begun
                 if task is not None:
+                    call_soon(partial(self._cancel_plainly, task))  # it may strike again
                     self._cancel_plainly(task)
                 raise
             if not taken:
