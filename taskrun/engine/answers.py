@@ -10,7 +10,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from taskrun.engine import bulk, channel
-from taskrun.engine.dispatch import seconds_of
 from taskrun.engine.telling import patience
 from taskrun.exceptions import load_exception
 from taskrun.serialization import load_outcome, not_received
@@ -169,8 +168,6 @@ class Answers:
             if stopping:
                 self._fleet.answered(handle, task)
         handle.answered = answered
-        if slot is not None:
-            handle.pace = seconds_of(slot)
         if answers:
             handle.moved = handle.heard = time.monotonic()
             handle.watch.forgive()

@@ -14,7 +14,7 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from taskrun.engine import channel
-from taskrun.engine.functions import Functions, Slot
+from taskrun.engine.functions import BUDGET, Functions, Slot, seconds_of
 from taskrun.engine.packing import ENOUGH, Packing
 from taskrun.engine.reclaim import OVERDUE
 
@@ -28,17 +28,14 @@ if TYPE_CHECKING:
     from taskrun.scheduler import Scheduler
     from taskrun.task import Task
 
-__all__ = ["PULLED", "RECALLED", "Dispatcher", "seconds_of"]
+__all__ = ["PULLED", "RECALLED", "Dispatcher"]
 
 PULLED = object()
 """`task.place` while the I/O thread has the task in hand."""
 RECALLED = object()
 """`task.place` when somebody asked for it back meanwhile."""
 
-_BUDGET = 0.006  # seconds of work in a batch
 _MOST = channel.MAX_AHEAD // 2  # tasks of a batch: a worker has room for two
-_OVERHEAD = 5e-6  # seconds that a task costs besides its own
-_A_BYTE = 1e-9  # seconds that a worker takes to load one
 _TOP_UP_BELOW = 0.0007  # seconds of work left in a worker when it gets its next batch already, or half of what that is
 
 
@@ -143,7 +140,7 @@ class Dispatcher:
         for handle in self._fleet.workers.values():
             left = len(handle.flight) * handle.pace
             if (
-                0.0 < left < max(_TOP_UP_BELOW, min(share * handle.pace, _BUDGET) / 2)
+                0.0 < left < max(_TOP_UP_BELOW, min(share * handle.pace, BUDGET) / 2)
                 and handle.takes_more
                 and now - handle.moved < OVERDUE
                 and self._room(handle) >= len(handle.flight)  # for as many again: batches are not to become small
@@ -213,12 +210,12 @@ class Dispatcher:
             if fn is None or task.fn is not fn:  # most often it is that of the task before
                 fn = task.fn
                 slot = self.pace_slot(fn)
-                each = max(seconds_of(slot), 0.0 if slot is None else slot.size * (_BUDGET / ENOUGH))
+                each = max(seconds_of(slot), 0.0 if slot is None else slot.size * (BUDGET / ENOUGH))
             total += each
-            if total > _BUDGET and i:
+            if total > BUDGET and i:
                 self._pull_size = i
                 return tasks[:i]
-        self._pull_size = max(1, min(int(_BUDGET / total * len(tasks)), _MOST)) if tasks else 1
+        self._pull_size = max(1, min(int(BUDGET / total * len(tasks)), _MOST)) if tasks else 1
         return tasks
 
     def _waits(self, task: Task) -> bool:
@@ -301,10 +298,3 @@ class Dispatcher:
                 if task.place is not RECALLED:  # else it is the scheduler's again
                     self._fleet.outcomes.append((task, False, error, "serialization", None))
                 task.place = None
-
-
-def seconds_of(slot: Slot | None) -> float:
-    """Return what a call of that function is believed to take a worker."""
-    if slot is None or slot.seconds is None:
-        return _BUDGET
-    return slot.seconds + slot.size * _A_BYTE + _OVERHEAD

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
     from taskrun.shipping import Shipment
 
-__all__ = ["Functions", "Slot"]
+__all__ = ["BUDGET", "Functions", "Slot", "seconds_of"]
+
+BUDGET = 0.006
+"""Seconds of work in a batch, and what a call of a function that was never seen counts as."""
+_OVERHEAD = 5e-6  # seconds that a task costs besides its own
+_A_BYTE = 1e-9  # seconds that a worker takes to load one
 
 _MOST = 512
 _WEIGHT = 0.1  # of one call's size in the average
@@ -71,6 +76,13 @@ class Slot:
     def weigh(self, size: float, calls: int = 1) -> None:
         """Note how many bytes each of so many calls was."""
         self.size += (size - self.size) * min(1.0, _WEIGHT * calls)
+
+
+def seconds_of(slot: Slot | None) -> float:
+    """Return what a call of that function is believed to take a worker, all told."""
+    if slot is None or slot.seconds is None:
+        return BUDGET
+    return slot.seconds + slot.size * _A_BYTE + _OVERHEAD
 
 
 class Functions:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from taskrun.engine import notes
+from taskrun.engine.functions import seconds_of
 from taskrun.engine.stopping import TAKEN_UP_WITHIN
 from taskrun.runs import OVERDUE as RUN_OVERDUE
 from taskrun.runs import Run
@@ -31,7 +32,7 @@ __all__ = ["OVERDUE", "Reclaimer"]
 
 OVERDUE = 0.005
 """Seconds without an answer before the rest of a batch is taken back."""
-_TOO_MUCH = 0.1  # seconds of work in hand, where it was to be a few milliseconds
+_TOO_MUCH, _FEW = 0.1, 4  # seconds of work in hand, where it was to be a few milliseconds; in so many tasks
 _STUCK = 0.02  # seconds without an answer, where nobody is free
 
 
@@ -103,12 +104,12 @@ class Reclaimer:
         What has a higher priority would wait for all of it.
         """
         for handle in busy:
-            count = len(handle.flight)
-            if count * handle.pace < _TOO_MUCH or count < 3:
-                continue
             with self._lock:
-                head = handle.head
-                if head is not None and head.options.chunksize is None:
+                count, head = len(handle.flight), handle.head
+            if head is None or count < _FEW or head.options.chunksize is not None:
+                continue
+            if count * seconds_of(self._dispatcher.pace_slot(head.fn)) > _TOO_MUCH:
+                with self._lock:
                     self._fleet.returned += handle.take_back()
 
     def look_for_stopped(self, busy: list[Handle], now: float) -> float | None:

@@ -328,12 +328,12 @@ class TestTokens:
         self, handle: Handle, pace: float, chunksize: int | None, back: int
     ) -> None:
         fleet: Any = SimpleNamespace(returned=[])
-        anything: Any = None
+        dispatcher: Any = SimpleNamespace(pace_slot={jobs.double: SimpleNamespace(seconds=pace, size=0)}.get)
+        scheduler: Any = None
         tasks = self.sent(handle, 20)
-        tasks[0].options = tasks[2].options = SimpleNamespace(chunksize=chunksize)
+        tasks[0].options, tasks[0].fn = SimpleNamespace(chunksize=chunksize), jobs.double
         os.read(handle.tokens_out, 2 * channel.TOKEN)  # the worker is at the second
-        handle.pace = pace
-        Reclaimer(fleet, anything, threading.RLock(), anything).look_for_too_much([handle])
+        Reclaimer(fleet, dispatcher, threading.RLock(), scheduler).look_for_too_much([handle])
         assert fleet.returned == tasks[20 - back :]
         assert list(handle.flight.values()) == tasks[: 20 - back]
 
