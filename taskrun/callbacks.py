@@ -34,8 +34,8 @@ class CallbackRunner:
         self._thread: OwnThread | None = None
         self._closed = False
         self._over = False  # the thread has looked for the last time
-        self.depths: dict[int, int] = {}
-        """By thread that runs one of our callbacks now: how many, one within the other. Each enters its own item only."""
+        # Of the threads that run one of our callbacks now: how many, one within the other. Each enters its own item only.
+        self._inside: dict[int, int] = {}
 
     def add(self, fn: Callable[[], object]) -> None:
         """Queue *fn*. Follow with `run`, once no lock is held."""
@@ -66,19 +66,19 @@ class CallbackRunner:
     def run_here(self, fn: Callable[[], object]) -> None:
         """Run *fn* in the calling thread."""
         me = threading.get_ident()
-        depth = self.depths.get(me, 0)
+        depth = self._inside.get(me, 0)
         try:
-            self.depths[me] = depth + 1
+            self._inside[me] = depth + 1
             fn()
         finally:
             if depth:
-                self.depths[me] = depth
+                self._inside[me] = depth
             else:
-                self.depths.pop(me, None)
+                self._inside.pop(me, None)
 
     def run_at_once(self, fn: Callable[[], object]) -> None:
         """Run *fn* here, where the future is done already; within many others that came so it has its turn later."""
-        if self.depths.get(threading.get_ident(), 0) < _DEEPEST:
+        if self._inside.get(threading.get_ident(), 0) < _DEEPEST:
             self.run_here(fn)
         else:
             self.add(fn)
@@ -87,7 +87,7 @@ class CallbackRunner:
 
     def inside(self) -> bool:
         """Return True in code that one of our callbacks runs."""
-        return threading.get_ident() in self.depths
+        return threading.get_ident() in self._inside
 
     def close(self) -> None:
         """End the thread once it has run what was added; does not wait. What is added later runs where it is added."""

@@ -271,5 +271,4 @@ class Counting(ABC):
 
     def in_callback(self) -> bool:
         """Return True in a done callback of ours, or what else runs in threads of that kind."""
-        me = threading.get_ident()
-        return me in self.callbacks.depths or me in self._aside.depths
+        return self.callbacks.inside() or self._aside.inside()

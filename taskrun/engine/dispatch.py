@@ -1,7 +1,8 @@
 """Which tasks go to which worker, and in what batches.
 
 A batch is a bet that its tasks are short: about six milliseconds of work by the moving average of each function, an unknown
-function alone (`chunksize` overrides the estimate), never more than a fair share of the queue. A worker gets its next batch
+function alone (`chunksize` overrides the estimate), never more than a fair share of the queue, nor than is `packing.ENOUGH`
+by the moving average of what each call takes in bytes. A worker gets its next batch
 before it has finished the last, if that will be a short while. When the bet is lost, what the worker has not begun is taken
 back (`reclaim`).
 """

@@ -36,7 +36,6 @@ __all__ = ["Handle"]
 
 _INT = struct.Struct("i")
 _MOST_BYTES = channel.TOKEN * (channel.MAX_AHEAD + 1)  # of tokens, the one to leave among them
-_PAGE = 4096
 
 
 class Handle:
@@ -102,7 +101,7 @@ class Handle:
             self.theirs.append(theirs.detach())
             self.sock.setblocking(False)
             self.tokens_out, self.tokens_in = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-            self._one_page = fcntl.fcntl(self.tokens_in, fcntl.F_GETPIPE_SZ) <= _PAGE
+            self._one_page = posix.has_one_page(self.tokens_in)
             self.notes = notes.new_notes(f"taskrun-worker-{self.number}")
             self._down = bulk.Outgoing(self.notes, notes.BULK_DOWN)
             self._up = bulk.Incoming(self.notes, notes.BULK_UP)

@@ -349,6 +349,11 @@ def fresh_memory(size: int) -> mmap.mmap:
     return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
+def has_one_page(pipe: int) -> bool:
+    """Return whether the kernel has given a pipe a single page; most have sixteen."""
+    return fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ) <= mmap.PAGESIZE
+
+
 def unread(fd: int) -> int:
     """Return how many bytes wait to be read from a socket."""
     import fcntl

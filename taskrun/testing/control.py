@@ -266,6 +266,20 @@ class ControlBehaviours(Behaviours):
             queues = ex.capabilities.cancel_queued
         assert log.read_text().split() == (["b", "d", "a", "e", "c"] if queues else ["a", "b", "c", "d", "e"])
 
+    def test_what_is_urgent_does_not_wait_for_many_that_were_believed_to_be_quick(self, tmp_path: Path) -> None:
+        """However many calls of a quick function are sent at once: when it takes its time, they are not all in the way."""
+        with self.executor(max_workers=1) as ex:
+            if not ex.capabilities.cancel_queued:
+                return
+            early, path = str(tmp_path / "early"), str(tmp_path / "slow")
+            for future in [ex.submit(tasks.nap_and_count, early, 0.0) for _ in range(300)]:
+                future.result(self.patience)
+            slow = [ex.submit(tasks.nap_and_count, path, 0.005) for _ in range(300)]
+            slow[2].result(self.patience)
+            urgent = ex.options(priority=5).submit(tasks.nap_and_count, path, 0.0)
+            assert urgent.result(self.patience) < 150
+            ex.shutdown(cancel_futures=True)
+
     def test_tasks_may_wait_for_later_ones_however_many_are_sent_at_once(self, tmp_path: Path) -> None:
         """Ten to each of two workers, the first of which waits for the second: no trouble where one is sent at a time."""
         with self.executor(max_workers=2) as ex:

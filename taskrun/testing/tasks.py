@@ -152,6 +152,14 @@ def write_line(path: str, text: Any) -> None:
         file.write(f"{text}\n")
 
 
+def nap_and_count(path: str, seconds: float) -> int:
+    """Sleep, then return how many tasks with that path have come so far."""
+    time.sleep(seconds)
+    with open(path, "ab", buffering=0) as file:
+        file.write(b".")
+        return file.tell()
+
+
 def meet(directory: str, name: str, count: int, limit: float) -> int:
     """Return how many are there once *count* tasks are; fewer when they do not come."""
     Path(directory, name).touch()

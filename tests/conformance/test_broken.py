@@ -340,8 +340,10 @@ class PullsAhead(Broken):
 class KeepsWhatItTook(Broken):
     """Each of two workers takes ten tasks at once, and gives none back."""
 
+    workers_there, at_once = 2, 10
+
     def start(self, scheduler: Scheduler, settings: WorkerSettings) -> None:
-        self._free = threading.Semaphore(2)
+        self._free = threading.Semaphore(self.workers_there)
         super().start(scheduler, settings)
 
     def wake(self) -> None:
@@ -350,13 +352,19 @@ class KeepsWhatItTook(Broken):
 
     def _run(self) -> None:
         runner = CoroutineRunner()
-        while taken := self._scheduler.pull(10):
+        while taken := self._scheduler.pull(self.at_once):
             for task in taken:
                 self._scheduler.begin(task)
                 self._scheduler.settle((call(self._scheduler, task, "nobody", runner),))
         runner.close()
         self._free.release()
         self.wake()
+
+
+class BelievesThemQuick(KeepsWhatItTook):
+    """Its only worker takes a thousand."""
+
+    workers_there, at_once = 1, 1000
 
 
 class CountsTheDead(Broken):
@@ -613,6 +621,7 @@ BREAKS: dict[str, tuple[type[Broken], ...]] = {
     "test_what_the_policy_does_not_name_is_not_retried": (CallsItACrash,),
     "test_back_off_holds_no_worker": (WaitsInTheWorker,),
     "test_higher_priority_goes_first_and_equals_in_their_order": (PullsAhead,),
+    "test_what_is_urgent_does_not_wait_for_many_that_were_believed_to_be_quick": (BelievesThemQuick,),
     "test_tasks_may_wait_for_later_ones_however_many_are_sent_at_once": (KeepsWhatItTook,),
     "test_a_task_that_submits_to_its_own_executor_is_not_held_back": (WrongValue,),
     "test_submit_waits_while_max_pending_tasks_wait": (NoLimit,),
