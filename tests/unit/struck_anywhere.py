@@ -160,7 +160,8 @@ def test_a_cancel_leaves_no_lock_held_and_nobody_waiting(backend: str, watched: 
     go = threading.Event()
     with taskrun.Executor(backend, max_workers=1) as ex:
         held = None if backend == "process" else ex.submit(go.wait, PATIENCE)
-        if held is None:  # nothing starts
+        if held is None:  # nothing starts, once its thread has looked for the first time
+            assert eventually(lambda: ex._backend._supervisor._asleep)
             ex._backend.wake = lambda: None  # type: ignore[method-assign]
         else:
             assert eventually(held.running)
